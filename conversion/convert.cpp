@@ -1,0 +1,18 @@
+#include "conversion/convert.h"
+
+#include "conversion/passes/passes.h"
+#include "conversion/place.h"
+#include "conversion/select.h"
+
+namespace torchweld {
+
+std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
+                              c10::Device device, const Options& options, const std::string& name, bool tune,
+                              TimingCache& cache, const std::function<void(size_t, size_t)>& progress) {
+  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device);
+  optimize(*graph, {.precisions = options.enabled_precisions, .name = name});
+  Selection selection = select(*graph, options, tune, cache, progress);
+  return place(*graph, selection, device);
+}
+
+}  // namespace torchweld

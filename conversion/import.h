@@ -1,0 +1,115 @@
+// TorchScript -> Graph: an interpreter of TorchScript in which tensors are symbolic and everything else is concrete.
+//
+// A symbolic tensor travels inside IValues as a meta tensor of its exact sizes, strides and dtype, with a side table from
+// that tensor to its Value. So sizes, lists, tuples, conditions and loops are executed by LibTorch's own operators and
+// need no code here; an operator on symbolic tensors is handed to its importer, or joins as the generic op.
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <unordered_map>
+#include <unordered_set>
+
+#include "core/graph.h"
+#include "core/import_args.h"
+
+namespace torchweld {
+
+/// What became of one TorchScript node.
+struct NodeOutcome {
+  enum class Kind {
+    kConcrete,  ///< Computes no tensor in the engine: sizes, lists, constants, control flow whose body is all fine.
+    kNative,    ///< Became nodes of the instruction set.
+    kGeneric,   ///< Became a generic ATen op.
+    kFailed,    ///< Stays in LibTorch, for `reason`.
+  };
+  Kind kind = Kind::kConcrete;
+  std::string reason;
+  double flops = 0;
+};
+
+/// Watches an interpretation that goes on after failures (the partitioner's). Without an observer the first failure
+/// throws Unsupported.
+class ImportObserver {
+ public:
+  virtual ~ImportObserver() = default;
+  /// A reason to leave this node to LibTorch though it could be imported.
+  virtual std::optional<std::string> excluded(const torch::jit::Node* node) = 0;
+  /// True for a node that reads memory (an attribute) which the module writes: its value is not known.
+  virtual bool written(const torch::jit::Node* node) = 0;
+  /// Called once each time a node has been interpreted (nodes in loop bodies: once per iteration).
+  virtual void note(const torch::jit::Node* node, const NodeOutcome& outcome) = 0;
+};
+
+/// One interpretation. The graph must be inlined.
+class Interpreter final : public ValueSource {
+ public:
+  /// New nodes go to `graph` and live on `device`.
+  Interpreter(Graph& graph, c10::Device device, ImportObserver* observer = nullptr);
+
+  /// A symbolic tensor that is the next input of the graph.
+  at::Tensor add_input(const TensorType& type);
+  /// Runs `script` on arguments made of concrete values and symbolic tensors; returns its outputs. With an observer,
+  /// an output that is unknown at compile time comes back as None.
+  std::vector<c10::IValue> run(const torch::jit::Graph& script, const std::vector<c10::IValue>& arguments);
+
+  Value* value_of(const at::Tensor& tensor) override;
+  bool is_symbolic(const at::Tensor& tensor) const { return symbolic_.count(tensor.unsafeGetTensorImpl()) > 0; }
+  c10::Device device() const { return device_; }
+  /// What a TorchScript value held when last computed; null when unknown or not computed.
+  const c10::IValue* find(const torch::jit::Value* value) const;
+
+ private:
+  using Stack = std::vector<c10::IValue>;
+
+  bool run_block(const torch::jit::Block* block);
+  NodeOutcome run_node(const torch::jit::Node* node);
+  NodeOutcome try_node(const torch::jit::Node* node);
+  NodeOutcome run_structure(const torch::jit::Node* node);
+  NodeOutcome run_if(const torch::jit::Node* node);
+  NodeOutcome run_loop(const torch::jit::Node* node);
+  NodeOutcome run_get_attr(const torch::jit::Node* node);
+  NodeOutcome run_operator(const torch::jit::Node* node);
+  NodeOutcome run_concrete(const torch::jit::Node* node);
+  NodeOutcome run_importer(const torch::jit::Node* node, const ImportFn& importer, bool in_place);
+  NodeOutcome run_generic(const torch::jit::Node* node);
+  /// Both branches, for reports, when the condition is unknown; a loop body once when its trip count is.
+  void probe_blocks(const torch::jit::Node* node);
+
+  const c10::IValue& get(const torch::jit::Value* value) const;
+  void set(const torch::jit::Value* value, c10::IValue v);
+  Stack arguments_of(const torch::jit::Node* node) const;
+  void set_outputs(const torch::jit::Node* node, Stack results);
+  bool mentions_symbolic(const c10::IValue& value) const;
+  at::Tensor make_symbolic(Value* value);
+  void mark_alias(const at::Tensor& tensor, const at::Tensor& of);
+  void rebind(const at::Tensor& tensor, Value* value);
+  void forbid_foreign_writes(const torch::jit::Node* node, const Stack& arguments) const;
+  void learn_concrete(const c10::IValue& value, bool foreign);
+  std::vector<ImportArgs::Argument> named_arguments(const torch::jit::Node* node) const;
+  void wrap_results(const torch::jit::Node* node, const std::vector<Value*>& values);
+
+  Graph& graph_;
+  c10::Device device_;
+  ImportObserver* observer_;
+  std::unordered_map<const torch::jit::Value*, c10::IValue> environment_;
+  std::unordered_map<const torch::jit::Value*, std::string> paths_;  // module values: where they hang
+  std::unordered_map<const c10::TensorImpl*, Value*> symbolic_;
+  std::unordered_map<const c10::TensorImpl*, Value*> constants_;
+  std::unordered_map<const c10::TensorImpl*, std::string> names_;
+  // Tensors that share memory in the user's program have one group number.
+  std::unordered_map<const c10::TensorImpl*, int> alias_group_;
+  std::unordered_map<int, int> group_size_;
+  std::unordered_set<const c10::TensorImpl*> input_tensors_;
+  std::unordered_set<const c10::StorageImpl*> foreign_storages_;
+  std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
+  int64_t steps_ = 0;
+};
+
+/// Imports a whole TorchScript graph. `arguments` are concrete values, and a TensorType wherever a symbolic tensor goes
+/// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. Throws Unsupported.
+using ImportArgument = std::variant<TensorType, c10::IValue>;
+std::unique_ptr<Graph> import_graph(const torch::jit::Graph& script, const std::vector<ImportArgument>& arguments,
+                                    c10::Device device);
+
+}  // namespace torchweld

@@ -1,0 +1,116 @@
+#include "conversion/measure.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/ops/constant.h"
+
+#ifdef TORCHWELD_WITH_CUDA
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace torchweld {
+namespace {
+
+double median(std::vector<double>& samples) {
+  std::nth_element(samples.begin(), samples.begin() + samples.size() / 2, samples.end());
+  return samples[samples.size() / 2];
+}
+
+double now_us() {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Calls `once` (which returns its own time in microseconds) until the budget is spent; at least 5 times.
+template <class F>
+double sample(F once, double budget_ms) {
+  std::vector<double> samples;
+  double spent = 0;
+  while (samples.size() < 5 || (spent < budget_ms * 1000 && samples.size() < 1000)) {
+    double begin = now_us();
+    samples.push_back(once());
+    spent += now_us() - begin;
+    if (spent > 20 * budget_ms * 1000) break;  // one run alone is far over the budget
+  }
+  return median(samples);
+}
+
+#ifdef TORCHWELD_WITH_CUDA
+constexpr int kRunsPerGraph = 16;
+
+double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10::Device device, double budget_ms) {
+  c10::cuda::CUDAGuard guard(device);
+  c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, device.index());
+  c10::cuda::CUDAStreamGuard on_stream(stream);
+  run(stream.stream());
+  stream.synchronize();
+  at::cuda::CUDAEvent begin(cudaEventDefault);
+  at::cuda::CUDAEvent end(cudaEventDefault);
+  auto timed = [&](auto body, int runs) {
+    begin.record(stream);
+    body();
+    end.record(stream);
+    end.synchronize();
+    return begin.elapsed_time(end) * 1000.0 / runs;
+  };
+  if (!capturable) {
+    return sample([&] { return timed([&] { for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream()); }, kRunsPerGraph); },
+                  budget_ms);
+  }
+  at::cuda::CUDAGraph graph;
+  graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+  for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
+  graph.capture_end();
+  graph.replay();
+  return sample([&] { return timed([&] { graph.replay(); }, kRunsPerGraph); }, budget_ms);
+}
+#endif
+
+}  // namespace
+
+Workbench::Workbench(const Node& node) {
+  auto make = [](const TensorType& type) {
+    at::Tensor tensor = empty_tensor(type);
+    if (type.is_floating()) {
+      tensor.uniform_(-1, 1);
+    } else {
+      tensor.zero_();
+    }
+    return tensor;
+  };
+  for (const Value* input : node.inputs()) {
+    const at::Tensor* constant = constant_of(input);
+    inputs.push_back(constant ? *constant : make(input->type));
+  }
+  for (const auto& output : node.outputs()) outputs.push_back(empty_tensor(output->type));
+}
+
+double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms) {
+  std::vector<const at::Tensor*> in;
+  std::vector<at::Tensor*> out;
+  for (const at::Tensor& t : bench.inputs) in.push_back(&t);
+  for (at::Tensor& t : bench.outputs) out.push_back(&t);
+  at::Tensor workspace = at::empty({kernel.workspace_bytes()}, at::TensorOptions(c10::kByte).device(device));
+  auto run = [&](void* stream) {
+    kernel.run({.in = in, .out = out, .workspace = workspace.mutable_data_ptr(), .stream = stream});
+  };
+#ifdef TORCHWELD_WITH_CUDA
+  if (device.is_cuda()) return measure_cuda(run, kernel.capturable(), device, budget_ms);
+#endif
+  for (int i = 0; i < 2; ++i) run(nullptr);
+  auto once = [&] {
+    double begin = now_us();
+    run(nullptr);
+    return now_us() - begin;
+  };
+  return sample(once, budget_ms);
+}
+
+}  // namespace torchweld

@@ -1,0 +1,21 @@
+// How long a kernel takes on its device.
+#pragma once
+
+#include "core/graph.h"
+#include "kernels/kernel.h"
+
+namespace torchweld {
+
+/// Tensors to run a node's kernel on: constants as they are, random floats in [-1, 1), zeros for other dtypes.
+struct Workbench {
+  std::vector<at::Tensor> inputs;
+  std::vector<at::Tensor> outputs;
+  explicit Workbench(const Node& node);
+};
+
+/// Median time of one run in microseconds, over about `budget_ms` of runs after a warm-up. On CUDA kernels that can be
+/// recorded are timed as a CUDA graph of several runs in a row, so that launching does not hide the kernel's own time.
+/// Throws what the kernel throws.
+double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms);
+
+}  // namespace torchweld

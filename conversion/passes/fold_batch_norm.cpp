@@ -1,0 +1,155 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+
+#include "conversion/passes/passes.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/matmul.h"
+#include "core/ops/norm.h"
+#include "core/ops/pointwise.h"
+#include "kernels/aten/aten_kernel.h"
+
+namespace torchweld {
+namespace {
+
+/// y = x * scale + shift with one f64 number per channel.
+struct Affine {
+  Value* x = nullptr;
+  at::Tensor scale;
+  at::Tensor shift;
+};
+
+/// The channel dimension of what a convolution or linear gives.
+int64_t channel_axis(const Value* value) { return value->from<Linear>() ? value->type.rank() - 1 : 1; }
+
+std::optional<Affine> affine_of_batch_norm(const Node& node, const BatchNorm& op) {
+  std::vector<at::Tensor> constants;  // weight, bias, mean, var
+  for (size_t i = 1; i < 5; ++i) {
+    const at::Tensor* constant = constant_of(node.input(i));
+    if (!constant) return std::nullopt;
+    constants.push_back(constant->to(c10::kDouble));
+  }
+  at::Tensor scale = constants[0] * at::rsqrt(constants[3] + op.eps);
+  at::Tensor shift = constants[1] - constants[2] * scale;
+  if (!at::isfinite(scale).all().item<bool>()) return std::nullopt;
+  return Affine{node.input(0), scale, shift};
+}
+
+/// A constant operand as one f64 number per channel of `x`; nothing when it varies along other dimensions.
+std::optional<at::Tensor> per_channel(const Value* operand, const Value* x) {
+  const at::Tensor* constant = constant_of(operand);
+  if (!constant) return std::nullopt;
+  int64_t axis = channel_axis(x);
+  int64_t channels = x->type.shape[axis];
+  int64_t lead = x->type.rank() - constant->dim();
+  if (lead < 0) return std::nullopt;
+  for (int64_t i = 0; i < constant->dim(); ++i) {
+    int64_t wanted = i + lead == axis ? channels : 1;
+    if (constant->size(i) != 1 && constant->size(i) != wanted) return std::nullopt;
+  }
+  return constant->to(x->type.device, c10::kDouble).reshape({-1}).expand({channels}).contiguous();
+}
+
+std::optional<Affine> affine_of_pointwise(const Node& node, const Pointwise& op) {
+  if (node.inputs().size() != 2 || !node.output()->type.is_floating()) return std::nullopt;
+  bool commutes = op.fn == "mul" || op.fn == "add";
+  if (!commutes && op.fn != "sub" && op.fn != "div") return std::nullopt;
+  size_t side = node.input(0)->from<Constant>() && commutes ? 1 : 0;
+  Value* x = node.input(side);
+  if (x->type.rank() < 2 || node.output()->type.shape != x->type.shape || node.output()->type.dtype != x->type.dtype)
+    return std::nullopt;
+  std::optional<at::Tensor> operand = per_channel(node.input(1 - side), x);
+  if (!operand) return std::nullopt;
+  at::Tensor one = at::ones_like(*operand);
+  at::Tensor zero = at::zeros_like(*operand);
+  if (op.fn == "add") return Affine{x, one, *operand};
+  if (op.fn == "sub") return Affine{x, one, -*operand};
+  if (op.fn == "mul") return Affine{x, *operand, zero};
+  at::Tensor inverse = operand->reciprocal();
+  if (!at::isfinite(inverse).all().item<bool>()) return std::nullopt;
+  return Affine{x, inverse, zero};
+}
+
+/// Weight with each output channel multiplied by its number; f64.
+at::Tensor scale_weight(const Node& producer, const at::Tensor& weight, const at::Tensor& scale) {
+  Dims shape(weight.dim(), 1);
+  auto* conv = producer.as<Conv>();
+  if (!conv || !conv->transposed) {
+    shape[0] = -1;
+    return weight.to(c10::kDouble) * scale.reshape(shape);
+  }
+  // [C, K/groups, ...]: rows of one group share its part of the output channels.
+  Dims grouped{conv->groups, weight.size(0) / conv->groups};
+  grouped.insert(grouped.end(), weight.sizes().begin() + 1, weight.sizes().end());
+  Dims factors(grouped.size(), 1);
+  factors[0] = conv->groups;
+  factors[2] = weight.size(1);
+  return (weight.to(c10::kDouble).reshape(grouped) * scale.reshape(factors)).reshape(weight.sizes());
+}
+
+/// The producer of `affine.x` with the affine map in its weights; null when it cannot go there.
+Value* fold_into_producer(Graph& graph, const Affine& affine) {
+  Node* producer = affine.x->producer();
+  if (!producer || (!producer->as<Conv>() && !producer->as<Linear>())) return nullptr;
+  if (graph.use_count(affine.x) != 1) return nullptr;
+  if (affine.scale.numel() != affine.x->type.shape[channel_axis(affine.x)]) return nullptr;
+  if (producer->as<Linear>() && affine.x->type.rank() < 2) return nullptr;
+  const at::Tensor* weight = constant_of(producer->input(1));
+  bool has_bias = producer->inputs().size() > 2;
+  const at::Tensor* bias = has_bias ? constant_of(producer->input(2)) : nullptr;
+  if (!weight || (has_bias && !bias)) return nullptr;
+  at::Tensor new_bias = affine.shift;
+  if (bias) new_bias = new_bias + bias->to(c10::kDouble) * affine.scale;
+  auto name_of = [](const Value* v) { return v->from<Constant>()->name; };
+  Value* w = producer->input(1);
+  if (!affine.scale.eq(1).all().item<bool>()) {
+    at::Tensor scaled = scale_weight(*producer, *weight, affine.scale).to(weight->scalar_type());
+    w = graph.add(Constant{scaled.contiguous(), name_of(w)}, {});
+  }
+  Value* b = graph.add(Constant{new_bias.to(weight->scalar_type()), has_bias ? name_of(producer->input(2)) : ""}, {});
+  return graph.add(producer->attrs, {producer->input(0), w, b});
+}
+
+/// A batch norm by itself as multiplication and addition, in f32 for f16 and bf16.
+Value* as_pointwise(Graph& graph, const Affine& affine, const Value* result) {
+  c10::ScalarType dtype = result->type.dtype;
+  c10::ScalarType compute = dtype == c10::kDouble ? c10::kDouble : c10::kFloat;
+  Dims shape(result->type.rank() - 1, 1);
+  shape[0] = affine.scale.numel();
+  Value* x = affine.x;
+  if (x->type.dtype != compute) x = graph.add(Cast{compute}, {x});
+  Value* scale = graph.add(Constant{affine.scale.to(compute).reshape(shape), ""}, {});
+  Value* shift = graph.add(Constant{affine.shift.to(compute).reshape(shape), ""}, {});
+  Value* y = graph.add(Pointwise{"add"}, {graph.add(Pointwise{"mul"}, {x, scale}), shift});
+  return dtype == compute ? y : graph.add(Cast{dtype}, {y});
+}
+
+}  // namespace
+
+void fold_batch_norm(Graph& graph, const PassContext&) {
+  PlainAten plain;
+  for (Node* node : graph.node_list()) {
+    auto* norm = node->as<BatchNorm>();
+    auto* pointwise = node->as<Pointwise>();
+    std::optional<Affine> affine = norm        ? affine_of_batch_norm(*node, *norm)
+                                   : pointwise ? affine_of_pointwise(*node, *pointwise)
+                                               : std::nullopt;
+    if (!affine) continue;
+    Graph::InsertBefore here(graph, node);
+    graph.origin = node->origin;
+    // Along the last dimension of a linear's result, batch norm's channels only lie when the rank is 2.
+    bool same_axis = !norm || channel_axis(affine->x) == 1;
+    Value* result = same_axis ? fold_into_producer(graph, *affine) : nullptr;
+    if (!result && norm) result = as_pointwise(graph, *affine, node->output());
+    if (!result) continue;
+    result->type.strides = node->output()->type.strides;
+    graph.replace_uses(node->output(), result);
+  }
+}
+
+}  // namespace torchweld

@@ -1,0 +1,271 @@
+#include <algorithm>
+#include <array>
+#include <map>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "conversion/passes/passes.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "core/ops/norm.h"
+#include "core/ops/pointwise.h"
+#include "core/ops/pool.h"
+#include "core/ops/reduce.h"
+#include "core/ops/shape.h"
+#include "core/ops/softmax.h"
+
+namespace torchweld {
+namespace {
+
+constexpr size_t kMaxInputs = 12;
+constexpr size_t kMaxNodes = 48;
+
+bool is_pointwise(const Node& node) { return node.as<Pointwise>() || node.as<Cast>(); }
+/// Part of a pointwise group: a copy is nothing but other strides for the group's result or operand.
+bool joins_pointwise(const Node& node) { return is_pointwise(node) || node.as<Copy>(); }
+/// Constants that stand inside a body.
+bool is_inner_constant(const Value* value) { return value->from<Constant>() && value->type.rank() == 0; }
+
+/// Nodes in graph order that become one fused node.
+using Group = std::vector<Node*>;
+
+std::vector<Value*> outer_inputs(const Group& group) {
+  std::unordered_set<const Node*> members(group.begin(), group.end());
+  std::vector<Value*> inputs;
+  for (const Node* node : group) {
+    for (Value* v : node->inputs()) {
+      if (members.count(v->producer()) || is_inner_constant(v)) continue;
+      if (std::find(inputs.begin(), inputs.end(), v) == inputs.end()) inputs.push_back(v);
+    }
+  }
+  return inputs;
+}
+
+/// Values of the group that something outside of it reads.
+std::vector<Value*> outer_outputs(const Graph& graph, const Group& group) {
+  std::unordered_set<const Node*> members(group.begin(), group.end());
+  std::vector<Value*> outputs;
+  for (const Node* node : group) {
+    for (const auto& v : node->outputs()) {
+      bool read =
+          std::any_of(v->users().begin(), v->users().end(), [&](const Node* user) { return !members.count(user); });
+      if (read || graph.is_output(v.get())) outputs.push_back(v.get());
+    }
+  }
+  return outputs;
+}
+
+/// Puts a fused node in the place of the last node of the group.
+void replace_group(Graph& graph, const Group& group) {
+  std::vector<Value*> inputs = outer_inputs(group);
+  std::vector<Value*> outputs = outer_outputs(graph, group);
+  auto body = std::make_shared<Graph>();
+  std::unordered_map<const Value*, Value*> inner;
+  for (const Value* v : inputs) inner[v] = body->add_input(v->type);
+  for (const Node* node : group) {
+    std::vector<Value*> operands;
+    for (Value* v : node->inputs()) {
+      Value*& known = inner[v];
+      if (!known) known = body->add(v->producer()->attrs, {});
+      operands.push_back(known);
+    }
+    if (node->as<Copy>()) {
+      inner[node->output()] = operands[0];
+      // The body's result is written with the strides of the copy.
+      if (operands[0]->producer()) operands[0]->type.strides = node->output()->type.strides;
+      continue;
+    }
+    Value* result = body->add(node->attrs, operands);
+    result->type = node->output()->type;
+    inner[node->output()] = result;
+  }
+  for (const Value* v : outputs) body->add_output(inner.at(v));
+  Graph::InsertBefore here(graph, group.back());
+  graph.origin = group.back()->origin;
+  Node* fused = graph.add_node(Fused{body}, inputs);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    fused->output(i)->type = outputs[i]->type;
+    graph.replace_uses(outputs[i], fused->output(i));
+  }
+}
+
+// ---- an anchor and what follows it ----
+
+/// What kernels can do at the end of an anchor: any function of its result and numbers, constants with one number per
+/// channel, and some operands of full size.
+struct Epilogue {
+  bool (*is_anchor)(const Node&);
+  bool per_channel;
+  int full_operands;
+  bool on_cpu;  ///< False: only CUDA has kernels for it.
+};
+
+template <class A>
+bool is(const Node& node) {
+  return node.as<A>() != nullptr;
+}
+
+constexpr std::array<Epilogue, 9> kEpilogues{{
+    {is<Conv>, true, 1, true},
+    {is<Linear>, true, 1, true},
+    {is<Matmul>, true, 1, true},
+    {is<Reduce>, false, 1, false},
+    {is<Softmax>, false, 1, false},
+    {is<LayerNorm>, false, 1, false},
+    {is<MaxPool>, false, 1, false},
+    {is<AvgPool>, false, 1, false},
+    {is<AdaptivePool>, false, 1, false},
+}};
+
+bool is_per_channel(const Value* operand, const Value* result, const Node& anchor) {
+  int64_t axis = anchor.as<Conv>() ? 1 : result->type.rank() - 1;
+  int64_t lead = result->type.rank() - operand->type.rank();
+  for (int64_t i = 0; i < operand->type.rank(); ++i) {
+    if (operand->type.shape[i] != 1 && i + lead != axis) return false;
+  }
+  return true;
+}
+
+/// True when `user`, which reads the group's result `value`, can join the epilogue; counts its full operands.
+bool joins_epilogue(const Node& user, const Value* value, const Node& anchor, const Epilogue& epilogue,
+                    int& full_operands) {
+  if (!user.as<Pointwise>() || user.output()->type.shape != value->type.shape) return false;
+  if (user.output()->type.dtype != value->type.dtype || user.output()->type.device != value->type.device) return false;
+  if (!same_layout(value->type.shape, user.output()->type.strides, value->type.strides)) return false;
+  int full = full_operands;
+  for (const Value* operand : user.inputs()) {
+    if (operand == value || is_inner_constant(operand)) continue;
+    if (operand->type.dtype != value->type.dtype) return false;
+    if (epilogue.per_channel && operand->from<Constant>() && is_per_channel(operand, value, anchor)) continue;
+    bool is_full = operand->type.shape == value->type.shape &&
+                   same_layout(value->type.shape, operand->type.strides, value->type.strides);
+    if (!is_full || ++full > epilogue.full_operands) return false;
+  }
+  full_operands = full;
+  return true;
+}
+
+/// The one node that reads `value`, whatever number of times; null when there are more, or the value leaves the graph.
+Node* only_user(const Graph& graph, const Value* value) {
+  if (graph.is_output(value) || value->users().empty()) return nullptr;
+  Node* first = value->users().front();
+  bool alone =
+      std::all_of(value->users().begin(), value->users().end(), [&](const Node* user) { return user == first; });
+  return alone ? first : nullptr;
+}
+
+void fuse_epilogues(Graph& graph) {
+  for (Node* node : graph.node_list()) {
+    auto epilogue =
+        std::find_if(kEpilogues.begin(), kEpilogues.end(), [&](const Epilogue& e) { return e.is_anchor(*node); });
+    if (epilogue == kEpilogues.end() || (!epilogue->on_cpu && !node->output()->type.device.is_cuda())) continue;
+    Group group{node};
+    int full_operands = 0;
+    const Value* value = node->output();
+    // Other operands of a joining node stand before it, and cannot depend on the group, whose value only it reads.
+    while (Node* user = only_user(graph, value)) {
+      if (group.size() >= kMaxNodes || !joins_epilogue(*user, value, *node, *epilogue, full_operands)) break;
+      group.push_back(user);
+      value = user->output();
+    }
+    if (group.size() == 1) continue;
+    replace_group(graph, group);
+  }
+  graph.sweep();
+}
+
+// ---- pointwise nodes among themselves ----
+
+/// Computing it once for each element of a larger result costs less than a kernel of its own.
+bool is_cheap(const Node& node) {
+  static constexpr std::array<std::string_view, 9> names{"add",   "sub",         "mul",     "neg",    "relu",
+                                                         "clamp", "hardsigmoid", "maximum", "minimum"};
+  auto* op = node.as<Pointwise>();
+  return !op || std::find(names.begin(), names.end(), op->fn) != names.end();
+}
+
+class PointwiseGroups {
+ public:
+  explicit PointwiseGroups(Graph& graph) : graph_(graph) {
+    int64_t position = 0;
+    for (const auto& node : graph.nodes()) positions_[node.get()] = position++;
+  }
+
+  /// From the last node to the first: each becomes the end of a group unless it is in one.
+  std::vector<Group> collect() {
+    std::vector<Node*> nodes = graph_.node_list();
+    std::vector<Group> groups;
+    for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
+      if (taken_.count(*node) || !joins_pointwise(**node)) continue;
+      Group group = grow(*node);
+      bool computes = std::any_of(group.begin(), group.end(), [](const Node* member) { return is_pointwise(*member); });
+      if (group.size() < 2 || !computes) continue;
+      taken_.insert(group.begin(), group.end());
+      groups.push_back(std::move(group));
+    }
+    return groups;
+  }
+
+ private:
+  Group grow(Node* last) {
+    Group group{last};
+    for (bool grown = true; grown && group.size() < kMaxNodes;) {
+      grown = false;
+      for (Value* v : outer_inputs(group)) {
+        Node* producer = v->producer();
+        if (!producer || !can_join(*producer, group, *last)) continue;
+        group.push_back(producer);
+        sort(group);
+        if (outer_inputs(group).size() <= kMaxInputs) {
+          grown = true;
+          break;
+        }
+        group.erase(std::find(group.begin(), group.end(), producer));
+      }
+    }
+    return group;
+  }
+
+  bool can_join(const Node& producer, const Group& group, const Node& last) const {
+    if (taken_.count(&producer) || !joins_pointwise(producer)) return false;
+    const TensorType& type = producer.output()->type;
+    const TensorType& result = last.output()->type;
+    if (type.device != result.device) return false;
+    bool same_size = type.shape == result.shape;
+    if (!same_size && !is_cheap(producer)) return false;
+    bool read_outside = graph_.is_output(producer.output());
+    for (const Node* user : producer.output()->users()) {
+      bool inside = std::find(group.begin(), group.end(), user) != group.end();
+      // A copy inside a group only has other strides when it is the last node or reads an input of the group.
+      if (inside && user->as<Copy>() && user != &last) return false;
+      if (inside) continue;
+      // Readers after the group's place keep the order valid and rule out a path back into the group.
+      if (positions_.at(user) < positions_.at(&last)) return false;
+      read_outside = true;
+    }
+    if (!read_outside) return true;
+    // A further result: of the same size, and not under the strides of a copy.
+    return same_size && !producer.as<Copy>() && !last.as<Copy>() &&
+           same_layout(type.shape, type.strides, result.strides);
+  }
+
+  void sort(Group& group) const {
+    std::sort(group.begin(), group.end(),
+              [&](const Node* a, const Node* b) { return positions_.at(a) < positions_.at(b); });
+  }
+
+  Graph& graph_;
+  std::unordered_map<const Node*, int64_t> positions_;
+  std::unordered_set<const Node*> taken_;
+};
+
+}  // namespace
+
+void fuse(Graph& graph, const PassContext&) {
+  fuse_epilogues(graph);
+  for (const Group& group : PointwiseGroups(graph).collect()) replace_group(graph, group);
+}
+
+}  // namespace torchweld

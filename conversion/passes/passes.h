@@ -1,0 +1,67 @@
+// The passes: rewrites of the engine's graph, in one ordered table.
+//
+// A pass keeps the meaning of the graph (rounding within the tolerance rule), its inputs and outputs, and their types.
+// Each stands in the file of its name, with a golden of its name in tests/golden.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+
+namespace torchweld {
+
+/// What passes may know beside the graph.
+struct PassContext {
+  /// Dtypes that f32 values may be computed in (Options::enabled_precisions).
+  std::vector<c10::ScalarType> precisions = {c10::kFloat};
+  /// Head of the names of dumped files, e.g. the engine's name.
+  std::string name = "graph";
+};
+
+/// One row of the table.
+struct Pass {
+  const char* name;
+  void (*run)(Graph& graph, const PassContext& context);
+};
+
+/// Every pass in the order in which it runs; a pass that has more to do later stands in it twice.
+const std::vector<Pass>& passes();
+/// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps and verifies after each pass, writes each
+/// stage that changed the graph into the folder TORCHWELD_DUMP, and logs times at level 3.
+void optimize(Graph& graph, const PassContext& context);
+
+/// Runs nodes whose inputs are all constants by their ATen line and puts constants in their place. A result that is
+/// much larger than its inputs (an expanded scalar) stays a node. Views of constants become constants too.
+void fold_constants(Graph& graph, const PassContext& context);
+
+/// Removes what does nothing: reshapes, permutes, slices, casts, copies, expands and paddings that keep their input,
+/// `x*1`, `x/1`, `x-0`, `x+(-0.0)` (and `x+0` for integers), repeated relu and the like, a concat of one, pooling over
+/// single elements. Merges chains of permutes, of reshapes and of exact casts. Adaptive average pooling to one element
+/// becomes a mean, which has more kernels.
+void simplify(Graph& graph, const PassContext& context);
+
+/// BatchNorm after a convolution or linear, and multiplication or addition of a constant per output channel there, go
+/// into weights and bias; computed in f64. A BatchNorm that has no such producer becomes one multiplication and one
+/// addition of constants per channel. Folds only where nothing else reads the value in between.
+void fold_batch_norm(Graph& graph, const PassContext& context);
+
+/// Nodes with equal attributes and inputs are computed once. Large constants are equal when they are the same tensor.
+void share_common_nodes(Graph& graph, const PassContext& context);
+
+/// Computes f32 values in f16 or bf16 where the context allows it: convolutions, products, pooling, pointwise ops and
+/// what only moves elements. Powers, exponentials, sums, statistics, and whatever is not known to be safe stay f32;
+/// softmax and norms take reduced values and compute inside in f32. Graph inputs and outputs keep their dtypes by
+/// casts.
+void set_precision(Graph& graph, const PassContext& context);
+
+/// Lays 4-D and 5-D values around convolutions, pooling and resizing out channels-last, and infers the strides of what
+/// follows again. A graph output gets a Copy back to its own strides where they differ. A reshape that is no view
+/// becomes a Copy and a view.
+void layout(Graph& graph, const PassContext& context);
+
+/// Groups nodes into Fused ones (see core/ops/fused.h): convolutions and products with the pointwise nodes that follow
+/// them, and chains and trees of pointwise nodes. The body means what the nodes meant.
+void fuse(Graph& graph, const PassContext& context);
+
+}  // namespace torchweld

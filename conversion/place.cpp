@@ -1,0 +1,184 @@
+#include "conversion/place.h"
+
+#include <ATen/ops/empty_strided.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+
+namespace torchweld {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+int64_t align(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+/// Builds a plan from a graph, in three walks: slots and storages, lifetimes, offsets.
+class Placer {
+ public:
+  Placer(const Graph& graph, const Selection& selection, c10::Device device) : graph_(graph), selection_(selection) {
+    plan_->device = device;
+  }
+
+  std::shared_ptr<Plan> run() {
+    for (const auto& input : graph_.inputs()) {
+      int storage = add_storage(Storage::Kind::kInput, input->type);
+      plan_->storages[storage].index = input->index();
+      plan_->inputs.push_back(add_slot(input.get(), storage, 0, false));
+    }
+    for (const auto& node : graph_.nodes()) add_node(*node);
+    mark_outputs();
+    find_lifetimes();
+    assign_arena();
+    for (const auto& node : graph_.nodes()) plan_->flops += flops_of(*node);
+    plan_->graph_text = graph_.text();
+    return std::move(plan_);
+  }
+
+ private:
+  int add_storage(Storage::Kind kind, const TensorType& type) {
+    Storage storage;
+    storage.kind = kind;
+    storage.type = type;
+    storage.bytes = type.storage_bytes();
+    plan_->storages.push_back(storage);
+    return static_cast<int>(plan_->storages.size()) - 1;
+  }
+
+  int add_slot(const Value* value, int storage, int64_t element_offset, bool is_view) {
+    plan_->slots.push_back({value->type, storage, element_offset, is_view});
+    return slots_[value] = static_cast<int>(plan_->slots.size()) - 1;
+  }
+
+  void add_node(const Node& node) {
+    if (auto* constant = node.as<Constant>()) {
+      int storage = add_storage(Storage::Kind::kConstant, node.output()->type);
+      plan_->storages[storage].index = static_cast<int>(plan_->constants.size());
+      plan_->constants.push_back(constant->value);
+      add_slot(node.output(), storage, 0, false);
+      return;
+    }
+    int64_t offset = 0;
+    if (is_free_view(node, &offset)) {
+      const Slot source = plan_->slots[slots_.at(node.input(0))];
+      add_slot(node.output(), source.storage, source.element_offset + offset, true);
+      return;
+    }
+    const Choice& choice = selection_.at(&node);
+    Step step{.kernel = choice.kernel,
+              .inputs = {},
+              .outputs = {},
+              .op = node.attrs.text(),
+              .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),
+              .origin = node.origin,
+              .microseconds = choice.microseconds,
+              .attrs = node.attrs};
+    for (const Value* input : node.inputs()) step.inputs.push_back(slots_.at(input));
+    auto kind = choice.kernel->allocates_outputs() ? Storage::Kind::kKernel : Storage::Kind::kArena;
+    for (const auto& output : node.outputs()) {
+      int storage = add_storage(kind, output->type);
+      first_step_[storage] = static_cast<int>(plan_->steps.size());
+      step.outputs.push_back(add_slot(output.get(), storage, 0, false));
+    }
+    plan_->steps.push_back(std::move(step));
+  }
+
+  void mark_outputs() {
+    for (const Value* output : graph_.outputs()) {
+      int slot = slots_.at(output);
+      plan_->outputs.push_back(slot);
+      Storage& storage = plan_->storages[plan_->slots[slot].storage];
+      if (storage.kind == Storage::Kind::kArena) storage.kind = Storage::Kind::kOutput;
+    }
+  }
+
+  void find_lifetimes() {
+    for (size_t i = 0; i < plan_->steps.size(); ++i) {
+      const Step& step = plan_->steps[i];
+      for (int slot : step.inputs) plan_->storages[plan_->slots[slot].storage].last_step = static_cast<int>(i);
+      for (int slot : step.outputs) {
+        int& last = plan_->storages[plan_->slots[slot].storage].last_step;
+        last = std::max(last, static_cast<int>(i));
+      }
+    }
+    for (int slot : plan_->outputs) plan_->storages[plan_->slots[slot].storage].last_step = -1;
+  }
+
+  void assign_arena() {
+    std::vector<Buffer> buffers;
+    std::vector<std::pair<bool, size_t>> owners;  // workspace?, step or storage
+    for (size_t i = 0; i < plan_->storages.size(); ++i) {
+      const Storage& storage = plan_->storages[i];
+      if (storage.kind != Storage::Kind::kArena || storage.bytes == 0) continue;
+      buffers.push_back({align(storage.bytes), first_step_.at(static_cast<int>(i)), storage.last_step});
+      owners.emplace_back(false, i);
+    }
+    for (size_t i = 0; i < plan_->steps.size(); ++i) {
+      int64_t bytes = plan_->steps[i].kernel->workspace_bytes();
+      if (bytes == 0) continue;
+      buffers.push_back({align(bytes), static_cast<int>(i), static_cast<int>(i)});
+      owners.emplace_back(true, i);
+    }
+    plan_->arena_bytes = assign_offsets(buffers);
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      auto [is_workspace, index] = owners[i];
+      if (is_workspace) {
+        plan_->steps[index].workspace_offset = buffers[i].offset;
+      } else {
+        plan_->storages[index].offset = buffers[i].offset;
+      }
+    }
+  }
+
+  const Graph& graph_;
+  const Selection& selection_;
+  std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
+  std::unordered_map<const Value*, int> slots_;
+  std::map<int, int> first_step_;
+};
+
+}  // namespace
+
+bool is_free_view(const Node& node, int64_t* element_offset) {
+  if (!node.attrs.def().is_view) return false;
+  const TensorType& type = node.input(0)->type;
+  if (type.numel() == 0) return false;
+  // The op's own meaning, run on a tensor without data, tells whether it is a view and where it starts.
+  at::Tensor input = at::empty_strided(type.shape, type.strides, at::TensorOptions(type.dtype).device(c10::kMeta));
+  at::Tensor output = node.attrs.def().aten(node.attrs.data(), std::vector<at::Tensor>{input})[0];
+  if (!output.is_alias_of(input)) return false;
+  const TensorType& wanted = node.output()->type;
+  if (!same_layout(wanted.shape, wanted.strides, output.strides().vec())) return false;
+  *element_offset = output.storage_offset();
+  return true;
+}
+
+int64_t assign_offsets(std::vector<Buffer>& buffers) {
+  std::vector<size_t> order(buffers.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
+  std::vector<const Buffer*> placed;  // by offset
+  int64_t size = 0;
+  for (size_t i : order) {
+    Buffer& buffer = buffers[i];
+    buffer.offset = 0;
+    for (const Buffer* other : placed) {
+      if (other->last < buffer.first || buffer.last < other->first) continue;
+      if (buffer.offset + buffer.bytes <= other->offset) break;
+      buffer.offset = std::max(buffer.offset, other->offset + other->bytes);
+    }
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), &buffer,
+                                   [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
+                  &buffer);
+    size = std::max(size, buffer.offset + buffer.bytes);
+  }
+  return size;
+}
+
+std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10::Device device) {
+  return Placer(graph, selection, device).run();
+}
+
+}  // namespace torchweld

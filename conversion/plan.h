@@ -1,0 +1,65 @@
+// A plan: one engine's program for one signature, ready to run.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+#include "kernels/kernel.h"
+
+namespace torchweld {
+
+/// Where a value's memory comes from. Several values may share one storage: views do.
+struct Storage {
+  enum class Kind {
+    kInput,     ///< The caller's tensor number `index`.
+    kOutput,    ///< Allocated anew for each call, handed out as output.
+    kConstant,  ///< `constants[index]`.
+    kArena,     ///< `offset` bytes into the plan's arena.
+    kKernel,    ///< Brought by the kernel at each run (see Kernel::allocates_outputs).
+  };
+  Kind kind = Kind::kArena;
+  int index = 0;
+  int64_t offset = 0;  ///< Bytes, in the arena.
+  int64_t bytes = 0;
+  TensorType type;     ///< Of the value that owns the storage.
+  int last_step = -1;  ///< After this step nothing reads it; -1 when it must stay.
+};
+
+/// A value: a storage seen at some sizes and strides.
+struct Slot {
+  TensorType type;
+  int storage = 0;
+  int64_t element_offset = 0;
+  bool is_view = false;  ///< Does not own its storage.
+};
+
+/// One launch: a kernel with its operands.
+struct Step {
+  std::shared_ptr<const Kernel> kernel;
+  std::vector<int> inputs;  ///< Slots.
+  std::vector<int> outputs;
+  int64_t workspace_offset = 0;  ///< Bytes into the arena.
+  // For reports:
+  std::string op;
+  std::string tactic;
+  std::string origin;
+  double microseconds = 0;
+  Attrs attrs;  ///< For TORCHWELD_VERIFY: what the step means.
+};
+
+struct Plan {
+  std::vector<Slot> slots;
+  std::vector<Storage> storages;
+  std::vector<at::Tensor> constants;
+  std::vector<Step> steps;
+  std::vector<int> inputs;   ///< Slot of each input.
+  std::vector<int> outputs;  ///< Slot of each output.
+  int64_t arena_bytes = 0;
+  c10::Device device = c10::kCPU;
+  double flops = 0;
+  std::string graph_text;  ///< The optimised graph.
+};
+
+}  // namespace torchweld

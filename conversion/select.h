@@ -1,0 +1,35 @@
+// Chooses a kernel for every node.
+#pragma once
+
+#include <functional>
+#include <unordered_map>
+
+#include "conversion/timing_cache.h"
+#include "core/graph.h"
+#include "core/options.h"
+#include "kernels/kernel.h"
+
+namespace torchweld {
+
+/// The kernel chosen for a node.
+struct Choice {
+  std::shared_ptr<const Kernel> kernel;
+  std::string tactic;
+  std::string config;
+  double microseconds = 0;  ///< 0 when not timed.
+};
+using Selection = std::unordered_map<const Node*, Choice>;
+
+/// Chooses for every node that is neither constant nor free view: what the timing cache says when that is still on
+/// offer, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
+/// measurements go to the cache. `progress(done, total)` is called for each node and may throw to cancel. Throws
+/// Unsupported when nothing runs a node.
+Selection select(const Graph& graph, const Options& options, bool tune, TimingCache& cache,
+                 const std::function<void(size_t, size_t)>& progress = {});
+
+/// The timing cache's key of a node: op with attributes, types of inputs and outputs, device model.
+std::string timing_key(const Node& node, c10::Device device);
+/// "NVIDIA H100 80GB HBM3, sm_90" or "cpu, AVX512, 2 threads".
+std::string device_name(c10::Device device);
+
+}  // namespace torchweld

@@ -1,0 +1,37 @@
+// What is known about the speed of kernels: node and device -> tactic, configuration, microseconds. A text file that
+// people can read, diff, merge, edit and ship.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+
+namespace torchweld {
+
+/// Safe to use from many threads.
+class TimingCache {
+ public:
+  struct Entry {
+    std::string tactic;
+    std::string config;
+    double microseconds = 0;  ///< 0: chosen without timing.
+  };
+
+  std::optional<Entry> find(const std::string& key) const;
+  void set(const std::string& key, Entry entry);
+  /// One line per entry: `key <tab> tactic <tab> config <tab> microseconds`, sorted.
+  std::string text() const;
+  /// Adds the entries of a text; entries present already stay. Throws Error naming the first line that is none.
+  void merge(const std::string& text);
+  /// merge() of a file's content; a missing file is an empty cache.
+  void load(const std::string& path);
+  /// Writes the file anew, whole or not at all. Throws Error when that fails.
+  void save(const std::string& path) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, Entry> entries_;
+};
+
+}  // namespace torchweld

@@ -1,0 +1,58 @@
+#include "core/ops/fused.h"
+
+#include <unordered_map>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/pointwise.h"
+
+namespace torchweld {
+
+const Node* anchor_of(const Fused& fused) {
+  for (const auto& node : fused.body->nodes()) {
+    if (!node->as<Pointwise>() && !node->as<Cast>() && !node->as<Constant>()) return node.get();
+  }
+  return nullptr;
+}
+
+std::vector<at::Tensor> run_aten(const Graph& graph, Tensors inputs) {
+  check(inputs.size() == graph.inputs().size(), "a graph is run with a wrong number of inputs");
+  std::unordered_map<const Value*, at::Tensor> values;
+  std::unordered_map<const Value*, size_t> reads_left;
+  for (size_t i = 0; i < inputs.size(); ++i) values[graph.inputs()[i].get()] = inputs[i];
+  for (const auto& node : graph.nodes()) {
+    std::vector<at::Tensor> arguments;
+    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
+    std::vector<at::Tensor> results = node->attrs.def().aten(node->attrs.data(), arguments);
+    check(results.size() == node->outputs().size(), "number of results of " + node->attrs.text());
+    for (size_t i = 0; i < results.size(); ++i) {
+      values[node->output(i)] = std::move(results[i]);
+      reads_left[node->output(i)] = graph.use_count(node->output(i));
+    }
+    for (const Value* v : node->inputs()) {
+      auto left = reads_left.find(v);
+      if (left != reads_left.end() && --left->second == 0) values.erase(v);
+    }
+  }
+  std::vector<at::Tensor> outputs;
+  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
+  return outputs;
+}
+
+void define_fused(OpSet& ops) {
+  ops.add<Fused>("fused")
+      .infer([](const Fused& a, Types in) {
+        check(a.body->inputs().size() == in.size(), "a fused op has a wrong number of inputs");
+        std::vector<TensorType> types;
+        for (const Value* v : a.body->outputs()) types.push_back(v->type);
+        return types;
+      })
+      .aten([](const Fused& a, Tensors in) { return run_aten(*a.body, in); })
+      .flops([](const Fused& a, Types, Types) {
+        double sum = 0;
+        for (const auto& node : a.body->nodes()) sum += flops_of(*node);
+        return sum;
+      });
+}
+
+}  // namespace torchweld

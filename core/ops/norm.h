@@ -1,0 +1,39 @@
+// Normalisations.
+#pragma once
+
+#include "core/graph.h"
+
+namespace torchweld {
+
+/// (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] along dimension 1 of x, with given statistics (inference).
+/// Inputs: x, weight, bias, mean, var; the last four [C] of any floating dtype.
+struct BatchNorm {
+  double eps = 1e-5;
+  void fields(auto&& f) { f("eps", eps); }
+};
+
+/// Normalises over the last `rank` dimensions: (x - mean) / sqrt(var + eps) [* weight [+ bias]]. Inputs: x, then weight
+/// and bias of those dimensions' sizes where there are any. Statistics in f32, in two passes.
+struct LayerNorm {
+  int64_t rank = 1;
+  double eps = 1e-5;
+  void fields(auto&& f) {
+    f("rank", rank);
+    f("eps", eps);
+  }
+};
+
+/// Normalises each of `groups` groups of channels over channels and space. Inputs: x [N,C,...], then weight [C] and
+/// bias [C] where there are any. Statistics in f32, in two passes.
+struct GroupNorm {
+  int64_t groups = 1;
+  double eps = 1e-5;
+  void fields(auto&& f) {
+    f("groups", groups);
+    f("eps", eps);
+  }
+};
+
+void define_norm(OpSet& ops);
+
+}  // namespace torchweld

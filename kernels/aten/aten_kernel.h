@@ -1,0 +1,33 @@
+// Runs any node by its ATen line.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include "kernels/kernel.h"
+
+namespace torchweld {
+
+/// While alive, ATen calls of this thread record no gradients and take no part in autocast.
+class PlainAten {
+ private:
+  c10::AutoGradMode no_grad_{false};
+  at::AutoDispatchBelowADInplaceOrView below_autograd_;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+};
+
+/// `result` of an ATen call as a tensor of `type` that shares no memory with `inputs`: itself where it is one already,
+/// else a copy. Throws InternalError when dtype or shape differ.
+at::Tensor fit_result(at::Tensor result, const TensorType& type, Tensors inputs);
+
+/// A kernel that calls the node's ATen line. Results are LibTorch's own tensors, copied only where their strides differ
+/// from the node's types or where they share memory with an input. On CUDA the caller makes StepArgs::stream the
+/// current stream. Needs LibTorch's allocator; capturable unless the op is known to wait for the device.
+std::unique_ptr<Kernel> make_aten_kernel(const Node& node);
+
+/// Takes every node.
+void propose_aten(const Node& node, const KernelContext& context, Offers& offers);
+
+}  // namespace torchweld

@@ -1,0 +1,461 @@
+#include "kernels/cuda/codegen.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/fused.h"
+#include "core/ops/pointwise.h"
+
+namespace torchweld::cuda {
+namespace {
+
+struct DeviceType {
+  c10::ScalarType dtype;
+  const char* storage;
+  const char* compute;
+};
+constexpr DeviceType kDeviceTypes[] = {
+    {c10::kFloat, "float", "float"},
+    {c10::kDouble, "double", "double"},
+    {c10::kHalf, "tw::f16", "float"},
+    {c10::kBFloat16, "tw::bf16", "float"},
+    {c10::kLong, "long long", "long long"},
+    {c10::kInt, "int", "int"},
+    {c10::kShort, "short", "short"},
+    {c10::kChar, "signed char", "signed char"},
+    {c10::kByte, "unsigned char", "unsigned char"},
+    {c10::kBool, "bool", "bool"},
+};
+
+const DeviceType* find_type(c10::ScalarType dtype) {
+  for (const DeviceType& row : kDeviceTypes) {
+    if (row.dtype == dtype) return &row;
+  }
+  return nullptr;
+}
+
+bool is_host_number(const Value* value) {
+  const at::Tensor* tensor = constant_of(value);
+  return tensor && tensor->numel() == 1 && tensor->device().is_cpu();
+}
+
+std::string literal(const at::Tensor& number) {
+  char text[64];
+  if (number.scalar_type() == c10::kBool) return number.item<bool>() ? "true" : "false";
+  if (c10::isIntegralType(number.scalar_type(), false)) {
+    auto value = number.item<int64_t>();
+    // The most negative number has no literal of its own.
+    std::snprintf(text, sizeof text, "static_cast<long long>(0x%llxull)", static_cast<unsigned long long>(value));
+    return value >= 0 ? std::to_string(value) + "ll" : text;
+  }
+  auto value = number.item<double>();
+  if (std::isfinite(value)) {
+    std::snprintf(text, sizeof text, "%.17e", value);
+  } else {
+    std::snprintf(text, sizeof text, "__longlong_as_double(0x%llxll)", std::bit_cast<unsigned long long>(value));
+  }
+  return text;
+}
+
+/// A graph of a copy of `node` alone.
+std::shared_ptr<const Graph> graph_of(const Node& node) {
+  auto graph = std::make_shared<Graph>();
+  std::vector<Value*> inputs;
+  for (const Value* v : node.inputs()) {
+    Value* outer = graph->add_input(v->type);
+    inputs.push_back(is_host_number(v) ? graph->add(v->producer()->attrs, {}) : outer);
+  }
+  Node* copy = graph->add_node(node.attrs, inputs);
+  for (size_t i = 0; i < node.outputs().size(); ++i) {
+    copy->output(i)->type = node.output(i)->type;
+    graph->add_output(copy->output(i));
+  }
+  return graph;
+}
+
+/// A copy of `graph` in which inputs that are numbers in host memory are constants.
+std::shared_ptr<const Graph> with_literals(const Graph& graph, const Node& node) {
+  std::shared_ptr<Graph> copy = graph.clone();
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    if (!is_host_number(node.input(i)) || copy->nodes().empty()) continue;
+    Graph::InsertBefore here(*copy, copy->nodes().front().get());
+    copy->replace_uses(copy->inputs()[i].get(), copy->add(node.input(i)->producer()->attrs, {}));
+  }
+  return copy;
+}
+
+std::string converted(const std::string& variable, const std::string& from, const std::string& to) {
+  return from == to ? variable : "tw::convert<" + to + ">(" + variable + ")";
+}
+
+/// One node's statement; operands are variables of the compute types of their values.
+std::string emit_node(const Node& node, const std::vector<std::string>& operands, const std::string& result) {
+  std::string type = compute_type(node.output()->type.dtype);
+  if (node.as<Cast>()) {
+    return type + " " + result + " = " + converted(operands[0], compute_type(node.input(0)->type.dtype), type) + ";\n";
+  }
+  auto* pointwise = node.as<Pointwise>();
+  check(pointwise != nullptr, "device code is asked for " + node.op());
+  const PointwiseFn* fn = find_pointwise(pointwise->fn);
+  check(fn != nullptr, "no pointwise function " + pointwise->fn);
+  std::vector<TensorType> types = node.input_types();
+  bool chooses = pointwise->fn == "where";
+  c10::ScalarType common = chooses ? node.output()->type.dtype : operand_dtype(types);
+  if (fn->floating_only && !c10::isFloatingType(common)) common = c10::kFloat;
+  std::string in = compute_type(common);
+  std::string text = type + " " + result + "; { using T = " + in + "; ";
+  for (size_t i = 0; i < operands.size(); ++i) {
+    std::string own = compute_type(types[i].dtype);
+    std::string wanted = chooses && i == 0 ? "bool" : in;
+    text += "const " + wanted + " " + std::string(1, static_cast<char>('a' + i)) + " = " +
+            converted(operands[i], own, wanted) + "; ";
+  }
+  return text + result + " = static_cast<" + type + ">(" + fn->device + "); }\n";
+}
+
+void mark_needed(const Value* value, const std::map<const Value*, std::string>& names,
+                 std::vector<const Node*>& needed) {
+  if (names.count(value)) return;
+  const Node* node = value->producer();
+  check(node != nullptr, "device code reads a value that nothing gives");
+  if (std::find(needed.begin(), needed.end(), node) != needed.end()) return;
+  needed.push_back(node);
+  for (const Value* input : node->inputs()) mark_needed(input, names, needed);
+}
+
+std::string index_names(size_t rank) {
+  std::string text;
+  for (size_t d = 0; d < rank; ++d) text += ", I i" + std::to_string(d);
+  return text;
+}
+
+std::string offset_of(const Operand& operand) {
+  std::string text = "0";
+  size_t rank = operand.strides.size();
+  for (size_t d = 0; d < rank; ++d) {
+    std::string index = "i" + std::to_string(d);
+    bool inner = d + 1 == rank;
+    if (inner && operand.strides[d] == 0) continue;
+    text += " + " + index +
+            (inner && operand.strides[d] == 1 ? "" : " * p." + operand.name + "[" + std::to_string(d) + "]");
+  }
+  return text;
+}
+
+}  // namespace
+
+bool Body::is_literal(size_t input) const { return std::binary_search(literals.begin(), literals.end(), input); }
+
+bool has_device_type(c10::ScalarType dtype) { return find_type(dtype) != nullptr; }
+
+std::string storage_type(c10::ScalarType dtype) {
+  const DeviceType* row = find_type(dtype);
+  expect(row != nullptr, "device code has no element type " + dtype_name(dtype));
+  return row->storage;
+}
+
+std::string compute_type(c10::ScalarType dtype) {
+  const DeviceType* row = find_type(dtype);
+  expect(row != nullptr, "device code has no element type " + dtype_name(dtype));
+  return row->compute;
+}
+
+Body body_of(const Node& node) {
+  Body body;
+  if (auto* fused = node.as<Fused>()) {
+    bool has_numbers = std::any_of(node.inputs().begin(), node.inputs().end(), is_host_number);
+    body.graph = has_numbers ? with_literals(*fused->body, node) : fused->body;
+    body.anchor = anchor_of(Fused{body.graph});
+  } else {
+    body.graph = graph_of(node);
+    const Node* only = body.graph->nodes().back().get();
+    if (!only->as<Pointwise>() && !only->as<Cast>()) body.anchor = only;
+  }
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    storage_type(node.input(i)->type.dtype);
+    if (is_host_number(node.input(i))) {
+      body.literals.push_back(i);
+    } else {
+      expect(node.input(i)->type.device.is_cuda(), "an operand lies in host memory");
+    }
+  }
+  for (const auto& inner : body.graph->nodes()) {
+    for (const auto& value : inner->outputs()) storage_type(value->type.dtype);
+    auto* constant = inner->as<Constant>();
+    if (constant) expect(constant->value.numel() == 1, "a body holds a constant that is more than a number");
+  }
+  return body;
+}
+
+std::string emit_statements(const Graph& body, std::map<const Value*, std::string>& names,
+                            const std::vector<const Value*>& wanted) {
+  std::vector<const Node*> needed;
+  for (const Value* value : wanted) mark_needed(value, names, needed);
+  std::string text;
+  for (const auto& node : body.nodes()) {
+    if (std::find(needed.begin(), needed.end(), node.get()) == needed.end()) continue;
+    std::string result = "t" + std::to_string(names.size());
+    if (auto* constant = node->as<Constant>()) {
+      std::string type = compute_type(node->output()->type.dtype);
+      text += "const " + type + " " + result + " = static_cast<" + type + ">(" + literal(constant->value) + ");\n";
+    } else {
+      std::vector<std::string> operands;
+      for (const Value* input : node->inputs()) operands.push_back(names.at(input));
+      text += emit_node(*node, operands, result);
+    }
+    names[node->output()] = result;
+  }
+  return text;
+}
+
+void Loops::add_operand(const Body& body, const TensorType& type, size_t index, bool output, const Dims& shape,
+                        const Dims& order) {
+  Operand operand;
+  operand.name = (output ? "y" : "x") + std::to_string(index);
+  operand.value = output ? body.graph->outputs()[index] : body.graph->inputs()[index].get();
+  operand.dtype = type.dtype;
+  operand.output = output;
+  expect(type.shape.size() <= shape.size(), "an operand has more dimensions than the result");
+  size_t lead = shape.size() - type.shape.size();
+  Dims strides(shape.size(), 0);
+  for (size_t i = 0; i < type.shape.size(); ++i) {
+    bool fits = type.shape[i] == shape[lead + i];
+    expect(fits || (type.shape[i] == 1 && !output),
+           "an operand of sizes " + to_string(type.shape) + " does not broadcast to " + to_string(shape));
+    // A dimension of size 1 keeps its stride, so that code does not depend on whether a size happens to be 1.
+    if (fits) strides[lead + i] = type.strides[i];
+  }
+  for (int64_t d : order) operand.strides.push_back(strides[d]);
+  if (sizes.empty()) {
+    for (int64_t d : order) sizes.push_back(shape[d]);
+  }
+  operands.push_back(std::move(operand));
+}
+
+void Loops::collapse(size_t fixed) {
+  auto lead = std::find_if(operands.begin(), operands.end(), [](const Operand& operand) { return operand.output; });
+  check(lead != operands.end(), "loops without an output");
+  std::vector<size_t> order;
+  size_t free = sizes.size() - fixed;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (d == 0 || d >= free || sizes[d] != 1) order.push_back(d);
+  }
+  fixed_loops = fixed;
+  Dims by = lead->strides;
+  std::stable_sort(order.begin(), order.end() - static_cast<std::ptrdiff_t>(fixed),
+                   [&](size_t a, size_t b) { return by[a] > by[b]; });
+  auto permuted = [&](const Dims& dims) {
+    Dims result;
+    for (size_t i : order) result.push_back(dims[i]);
+    return result;
+  };
+  sizes = permuted(sizes);
+  for (Operand& operand : operands) operand.strides = permuted(operand.strides);
+  for (size_t d = sizes.size(); d-- > 1;) {
+    if (d == sizes.size() - fixed_loops) continue;
+    bool merges = std::all_of(operands.begin(), operands.end(), [&](const Operand& operand) {
+      return operand.strides[d - 1] == operand.strides[d] * sizes[d];
+    });
+    if (!merges) continue;
+    if (d > sizes.size() - fixed_loops) --fixed_loops;
+    sizes[d - 1] *= sizes[d];
+    sizes.erase(sizes.begin() + static_cast<std::ptrdiff_t>(d));
+    for (Operand& operand : operands)
+      operand.strides.erase(operand.strides.begin() + static_cast<std::ptrdiff_t>(d) - 1);
+  }
+  if (sizes.size() == fixed_loops) {
+    sizes.insert(sizes.begin(), 1);
+    for (Operand& operand : operands) operand.strides.insert(operand.strides.begin(), operand.output && !fixed ? 1 : 0);
+  }
+}
+
+void Loops::choose_width(int most, bool partial_end) {
+  size_t smallest = 8;
+  for (const Operand& operand : operands) smallest = std::min(smallest, c10::elementSize(operand.dtype));
+  size_t inner = sizes.size() - 1;
+  auto fits = [&](int64_t w) {
+    if (!partial_end && sizes[inner] % w != 0) return false;
+    return std::all_of(operands.begin(), operands.end(), [&](const Operand& operand) {
+      if (operand.output && operand.strides[inner] != 1) return false;
+      if (operand.strides[inner] != 1) return true;
+      for (size_t d = 0; d < inner; ++d) {
+        if (operand.strides[d] % w != 0) return false;
+      }
+      return true;
+    });
+  };
+  width = std::min<int>(most, std::min<int>(8, static_cast<int>(16 / smallest)));
+  while (width > 1 && !fits(width)) width /= 2;
+}
+
+int64_t Loops::positions() const {
+  return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
+}
+
+std::string Loops::index_type() const {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  if (positions() >= kMost || other_extent >= kMost) return "long long";
+  auto too_far = [&](const Dims& strides) {
+    int64_t extent = 0;
+    for (size_t d = 0; d < sizes.size() && d < strides.size(); ++d) extent += (sizes[d] - 1) * strides[d];
+    return extent >= kMost;
+  };
+  for (const Operand& operand : operands) {
+    if (too_far(operand.strides)) return "long long";
+  }
+  return "int";
+}
+
+std::string Loops::parameter_members() const {
+  std::string text;
+  for (const Operand& operand : operands)
+    text += "  I " + operand.name + "[" + std::to_string(operand.strides.size()) + "];\n";
+  return text;
+}
+
+void Loops::add_arguments(Arguments& arguments) const {
+  std::string type = index_type();
+  for (const Operand& operand : operands) {
+    for (int64_t stride : operand.strides) add_index(arguments, stride, type);
+  }
+}
+
+std::string emit_elements(const Body& body, const Loops& loops, const Value* given) {
+  std::string members;
+  std::string reads;
+  std::string writes;
+  std::map<const Value*, std::string> names;
+  std::string stores;
+  std::vector<const Value*> wanted;
+  if (given) names[given] = "acc[k]";
+  for (const Operand& operand : loops.operands) {
+    if (!operand.value) continue;
+    const std::string& n = operand.name;
+    int64_t inner = operand.strides.back();
+    members += std::string("  ") + (operand.output ? "" : "const ") + storage_type(operand.dtype) + "* " + n + ";\n";
+    std::string declare = "    " + compute_type(operand.dtype) + " v" + n + "[V];\n";
+    std::string place = n + " + (" + offset_of(operand) + ")";
+    std::string step = "p." + n + "[" + std::to_string(operand.strides.size() - 1) + "]";
+    if (operand.output) {
+      reads += declare;
+      wanted.push_back(operand.value);
+      writes += inner == 1 ? "    tw::write<V>(" + place + ", aligned, v" + n + ");\n"
+                           : "    tw::scatter<V>(" + place + ", " + step + ", v" + n + ");\n";
+    } else {
+      names[operand.value] = "v" + n + "[k]";
+      reads += declare + (inner == 1   ? "    tw::read<V>(" + place + ", aligned, v" + n + ");\n"
+                          : inner == 0 ? "    tw::repeat<V>(" + place + ", v" + n + ");\n"
+                                       : "    tw::gather<V>(" + place + ", " + step + ", v" + n + ");\n");
+    }
+  }
+  std::string statements = emit_statements(*body.graph, names, wanted);
+  for (const Operand& operand : loops.operands) {
+    if (operand.output && operand.value) stores += "v" + operand.name + "[k] = " + names.at(operand.value) + ";\n";
+  }
+  std::string acc = given ? "const " + compute_type(given->type.dtype) + " (&acc)[V], " : "";
+  return "struct Elements {\n" + members + "  const Params& p;\n  bool aligned;\n" +
+         "  template <int V>\n  __device__ __forceinline__ void run(" + acc +
+         index_names(loops.sizes.size()).substr(2) + ") const {\n" + reads +
+         "#pragma unroll\n    for (int k = 0; k < V; ++k) {\n" + statements + stores + "    }\n" + writes + "  }\n};\n";
+}
+
+std::string emit_pointers(const Node& node, const std::vector<size_t>& packed) {
+  std::string text;
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    if (std::find(packed.begin(), packed.end(), i) != packed.end()) continue;
+    text += "const " + storage_type(node.input(i)->type.dtype) + "* x" + std::to_string(i) + ", ";
+  }
+  for (size_t i = 0; i < node.outputs().size(); ++i) {
+    text += storage_type(node.output(i)->type.dtype) + "* y" + std::to_string(i) + ", ";
+  }
+  return text;
+}
+
+std::string emit_elements_object(const Loops& loops) {
+  std::string text = "const Elements elements{";
+  std::string aligned = "true";
+  for (const Operand& operand : loops.operands) {
+    if (!operand.value) continue;
+    text += operand.name + ", ";
+    if (operand.strides.back() == 1 && loops.width > 1) {
+      aligned += " && tw::is_aligned<" + std::to_string(loops.width) + ">(" + operand.name + ")";
+    }
+  }
+  return text + "p, " + aligned + "};\n";
+}
+
+std::string emit_head(const Loops& loops, const std::vector<std::string>& headers) {
+  std::string text = "#include \"types.cuh\"\n#include \"index.cuh\"\n#include \"math.cuh\"\n";
+  for (const std::string& header : headers) text += "#include \"" + header + "\"\n";
+  return text + "using I = " + loops.index_type() + ";\n";
+}
+
+std::string index_list(size_t rank) {
+  std::string text;
+  for (size_t d = 0; d < rank; ++d) text += (d ? ", i" : "i") + std::to_string(d);
+  return text;
+}
+
+std::string emit_split(size_t rank) {
+  std::string text;
+  for (size_t d = rank; d-- > 1;) {
+    std::string n = std::to_string(d);
+    text += "    I i" + n + "; tw::divide(rest, p.size[" + n + "], rest, i" + n + ");\n";
+  }
+  return text + "    I i0 = rest;\n";
+}
+
+size_t anchor_input(const Body& body, size_t i) {
+  const Value* value = body.anchor->input(i);
+  expect(value->producer() == nullptr, body.anchor->op() + ": an operand is computed inside the fused body");
+  return static_cast<size_t>(value->index());
+}
+
+void add_finish_operands(const Node& node, const Body& body, const Dims& order, Loops& loops) {
+  const Dims& shape = body.anchor->output()->type.shape;
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    const auto& users = body.graph->inputs()[i]->users();
+    bool read = std::any_of(users.begin(), users.end(), [&](const Node* user) { return user != body.anchor; });
+    if (read && !body.is_literal(i)) loops.add_operand(body, node.input(i)->type, i, false, shape, order);
+  }
+  for (size_t i = 0; i < node.outputs().size(); ++i) {
+    expect(node.output(i)->type.shape == shape, "a result of the fused body has other sizes than its anchor's");
+    loops.add_operand(body, node.output(i)->type, i, true, shape, order);
+  }
+}
+
+std::vector<size_t> packed_inputs_of(const Node& node, const Body& body, const std::vector<size_t>& eaten) {
+  std::vector<size_t> packed = body.literals;
+  for (size_t i : eaten) {
+    expect(constant_of(node.input(i)) != nullptr, "weights are not constant");
+    expect(body.graph->inputs()[i]->users().size() == 1, "weights are read by more than one node of the body");
+    if (!body.is_literal(i)) packed.push_back(i);
+  }
+  std::sort(packed.begin(), packed.end());
+  return packed;
+}
+
+void add_index(Arguments& arguments, int64_t number, const std::string& index_type) {
+  if (index_type == "int") {
+    arguments.add(static_cast<int32_t>(number));
+  } else {
+    arguments.add(number);
+  }
+}
+
+void add_size(Arguments& arguments, int64_t size, const std::string& index_type) {
+  if (index_type != "int") return arguments.add(size);
+  auto divisor = static_cast<uint32_t>(std::max<int64_t>(size, 1));
+  uint32_t shift = divisor == 1 ? 0 : 32 - static_cast<uint32_t>(std::countl_zero(divisor - 1));
+  uint64_t multiplier = ((uint64_t{1} << 32) * ((uint64_t{1} << shift) - divisor)) / divisor + 1;
+  arguments.add(divisor);
+  arguments.add(static_cast<uint32_t>(multiplier));
+  arguments.add(shift);
+}
+
+}  // namespace torchweld::cuda

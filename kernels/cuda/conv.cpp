@@ -1,0 +1,220 @@
+#include "kernels/cuda/conv.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "kernels/cuda/own_kernel.h"
+
+namespace torchweld::cuda {
+namespace {
+
+constexpr unsigned kThreads = 128;
+
+/// A 2-d convolution with its weights, taken apart.
+struct ConvParts {
+  Body body;
+  Conv conv;
+  TensorType x;
+  size_t x_index = 0;
+  at::Tensor weight;
+  at::Tensor bias;  ///< Undefined when there is none.
+  std::vector<size_t> packed;
+  bool channels_last = false;
+  Loops loops;
+};
+
+ConvParts take_apart(const Node& node) {
+  ConvParts parts;
+  parts.body = body_of(node);
+  const Node& anchor = *parts.body.anchor;
+  parts.conv = *anchor.as<Conv>();
+  expect(!parts.conv.transposed, "transposed convolution");
+  expect(anchor.output()->type.rank() == 4, "only two spatial dimensions");
+  parts.x_index = anchor_input(parts.body, 0);
+  parts.x = node.input(parts.x_index)->type;
+  expect(parts.x.is_floating(), "only floating point");
+  std::vector<size_t> eaten = {anchor_input(parts.body, 1)};
+  if (anchor.inputs().size() > 2) eaten.push_back(anchor_input(parts.body, 2));
+  parts.packed = packed_inputs_of(node, parts.body, eaten);
+  parts.weight = *constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  const TensorType& out = node.output()->type;
+  parts.channels_last = is_channels_last(out) && !is_contiguous(out);
+  if (out.shape[1] == 1 || out.shape[2] * out.shape[3] == 1) parts.channels_last = is_channels_last(parts.x);
+  add_finish_operands(node, parts.body, parts.channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, parts.loops);
+  parts.loops.other_extent = parts.x.storage_bytes() / static_cast<int64_t>(c10::elementSize(parts.x.dtype));
+  return parts;
+}
+
+/// Strides of x in the order N, H, W, C.
+Dims strides_nhwc(const TensorType& x) { return {x.strides[0], x.strides[2], x.strides[3], x.strides[1]}; }
+
+/// Weights in the order that device code reads, and bias in f32 (f64 for f64), on the device unless only checking code.
+struct PackedConv {
+  at::Tensor weight;
+  at::Tensor bias;
+};
+PackedConv pack(const Node& node, const ConvParts& parts, at::IntArrayRef order) {
+  if (is_collecting()) return {};
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  PackedConv packed;
+  packed.weight = parts.weight.to(device, parts.x.dtype).permute(order).contiguous().clone();
+  if (parts.bias.defined())
+    packed.bias =
+        parts.bias.to(device, parts.x.dtype == c10::kDouble ? c10::kDouble : c10::kFloat).contiguous().clone();
+  return packed;
+}
+
+void add_pointer(Arguments& arguments, const at::Tensor& tensor) {
+  arguments.add(tensor.defined() ? tensor.data_ptr() : nullptr);
+}
+
+/// The widest read of neighbouring channels, by the input's strides as well.
+int width_of(const ConvParts& parts, int64_t channels) {
+  int width = static_cast<int>(16 / c10::elementSize(parts.x.dtype));
+  if (parts.x.strides[1] != 1 && parts.x.shape[1] != 1) return 1;
+  while (width > 1 && channels % width != 0) width /= 2;
+  return width;
+}
+
+bool strides_divide(const ConvParts& parts, int width) {
+  Dims in = strides_nhwc(parts.x);
+  return in[0] % width == 0 && in[1] % width == 0 && in[2] % width == 0;
+}
+
+std::string numbers(std::initializer_list<int64_t> list) {
+  std::string text;
+  for (int64_t number : list) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return text;
+}
+
+std::string entry(const Node& node, const ConvParts& parts, const std::string& call) {
+  return "extern \"C\" __global__ void __launch_bounds__(128) kernel(" + emit_pointers(node, parts.packed) +
+         "const __grid_constant__ Params p) {\n  " + emit_elements_object(parts.loops) + "  " + call + "(x" +
+         std::to_string(parts.x_index) + ", p, elements);\n}\n";
+}
+
+std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, int tile) {
+  const Conv& conv = parts.conv;
+  Loops& loops = parts.loops;
+  loops.choose_width(width_of(parts, parts.x.shape[1]), false);
+  int64_t rows = parts.weight.size(2);
+  int64_t columns = parts.weight.size(3);
+  std::string window = "tw::Window<" +
+                       numbers({rows, columns, conv.stride[0], conv.stride[1], conv.dilation[0], conv.dilation[1]}) +
+                       ">";
+  Program program{"depthwise",
+                  emit_head(loops, {"conv.cuh"}) +
+                      "struct Params {\n  const void* weights;\n  const void* bias;\n  I items;\n  tw::Size<I> "
+                      "size[4];\n  I in[4];\n"
+                      "  I channels;\n  I out_width;\n  int height, width, pad_h, pad_w, vector_reads;\n" +
+                      loops.parameter_members() + "};\n" +
+                      emit_elements(parts.body, loops, parts.body.anchor->output()) +
+                      entry(node, parts, "tw::depthwise<" + window + ", " + numbers({tile, loops.width}) + ">")};
+  PackedConv packed = pack(node, parts, {2, 3, 0, 1});
+  std::string type = loops.index_type();
+  Dims items = {loops.sizes[0], loops.sizes[1], ceil_div(loops.sizes[2], tile), loops.sizes[3] / loops.width};
+  int64_t count = std::accumulate(items.begin(), items.end(), int64_t{1}, std::multiplies<>());
+  Arguments arguments;
+  add_pointer(arguments, packed.weight);
+  add_pointer(arguments, packed.bias);
+  add_index(arguments, count, type);
+  for (int64_t size : items) add_size(arguments, size, type);
+  for (int64_t stride : strides_nhwc(parts.x)) add_index(arguments, stride, type);
+  add_index(arguments, parts.x.shape[1], type);
+  add_index(arguments, loops.sizes[2], type);
+  for (int64_t number : {parts.x.shape[2], parts.x.shape[3], conv.padding[0], conv.padding[1]})
+    arguments.add(static_cast<int32_t>(number));
+  arguments.add(static_cast<int32_t>(strides_divide(parts, loops.width)));
+  loops.add_arguments(arguments);
+  return make_own_kernel(node, program, {.blocks = ceil_div(count, kThreads), .threads = kThreads},
+                         std::move(arguments), parts.packed, {packed.weight, packed.bias});
+}
+
+std::unique_ptr<Kernel> make_direct(const Node& node, ConvParts parts) {
+  const Conv& conv = parts.conv;
+  Loops& loops = parts.loops;
+  int64_t depth = parts.x.shape[1] / conv.groups;
+  int width = width_of(parts, depth);
+  Program program{
+      "direct_conv",
+      emit_head(loops, {"conv.cuh"}) +
+          "struct Params {\n  const void* weights;\n  const void* bias;\n  I items;\n  tw::Size<I> size[4];\n"
+          "  tw::Size<I> group_outputs;\n  I in[4];\n  I weight_step;\n"
+          "  int group_inputs, rows, columns, height, width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, "
+          "vector_reads;\n" +
+          loops.parameter_members() + "};\n" + emit_elements(parts.body, loops, parts.body.anchor->output()) +
+          entry(node, parts,
+                std::string("tw::direct_conv<") + (parts.channels_last ? "true" : "false") + ", " +
+                    std::to_string(width) + ">")};
+  PackedConv packed = pack(node, parts, {0, 2, 3, 1});
+  std::string type = loops.index_type();
+  int64_t count = loops.positions();
+  Arguments arguments;
+  add_pointer(arguments, packed.weight);
+  add_pointer(arguments, packed.bias);
+  add_index(arguments, count, type);
+  for (int64_t size : loops.sizes) add_size(arguments, size, type);
+  add_size(arguments, parts.weight.size(0) / conv.groups, type);
+  for (int64_t stride : strides_nhwc(parts.x)) add_index(arguments, stride, type);
+  add_index(arguments, depth * parts.weight.size(2) * parts.weight.size(3), type);
+  for (int64_t number :
+       {depth, parts.weight.size(2), parts.weight.size(3), parts.x.shape[2], parts.x.shape[3], conv.stride[0],
+        conv.stride[1], conv.padding[0], conv.padding[1], conv.dilation[0], conv.dilation[1]}) {
+    arguments.add(static_cast<int32_t>(number));
+  }
+  arguments.add(static_cast<int32_t>(strides_divide(parts, width)));
+  loops.add_arguments(arguments);
+  return make_own_kernel(node, program, {.blocks = ceil_div(count, kThreads), .threads = kThreads},
+                         std::move(arguments), parts.packed, {packed.weight, packed.bias});
+}
+
+const Conv* conv_of(const Node& node) {
+  auto* fused = node.as<Fused>();
+  const Node* anchor = fused ? anchor_of(*fused) : &node;
+  return anchor ? anchor->as<Conv>() : nullptr;
+}
+
+bool is_depthwise(const ConvParts& parts) {
+  return parts.conv.groups == parts.x.shape[1] && parts.weight.size(0) == parts.conv.groups && parts.conv.groups > 1;
+}
+
+}  // namespace
+
+void propose_depthwise(const Node& node, const KernelContext& context, Offers& offers) {
+  if (!conv_of(node)) return;
+  ConvParts parts = take_apart(node);
+  expect(is_depthwise(parts), "not depthwise");
+  expect(parts.channels_last && (parts.x.strides[1] == 1 || parts.x.shape[1] == 1), "not channels-last");
+  constexpr int64_t kLargestWindow = 121;
+  expect(parts.weight.size(2) * parts.weight.size(3) <= kLargestWindow, "a window of more than 121 elements");
+  // More results per thread read less, fewer fill the machine.
+  constexpr int64_t kEnoughThreads = 1 << 15;
+  int64_t threads = parts.loops.positions() / width_of(parts, parts.x.shape[1]);
+  int preferred = threads / 4 >= kEnoughThreads ? 4 : threads / 2 >= kEnoughThreads ? 2 : 1;
+  std::vector<int> tiles = {preferred};
+  for (int tile : {1, 2, 4}) {
+    if (context.tune && tile != preferred) tiles.push_back(tile);
+  }
+  for (int tile : tiles) {
+    offers.add("tile" + std::to_string(tile), [&node, parts, tile] { return make_depthwise(node, parts, tile); });
+  }
+}
+
+void propose_direct_conv(const Node& node, const KernelContext& context, Offers& offers) {
+  if (!conv_of(node)) return;
+  ConvParts parts = take_apart(node);
+  // Without timing nobody would notice that tensor cores are faster.
+  constexpr int64_t kFewChannels = 16;
+  int64_t depth = parts.x.shape[1] / parts.conv.groups;
+  expect(context.tune || depth <= kFewChannels, "more than 16 channels per group, and kernels are not timed");
+  offers.add("", [&node, parts] { return make_direct(node, parts); });
+}
+
+}  // namespace torchweld::cuda

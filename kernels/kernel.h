@@ -1,0 +1,91 @@
+// How one step of a plan runs, and how ways to run a node are offered.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+
+namespace torchweld {
+
+namespace cuda {
+struct Launch;
+}
+
+/// What a kernel gets at run time. Input and output tensors have exactly the types of the node's values. Nothing is
+/// zeroed beforehand.
+struct StepArgs {
+  std::span<const at::Tensor* const> in;
+  /// Preallocated outputs. A kernel that brings its own memory (an ATen call) assigns its tensor instead.
+  std::span<at::Tensor* const> out;
+  void* workspace = nullptr;  ///< workspace_bytes() bytes, 256-byte aligned.
+  void* stream = nullptr;     ///< The cudaStream_t to enqueue on; null on the CPU.
+};
+
+/// One node made ready to run: immutable after construction, so that many threads may run it at once. A kernel reads
+/// only `in`, and constants it packed for itself at construction.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual void run(const StepArgs& args) const = 0;
+  virtual int64_t workspace_bytes() const { return 0; }
+  /// False when the kernel needs the host between launches and so cannot be recorded in a CUDA graph.
+  virtual bool capturable() const { return true; }
+  /// True when outputs are the kernel's own tensors (assigned to `out`), so that no arena memory is laid out for them.
+  virtual bool allocates_outputs() const { return false; }
+  /// The kernel is one launch of our own device code whose first parameters are the data pointers of inputs (without the
+  /// constants it packed) and outputs; the executor may rewrite these in a CUDA graph. Null for everything else.
+  virtual const cuda::Launch* launch() const { return nullptr; }
+  /// Which inputs of the node the kernel has packed away at construction (weights); the plan does not keep these alive.
+  virtual std::vector<size_t> packed_inputs() const { return {}; }
+};
+
+/// Collects the ways in which a tactic can run a node, or the reason why it cannot.
+class Offers {
+ public:
+  struct Offer {
+    std::string tactic;
+    std::string config;  ///< Text that names the configuration; stays valid between versions where it can.
+    std::function<std::unique_ptr<Kernel>()> build;  ///< May throw; the offer is then dropped with the reason.
+  };
+
+  void add(std::string config, std::function<std::unique_ptr<Kernel>()> build) {
+    offers_.push_back({tactic_, std::move(config), std::move(build)});
+  }
+  void refuse(std::string reason) { refusals_.push_back({tactic_, std::move(reason)}); }
+
+  void set_tactic(std::string name) { tactic_ = std::move(name); }
+  const std::vector<Offer>& offers() const { return offers_; }
+  const std::vector<std::pair<std::string, std::string>>& refusals() const { return refusals_; }
+
+ private:
+  std::string tactic_;
+  std::vector<Offer> offers_;
+  std::vector<std::pair<std::string, std::string>> refusals_;
+};
+
+/// What tactics may know beside the node.
+struct KernelContext {
+  bool allow_tf32 = true;
+  int64_t workspace_limit = int64_t{1} << 28;  ///< Bytes; offers that need more are not made.
+  bool tune = true;  ///< False: offer only the configuration that the heuristic puts first.
+};
+
+/// One row of the tactic table.
+struct Tactic {
+  const char* name;
+  c10::DeviceType device;
+  void (*propose)(const Node& node, const KernelContext& context, Offers& offers);
+};
+
+/// Every tactic, best first; the generic ATen tactic is last.
+const std::vector<Tactic>& tactics();
+/// All offers for a node on its device, in the order of the table; tactics named in TORCHWELD_DISABLE are left out.
+Offers offers_for(const Node& node, const KernelContext& context);
+
+}  // namespace torchweld

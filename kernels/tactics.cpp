@@ -1,0 +1,65 @@
+#include "core/environment.h"
+#include "core/error.h"
+#include "kernels/aten/aten_kernel.h"
+#include "kernels/cpu/conv.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/pointwise.h"
+#include "kernels/kernel.h"
+#include "kernels/split.h"
+#ifdef TORCHWELD_WITH_CUDA
+#include "kernels/cublaslt/gemm.h"
+#include "kernels/cuda/conv.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/pointwise.h"
+#include "kernels/cuda/pool.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/regroup.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cudnn/conv.h"
+#endif
+
+namespace torchweld {
+
+const std::vector<Tactic>& tactics() {
+  static const std::vector<Tactic> table{
+      {"onednn_conv", c10::kCPU, cpu::propose_conv},
+      {"onednn_linear", c10::kCPU, cpu::propose_linear},
+      {"cpu_pointwise", c10::kCPU, cpu::propose_pointwise},
+      {"split", c10::kCPU, propose_split},
+      {"aten", c10::kCPU, propose_aten},
+#ifdef TORCHWELD_WITH_CUDA
+      {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
+      {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},
+      {"cudnn_conv", c10::kCUDA, cudnn::propose_conv},
+      {"cublaslt_gemm", c10::kCUDA, cublaslt::propose_gemm},
+      {"cuda_direct_conv", c10::kCUDA, cuda::propose_direct_conv},
+      {"cuda_pointwise", c10::kCUDA, cuda::propose_pointwise},
+      {"cuda_rows", c10::kCUDA, cuda::propose_rows},
+      {"cuda_reduce", c10::kCUDA, cuda::propose_reduce},
+      {"cuda_pool", c10::kCUDA, cuda::propose_pool},
+      {"cuda_concat", c10::kCUDA, cuda::propose_concat},
+      {"cuda_pad", c10::kCUDA, cuda::propose_pad},
+#endif
+      {"split", c10::kCUDA, propose_split},
+      {"aten", c10::kCUDA, propose_aten},
+  };
+  return table;
+}
+
+Offers offers_for(const Node& node, const KernelContext& context) {
+  check(!node.outputs().empty(), "a node without results is asked to run: " + node.attrs.text());
+  c10::DeviceType device = node.output()->type.device.type();
+  Offers offers;
+  for (const Tactic& tactic : tactics()) {
+    if (tactic.device != device || is_disabled(tactic.name)) continue;
+    offers.set_tactic(tactic.name);
+    try {
+      tactic.propose(node, context, offers);
+    } catch (const Unsupported& reason) {
+      offers.refuse(reason.what());
+    }
+  }
+  return offers;
+}
+
+}  // namespace torchweld

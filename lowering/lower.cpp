@@ -1,0 +1,97 @@
+#include "lowering/lower.h"
+
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/passes/constant_propagation.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/passes/remove_mutation.h>
+
+#include <unordered_map>
+
+namespace torchweld {
+
+namespace jit = torch::jit;
+
+namespace {
+
+void collect_writes(const jit::Block* block, WrittenAttributes& written) {
+  for (const jit::Node* node : block->nodes()) {
+    if (node->kind() == c10::prim::SetAttr) {
+      if (auto type = node->inputs()[0]->type()->cast<c10::ClassType>()) {
+        written.emplace(type.get(), node->s(c10::attr::name));
+      }
+    }
+    for (const jit::Block* inner : node->blocks()) collect_writes(inner, written);
+  }
+}
+
+bool is_plain_value(const c10::IValue& value) {
+  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() || value.isDevice() ||
+         value.isIntList() || value.isDoubleList() || value.isBoolList();
+}
+
+using Objects = std::unordered_map<const jit::Value*, c10::IValue>;
+
+void fold_attributes(jit::Block* block, const WrittenAttributes& written, Objects& objects) {
+  for (jit::Node* node : block->nodes()) {
+    for (jit::Block* inner : node->blocks()) fold_attributes(inner, written, objects);
+    if (node->kind() != c10::prim::GetAttr) continue;
+    auto owner = objects.find(node->input());
+    if (owner == objects.end()) continue;
+    const auto& object = owner->second.toObjectRef();
+    const std::string& name = node->s(c10::attr::name);
+    if (written.count({object.type().get(), name})) continue;
+    c10::IValue value = object.getAttr(name);
+    if (value.isObject()) {
+      objects[node->output()] = value;
+    } else if (is_plain_value(value)) {
+      jit::WithInsertPoint before(node);
+      jit::Value* constant = node->owningGraph()->insertConstant(value);
+      node->output()->replaceAllUsesWith(constant);
+    }
+  }
+}
+
+/// In eval mode dropout is its input, also in place; LibTorch's passes keep the in-place form as a write.
+void remove_idle_dropout(jit::Block* block) {
+  for (auto it = block->nodes().begin(); it != block->nodes().end(); ++it) {
+    for (jit::Block* inner : it->blocks()) remove_idle_dropout(inner);
+    std::string name = it->kind().toQualString();
+    if (name.rfind("aten::", 0) != 0 || name.find("dropout") == std::string::npos) continue;
+    auto training = it->inputs().size() == 3 ? jit::toIValue(it->inputs()[2]) : std::nullopt;
+    if (!training || !training->isBool() || training->toBool()) continue;
+    it->output()->replaceAllUsesWith(it->inputs()[0]);
+    it.destroyCurrent();
+  }
+}
+
+}  // namespace
+
+WrittenAttributes written_attributes(const jit::Module& module) {
+  WrittenAttributes written;
+  for (const jit::Module& part : module.modules()) {
+    for (jit::Function* function : part.type()->methods()) {
+      if (auto* graph_function = jit::tryToGraphFunction(*function)) {
+        collect_writes(graph_function->graph()->block(), written);
+      }
+    }
+  }
+  return written;
+}
+
+std::shared_ptr<jit::Graph> lower(const jit::Module& module, const std::string& method,
+                                  const WrittenAttributes& written) {
+  std::shared_ptr<jit::Graph> graph = jit::toGraphFunction(module.get_method(method).function()).graph()->copy();
+  jit::Inline(*graph);
+  Objects objects{{graph->inputs()[0], module._ivalue()}};
+  fold_attributes(graph->block(), written, objects);
+  jit::ConstantPropagation(graph);
+  remove_idle_dropout(graph->block());
+  jit::RemoveListMutation(graph);
+  jit::RemoveTensorMutation(graph);
+  jit::ConstantPropagation(graph);
+  jit::EliminateDeadCode(graph);
+  return graph;
+}
+
+}  // namespace torchweld

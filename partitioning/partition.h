@@ -1,0 +1,62 @@
+// Which nodes of a TorchScript graph go into which engine.
+#pragma once
+
+#include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/options.h"
+#include "partitioning/probe.h"
+
+namespace torchweld {
+
+/// What happens to a node.
+enum class Role {
+  kFree,     ///< A constant, or an attribute that nothing writes: copied to wherever it is read.
+  kNeutral,  ///< Sizes, lists, numbers: stays where it is and is copied into the segments that need it.
+  kEngine,   ///< Goes into a segment.
+  kTorch,    ///< Stays, run by LibTorch.
+};
+
+/// Part of one block that becomes an engine: nodes that may run together at one place, in program order.
+struct Segment {
+  std::vector<torch::jit::Node*> nodes;
+};
+
+/// A block cut up: what stays in which order, and the segments' places in it.
+struct BlockPartition {
+  torch::jit::Block* block = nullptr;
+  /// The new order of the block: a node that stays, or (null) the next segment.
+  std::vector<torch::jit::Node*> order;
+  std::vector<Segment> segments;
+  std::vector<torch::jit::Node*> dead;  ///< Neutral nodes that only segments read.
+};
+
+struct Partition {
+  std::vector<BlockPartition> blocks;  ///< Outer blocks before inner ones.
+  std::unordered_map<const torch::jit::Node*, Role> roles;
+  struct Reason {
+    const torch::jit::Node* node;
+    std::string reason;
+  };
+  std::vector<Reason> fallbacks;  ///< Operations that stay in LibTorch, in program order.
+  double flops_in_engines = 0;    ///< Of the probe's flops.
+};
+
+/// Cuts up a graph. Segments are maximal for the order of computation: a node is in the earliest segment that everything
+/// it needs from LibTorch allows. No node of a segment touches memory that is written in place, so moving segments as a
+/// whole changes nothing. Bodies of control flow that stays in LibTorch are cut up in the same way.
+Partition partition(torch::jit::Graph& graph, const torch::jit::AliasDb& aliases, const Probe& probe,
+                    const Options& options);
+
+/// True when a segment can take the value from outside: a tensor or a number, string, device or None.
+bool can_be_input(const torch::jit::Value* value);
+/// True when a value that `node` (neutral) computes can be computed again inside a segment.
+bool can_be_copied(const torch::jit::Node* node, const std::unordered_map<const torch::jit::Node*, Role>& roles);
+/// Values that a node reads, those read inside its blocks but computed outside included.
+std::vector<const torch::jit::Value*> values_read(const torch::jit::Node* node);
+
+}  // namespace torchweld

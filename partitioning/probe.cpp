@@ -1,0 +1,144 @@
+#include "partitioning/probe.h"
+
+namespace torchweld {
+
+namespace jit = torch::jit;
+
+namespace {
+
+/// True when `text` matches `pattern`, in which an asterisk stands for any text.
+bool matches(const std::string& pattern, const std::string& text) {
+  size_t star = pattern.find('*');
+  if (star == std::string::npos) return pattern == text;
+  if (text.compare(0, star, pattern, 0, star) != 0) return false;
+  std::string rest = pattern.substr(star + 1);
+  for (size_t at = star; at <= text.size(); ++at) {
+    if (matches(rest, text.substr(at))) return true;
+  }
+  return false;
+}
+
+/// "__torch__.torchvision.models.resnet.___torch_mangle_3.Bottleneck" -> "torchvision.models.resnet.Bottleneck"
+std::string plain_class_name(const std::string& qualified) {
+  std::string name;
+  size_t start = 0;
+  while (start <= qualified.size()) {
+    size_t end = std::min(qualified.find('.', start), qualified.size());
+    std::string part = qualified.substr(start, end - start);
+    if (part != "__torch__" && part.rfind("___torch_mangle", 0) != 0) name += (name.empty() ? "" : ".") + part;
+    start = end + 1;
+  }
+  return name;
+}
+
+class Observer final : public ImportObserver {
+ public:
+  Observer(Probe& result, const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written)
+      : result_(result), exclusion_(exclusion), written_(written) {}
+
+  void attach(const Interpreter* interpreter) { interpreter_ = interpreter; }
+
+  std::optional<std::string> excluded(const jit::Node* node) override { return exclusion_(node); }
+
+  bool written(const jit::Node* node) override { return written_(node); }
+
+  void note(const jit::Node* node, const NodeOutcome& outcome) override {
+    auto [entry, is_new] = result_.outcomes.emplace(node, outcome);
+    // In a loop the worst iteration counts.
+    if (!is_new) {
+      double flops = entry->second.flops + outcome.flops;
+      if (outcome.kind == NodeOutcome::Kind::kFailed) entry->second = outcome;
+      entry->second.flops = flops;
+    }
+    result_.flops += outcome.flops;
+    for (const jit::Value* output : node->outputs()) learn_type(output);
+  }
+
+  void learn_type(const jit::Value* value) {
+    const c10::IValue* held = interpreter_->find(value);
+    if (!held || !held->isTensor() || !held->toTensor().defined()) return;
+    const at::Tensor& tensor = held->toTensor();
+    TensorType type = type_of(tensor);
+    if (interpreter_->is_symbolic(tensor)) {
+      type.device = interpreter_->device();
+      result_.symbolic.insert(value);
+    }
+    result_.types.emplace(value, std::move(type));
+  }
+
+ private:
+  Probe& result_;
+  const Exclusion& exclusion_;
+  const std::function<bool(const jit::Node*)>& written_;
+  const Interpreter* interpreter_ = nullptr;
+};
+
+/// Arguments in which every tensor, at any depth, is a symbolic one of the same type.
+c10::IValue make_symbolic(const c10::IValue& value, Interpreter& interpreter, c10::Device device) {
+  if (value.isTensor()) {
+    TensorType type = type_of(value.toTensor());
+    type.device = device;
+    return interpreter.add_input(type);
+  }
+  if (value.isList()) {
+    c10::impl::GenericList list(value.toList().elementType());
+    for (const c10::IValue& element : value.toListRef()) list.push_back(make_symbolic(element, interpreter, device));
+    return list;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(make_symbolic(element, interpreter, device));
+    }
+    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
+  }
+  if (value.isGenericDict()) {
+    auto dict = value.toGenericDict();
+    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
+    for (const auto& entry : dict) copy.insert(entry.key(), make_symbolic(entry.value(), interpreter, device));
+    return copy;
+  }
+  return value;
+}
+
+}  // namespace
+
+Exclusion exclusion_of(const Options& options) {
+  return [&options](const jit::Node* node) -> std::optional<std::string> {
+    if (const jit::Operator* op = node->maybeOperator()) {
+      std::string with_overload = toString(op->schema().operator_name());
+      const std::string& name = op->schema().name();
+      for (const std::string& rule : options.torch_executed_ops) {
+        if (matches(rule, name) || matches(rule, with_overload)) return "torch_executed_ops names " + rule;
+      }
+    }
+    if (options.torch_executed_modules.empty() || !node->callstack()) return std::nullopt;
+    std::string path;
+    for (const auto& entry : (*node->callstack())->vec()) {
+      const auto& instance = std::get<2>(entry);
+      if (!instance || !instance->class_type()) continue;
+      if (!instance->instance_name().empty()) path += (path.empty() ? "" : ".") + instance->instance_name();
+      std::string class_name = plain_class_name(instance->class_type()->name()->qualifiedName());
+      for (const std::string& rule : options.torch_executed_modules) {
+        if (matches(rule, class_name) || matches(rule, path)) return "torch_executed_modules names " + rule;
+      }
+    }
+    return std::nullopt;
+  };
+}
+
+Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
+            const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written) {
+  Probe result;
+  Graph scratch;
+  Observer observer(result, exclusion, written);
+  Interpreter interpreter(scratch, device, &observer);
+  observer.attach(&interpreter);
+  std::vector<c10::IValue> values{arguments.at(0)};
+  for (size_t i = 1; i < arguments.size(); ++i) values.push_back(make_symbolic(arguments[i], interpreter, device));
+  interpreter.run(graph, values);
+  for (const jit::Value* input : graph.inputs()) observer.learn_type(input);
+  return result;
+}
+
+}  // namespace torchweld

@@ -1,0 +1,34 @@
+// What is known about every TorchScript node and value before anything runs: an abstract run of the whole graph.
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <functional>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "conversion/import.h"
+#include "core/options.h"
+
+namespace torchweld {
+
+/// Result of a probe.
+struct Probe {
+  std::unordered_map<const torch::jit::Node*, NodeOutcome> outcomes;  ///< Nodes that were reached.
+  /// Types of tensors where they are known. A value computed several times (in a loop) has its first type.
+  std::unordered_map<const torch::jit::Value*, TensorType> types;
+  std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
+  double flops = 0;                                       ///< Of everything that could be imported.
+};
+
+/// Decides for a node, which could be imported, whether the user wants it in LibTorch; returns his rule.
+using Exclusion = std::function<std::optional<std::string>(const torch::jit::Node*)>;
+/// The rules of torch_executed_ops and torch_executed_modules.
+Exclusion exclusion_of(const Options& options);
+
+/// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the same
+/// code that conversion runs. Nodes in `written` read memory that the module writes, and are left out.
+Probe probe(const torch::jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
+            const Exclusion& exclusion, const std::function<bool(const torch::jit::Node*)>& written);
+
+}  // namespace torchweld

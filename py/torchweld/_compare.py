@@ -1,0 +1,133 @@
+"""compare(): how far a compiled module is from the original, judged by a run in float64."""
+
+import copy
+import dataclasses
+
+import torch
+
+from ._inputs import bind_call
+
+
+@dataclasses.dataclass
+class OutputError:
+    """One tensor of the result. Errors are the largest absolute difference from the float64 run."""
+
+    name: str
+    error: float
+    eager_error: float
+    allowed: float
+    index: tuple
+    passes: bool
+
+
+@dataclasses.dataclass
+class Comparison:
+    """What compare() found. `smallest_tolerance` is the smallest atol, with rtol 0, at which the compiled module equals
+    the original module."""
+
+    outputs: list
+    smallest_tolerance: float
+    reference: str
+
+    @property
+    def passes(self):
+        return all(output.passes for output in self.outputs)
+
+    @property
+    def worst(self):
+        return max(self.outputs, key=lambda output: output.error / max(output.allowed, 1e-300))
+
+    @property
+    def text(self):
+        lines = [f"{'output':<24} {'error':>11} {'eager':>11} {'allowed':>11}  at"]
+        for o in self.outputs:
+            verdict = "" if o.passes else "   TOO FAR"
+            lines.append(f"{o.name:<24} {o.error:>11.3g} {o.eager_error:>11.3g} {o.allowed:>11.3g}  {o.index}{verdict}")
+        lines.append(
+            f"errors against {self.reference}; smallest tolerance against the original: {self.smallest_tolerance:.3g}"
+        )
+        return "\n".join(lines)
+
+    def __str__(self):
+        return self.text
+
+
+def compare(module, compiled, inputs, *, precision=None):
+    """Runs both modules on `inputs` and both against a float64 run of the original.
+
+    The compiled module passes when each of its outputs is at most twice as far from float64 as the original's, plus one
+    rounding unit of the dtype at the size of the result. precision: the reduced dtype that was enabled, torch.half or
+    torch.bfloat16; the original is then run in that dtype too. When the original cannot run in float64, the reference
+    is the original itself. Modules must be functional: each is run once or twice.
+    """
+    args, kwargs = bind_call(inputs)
+    with torch.no_grad():
+        actual = flatten(compiled(*args, **kwargs))
+        plain = flatten(module(*args, **kwargs))
+        eager = plain if precision is None else flatten(_run_as(module, precision, args, kwargs))
+        try:
+            exact, reference = flatten(_run_as(module, torch.float64, args, kwargs)), "float64"
+        except RuntimeError:
+            exact, reference = plain, "the original"
+    if [name for name, _ in actual] != [name for name, _ in plain]:
+        raise ValueError(
+            f"the modules return different structures: {[n for n, _ in plain]} and {[n for n, _ in actual]}"
+        )
+    rows = zip(actual, eager, exact, strict=True)
+    outputs = [_judge(name, a, e, x, precision) for (name, a), (_, e), (_, x) in rows]
+    tolerance = max((_distance(a, p)[0] for (_, a), (_, p) in zip(actual, plain, strict=False)), default=0.0)
+    return Comparison(outputs, tolerance, reference)
+
+
+def flatten(value, path="output"):
+    """[(name, tensor)] of everything in a nested result; numbers become tensors."""
+    if isinstance(value, torch.Tensor):
+        return [(path, value)]
+    if isinstance(value, dict):
+        return [pair for key, x in value.items() for pair in flatten(x, f"{path}[{key!r}]")]
+    if isinstance(value, (list, tuple)):
+        return [pair for i, x in enumerate(value) for pair in flatten(x, f"{path}[{i}]")]
+    if isinstance(value, (bool, int, float)):
+        return [(path, torch.tensor(value))]
+    return []
+
+
+def _cast(value, dtype):
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _cast(x, dtype) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_cast(x, dtype) for x in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def _run_as(module, dtype, args, kwargs):
+    return copy.deepcopy(module).to(dtype)(*_cast(args, dtype), **_cast(kwargs, dtype))
+
+
+def _distance(a, b):
+    """(largest absolute difference, its index); NaN and infinities are equal to themselves."""
+    if a.shape != b.shape:
+        return float("inf"), ()
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
+    gap = (a - b).abs()
+    gap[(a == b) | (a.isnan() & b.isnan())] = 0
+    gap[gap.isnan()] = float("inf")
+    if gap.numel() == 0:
+        return 0.0, ()
+    flat = int(gap.argmax())
+    return float(gap.flatten()[flat]), tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), gap.shape))
+
+
+def _judge(name, actual, eager, exact, precision):
+    error, index = _distance(actual, exact)
+    eager_error, _ = _distance(eager, exact)
+    allowed = 2 * eager_error
+    dtype = precision or actual.dtype
+    if dtype.is_floating_point:
+        finite = exact.double()[exact.isfinite()]
+        size = float(finite.abs().max()) if finite.numel() else 0.0
+        allowed += torch.finfo(dtype).eps * size
+    return OutputError(name, error, eager_error, allowed, index, error <= allowed)

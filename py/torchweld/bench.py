@@ -1,0 +1,280 @@
+"""Times compiled modules against their peers, in one process, interleaved, on random data; keeps the raw numbers.
+
+Peers: eager; frozen TorchScript (channels-last, in a CUDA graph on CUDA); optionally torch.compile. All get the same
+inputs, already on the device. A record is one model at one batch size and precision; its fields are in
+docs/performance/README.md.
+"""
+
+import copy
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import time
+
+import torch
+
+from . import __version__, _inputs
+from ._compare import compare
+from ._compile import compile, explain
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "models", nargs="+", help="names of torchvision models (seeded weights) or saved TorchScript files"
+    )
+    parser.add_argument(
+        "--input", action="append", help='shapes for files, "(1,3,224,224)@f16"; torchvision: 224 or 299'
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--precision", nargs="+", default=["f32"], help="f32 f16 bf16; modules and inputs are of this dtype"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--optimization-level", type=int, default=3)
+    parser.add_argument("--timing-cache")
+    parser.add_argument("--peers", nargs="*", default=["eager", "frozen"], choices=["eager", "frozen", "compile"])
+    parser.add_argument("--json", help="append the records to this file")
+    parser.set_defaults(action=run)
+
+
+def run(args):
+    print(
+        f"{'model':<22} {'batch':>5} {'prec':>5} {'torchweld':>10} {'best peer':>10} {'ratio':>6} {'host us':>8} "
+        f"{'p99 ms':>8} {'err/allowed':>11}  peers (ms)"
+    )
+    for model in args.models:
+        for batch in args.batch:
+            for precision in args.precision:
+                record = measure(model, batch, precision, args)
+                _print_row(record)
+                if args.json:
+                    _append(args.json, record)
+    return 0
+
+
+def measure(name, batch, precision, args):
+    """One record."""
+    dtype = _inputs.to_dtype(precision, "--precision")
+    module, inputs = _load(name, batch, dtype, args)
+    script = (
+        module if isinstance(module, torch.jit.ScriptModule) else torch.jit.trace(module, inputs, check_trace=False)
+    )
+    on_cuda = torch.device(args.device).type == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    compiled = compile(
+        script,
+        inputs,
+        enabled_precisions={torch.float32, dtype},
+        timing_cache=args.timing_cache,
+        optimization_level=args.optimization_level,
+    )
+    with torch.inference_mode():
+        compiled(*inputs)
+    build_s = time.perf_counter() - start
+    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else 0.0
+    accuracy = compare(module, compiled, inputs).worst
+    runners = {"torchweld": lambda: compiled(*inputs)} | _peers(module, script, inputs, args)
+    with torch.inference_mode():
+        times = interleave(runners, args.repeats, args.calls)
+        latencies = _latencies(runners["torchweld"], max(200, args.calls), on_cuda)
+        host_us = _host_microseconds(runners["torchweld"], on_cuda)
+    report = explain(compiled)
+    steps = sum(len(engine.steps) for engine in report.engines)
+    return {
+        "model": name, "batch": batch, "precision": precision, "device": _device_name(args.device),
+        "threads": torch.get_num_threads(), "clocks": _clocks() if on_cuda else "", "commit": _commit(),
+        "torch": torch.__version__, "torchweld": __version__, "python": platform.python_version(),
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
+        "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
+        "kernels_per_call": _kernels_per_call(runners["torchweld"]) if on_cuda else steps,
+        "steps": steps, "engines": len(report.engines),
+        "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
+        "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
+        "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
+        "error_ratio": accuracy.error / accuracy.allowed if accuracy.allowed else float(accuracy.error > 0),
+    }  # fmt: skip
+
+
+def random_tensor(spec, device):
+    """Random data for an Input: normal floats, zeros and ones for integers (valid as any index)."""
+    dtype = spec.dtype or torch.float32
+    if dtype.is_floating_point:
+        return torch.randn(spec.opt_shape, device=device).to(dtype)
+    return torch.randint(0, 2, spec.opt_shape, device=device).to(dtype)
+
+
+def _load(name, batch, dtype, args):
+    torch.manual_seed(0)
+    if name.endswith((".ts", ".pt", ".pth")):
+        if not args.input:
+            raise ValueError(f"{name}: a file needs --input for each of its arguments")
+        module = torch.jit.load(name, map_location=args.device).eval().to(dtype)
+        specs = [_inputs.parse_input(text) for text in args.input]
+        return module, [random_tensor(spec, args.device) for spec in specs]
+    import torchvision
+
+    kwargs = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
+    module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device, dtype)
+    side = 299 if name == "inception_v3" else 224
+    return module, [torch.randn(batch, 3, side, side).to(args.device, dtype)]
+
+
+def _peers(module, script, inputs, args):
+    peers = {}
+    if "eager" in args.peers:
+        peers["eager"] = lambda: module(*inputs)
+    if "frozen" in args.peers:
+        peers["frozen"] = frozen_peer(script, inputs)
+    if "compile" in args.peers:
+        made = torch.compile(module, mode="reduce-overhead" if inputs[0].is_cuda else None)
+        peers["compile"] = lambda: made(*inputs)
+    return peers
+
+
+def frozen_peer(script, inputs):
+    """A call of the frozen TorchScript of a module, channels-last; on CUDA the replay of its CUDA graph, nothing copied."""
+    script = copy.deepcopy(script)
+    for parameter in script.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+    frozen = torch.jit.freeze(script.eval())
+    if inputs[0].is_cuda:
+        return _graphed(frozen, inputs)
+    frozen = torch.jit.optimize_for_inference(frozen)
+    return lambda: frozen(*inputs)
+
+
+def _graphed(module, inputs):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.inference_mode():
+        for _ in range(5):
+            module(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.inference_mode():
+        kept = module(*inputs)
+    return lambda: (graph.replay(), kept)
+
+
+def _sync(on_cuda):
+    if on_cuda:
+        torch.cuda.synchronize()
+
+
+def interleave(runners, repeats, calls):
+    """{name: milliseconds a call, one number for each repeat}; the runners take turns, after 200 ms of warm-up each."""
+    on_cuda = torch.cuda.is_available()
+    for call in runners.values():
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            call()
+            _sync(on_cuda)
+    times = {name: [] for name in runners}
+    for _ in range(repeats):
+        for name, call in runners.items():
+            times[name].append(_time_loop(call, calls, on_cuda))
+    return times
+
+
+def _time_loop(call, calls, on_cuda):
+    _sync(on_cuda)
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    _sync(on_cuda)
+    return (time.perf_counter() - start) / calls * 1e3
+
+
+def _latencies(call, calls, on_cuda):
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        _sync(on_cuda)
+        times.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def _host_microseconds(call, on_cuda):
+    """Time until a call returns, the device not waited for; few calls at once, so that no queue fills."""
+    if not on_cuda:
+        return 0.0
+    best = []
+    for _ in range(30):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            call()
+        best.append((time.perf_counter() - start) / 10 * 1e6)
+    torch.cuda.synchronize()
+    return statistics.median(best)
+
+
+def _kernels_per_call(call):
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        call()
+        torch.cuda.synchronize()
+    kernels = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return len([e for e in kernels if not e.name.startswith(("Memcpy", "Memset"))])
+
+
+def _percentile(values, percent):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+
+
+def _device_name(device):
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _output_of(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _clocks():
+    return _output_of(["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader"])
+
+
+def _commit():
+    return _output_of(["git", "rev-parse", "--short", "HEAD"])
+
+
+def _append(path, record):
+    try:
+        with open(path) as file:
+            records = json.load(file)
+    except FileNotFoundError:
+        records = []
+    records.append(record)
+    with open(path, "w") as file:
+        json.dump(records, file, indent=1)
+        file.write("\n")
+
+
+def _print_row(r):
+    best = min(r["peers"].values(), default=float("nan"))
+    peers = ", ".join(f"{name} {value:.3f}" for name, value in r["peers"].items())
+    print(
+        f"{r['model']:<22} {r['batch']:>5} {r['precision']:>5} {r['torchweld_ms']:>10.3f} {best:>10.3f} "
+        f"{best / r['torchweld_ms']:>6.2f} {r['host_us']:>8.1f} {r['torchweld_p99_ms']:>8.3f} "
+        f"{r['error_ratio']:>11.2f}  {peers}",
+        flush=True,
+    )

@@ -1,0 +1,223 @@
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <chrono>
+
+#include "conversion/source_line.h"
+#include "core/environment.h"
+#include "core/error.h"
+#include "lowering/lower.h"
+#include "partitioning/partition.h"
+#include "partitioning/splice.h"
+#include "runtime/engine.h"
+#include "runtime/report.h"
+#include "runtime/specification.h"
+#include "runtime/torchweld.h"
+
+namespace torchweld {
+
+namespace jit = torch::jit;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A method with everything that is known about it before anything is built.
+struct Analysis {
+  std::shared_ptr<jit::Graph> graph;
+  std::vector<Probe> probes;  // at the opt shapes, then (when they differ) at min and max
+  Partition partition;
+};
+
+Analysis analyse(const jit::Module& module, const std::string& method, const Specification& specification,
+                 const Options& options) {
+  Analysis result;
+  WrittenAttributes written = written_attributes(module);
+  result.graph = lower(module, method, written);
+  jit::AliasDb aliases(result.graph);
+  auto is_written = [&](const jit::Node* node) {
+    auto type = node->input()->type()->cast<c10::ClassType>();
+    return (type && written.count({type.get(), node->s(c10::attr::name)})) || aliases.hasWriters(node->output());
+  };
+  Exclusion exclusion = exclusion_of(options);
+  for (const std::vector<c10::IValue>& arguments : specification.arguments) {
+    std::vector<c10::IValue> with_self{module._ivalue()};
+    with_self.insert(with_self.end(), arguments.begin(), arguments.end());
+    result.probes.push_back(probe(*result.graph, with_self, specification.device, exclusion, is_written));
+  }
+  result.partition = partition(*result.graph, aliases, result.probes.front(), options);
+  return result;
+}
+
+void report_analysis(const Analysis& analysis, Report& report) {
+  for (const Partition::Reason& fallback : analysis.partition.fallbacks) {
+    const jit::Operator* op = fallback.node->maybeOperator();
+    report.fallbacks.push_back({op ? toString(op->schema().operator_name()) : fallback.node->kind().toQualString(),
+                                fallback.reason, source_line(fallback.node)});
+  }
+  double all = analysis.probes.front().flops;
+  report.flops_in_engines = all > 0 ? analysis.partition.flops_in_engines / all : 0;
+}
+
+void require_no_fallback(const Report& report) {
+  if (report.fallbacks.empty()) return;
+  std::string list;
+  for (const Fallback& fallback : report.fallbacks) {
+    list += "\n  " + fallback.op + (fallback.source.empty() ? "" : " at " + fallback.source) + ": " + fallback.reason;
+  }
+  throw Error("require_full_compilation is set, but these operations stay in LibTorch:" + list +
+              "\nChange the model there, or leave require_full_compilation off.");
+}
+
+/// Sizes that an engine's inputs have over the range that was asked for; empty when some are unknown.
+std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Probe>& probes) {
+  std::vector<Range> ranges;
+  for (const jit::Value* input : segment.inputs) {
+    if (!input->type()->isSubtypeOf(*c10::TensorType::get())) continue;
+    Range range;
+    for (const Probe& probe : probes) {
+      auto type = probe.types.find(input);
+      if (type == probe.types.end()) return {};
+      const Dims& shape = type->second.shape;
+      if (range.min.empty()) range = {shape, shape};
+      if (range.min.size() != shape.size()) return {};
+      for (size_t d = 0; d < shape.size(); ++d) {
+        range.min[d] = std::min(range.min[d], shape[d]);
+        range.max[d] = std::max(range.max[d], shape[d]);
+      }
+    }
+    ranges.push_back(range);
+  }
+  return ranges;
+}
+
+/// The signature at the opt shapes; nothing when it is known only at run time.
+std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
+  CallSignature signature;
+  for (const jit::Value* input : segment.inputs) {
+    auto type = probe.types.find(input);
+    if (type == probe.types.end()) return std::nullopt;
+    signature.tensors.push_back(type->second);
+  }
+  return signature.tensors.empty() ? std::nullopt : std::optional(signature);
+}
+
+void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
+                   TimingCache& timings, const std::function<void(size_t, size_t)>& progress, Report& report) {
+  EngineState state;
+  state.name = segment.name;
+  state.options = options;
+  state.ranges = ranges_of(segment, probes);
+  auto begin = Clock::now();
+  auto engine = c10::make_intrusive<Engine>(state);
+  engine->timings().merge(timings.text());
+  segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(),
+                                    c10::IValue(engine));
+  auto signature = signature_of(segment, probes.front());
+  if (!signature) return;
+  try {
+    engine->build(segment.module._ivalue(), *signature, progress);
+    timings.merge(engine->timings().text());
+  } catch (const Unsupported& reason) {
+    report.fallbacks.push_back({segment.name, reason.what(), ""});
+  }
+  engine->set_build_seconds(std::chrono::duration<double>(Clock::now() - begin).count());
+}
+
+void replace_method(jit::Module& module, const std::string& name, std::shared_ptr<jit::Graph> graph) {
+  c10::FunctionSchema schema = module.get_method(name).function().getSchema();
+  auto type = module.type();
+  c10::QualifiedName qualified(*type->name(), name);
+  auto unit = module._ivalue()->compilation_unit();
+  type->unsafeRemoveMethod(name);
+  unit->unsafeRemoveMethod(qualified);
+  jit::Function* function = unit->create_function(qualified, std::move(graph));
+  function->setSchema(std::move(schema));
+  type->addMethod(function);
+}
+
+}  // namespace
+
+jit::Module compile(const jit::Module& module, const Signature& signature, const Options& options,
+                    const Progress& progress) {
+  auto begin = Clock::now();
+  auto tell = [&](const std::string& what, double share) {
+    if (progress) progress(what, share);
+  };
+  check_options(options);
+  tell("analysing", 0);
+  jit::Module result = clone_for_inference(module);
+  TimingCache timings;
+  if (!options.timing_cache.empty()) timings.load(options.timing_cache);
+  Report report;
+  size_t segments_before = 0;
+  for (const std::string& method : options.methods) {
+    Specification specification = specify(result, method, signature, options);
+    Analysis analysis = analyse(result, method, specification, options);
+    report_analysis(analysis, report);
+    if (options.require_full_compilation) require_no_fallback(report);
+    std::vector<SegmentModule> segments = splice(*analysis.graph, analysis.partition, result, segments_before);
+    for (size_t i = 0; i < segments.size(); ++i) {
+      auto step = [&](size_t done, size_t total) {
+        double share = (static_cast<double>(i) + static_cast<double>(done) / static_cast<double>(total)) /
+                       static_cast<double>(segments.size());
+        tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total), share);
+      };
+      attach_engine(segments[i], analysis.probes, options, timings, step, report);
+      result.register_module(segments[i].name, segments[i].module);
+    }
+    if (options.require_full_compilation) require_no_fallback(report);
+    segments_before += segments.size();
+    analysis.graph->inputs()[0]->setType(result.type());
+    jit::EliminateDeadCode(analysis.graph);
+    replace_method(result, method, analysis.graph);
+  }
+  if (!options.timing_cache.empty()) timings.save(options.timing_cache);
+  report.build_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  store_report(result, report);
+  tell("done", 1);
+  return result;
+}
+
+Report dry_run(const jit::Module& module, const Signature& signature, const Options& options) {
+  check_options(options);
+  jit::Module copy = clone_for_inference(module);
+  Report report;
+  for (const std::string& method : options.methods) {
+    Specification specification = specify(copy, method, signature, options);
+    Analysis analysis = analyse(copy, method, specification, options);
+    report_analysis(analysis, report);
+    for (const BlockPartition& block : analysis.partition.blocks) {
+      for (const Segment& segment : block.segments) {
+        EngineReport engine;
+        engine.name = "segment_" + std::to_string(report.engines.size());
+        for (const jit::Node* node : segment.nodes) {
+          if (const jit::Operator* op = node->maybeOperator()) {
+            engine.steps.push_back({toString(op->schema().operator_name()), "", source_line(node), 0});
+          }
+        }
+        report.engines.push_back(std::move(engine));
+      }
+    }
+  }
+  return report;
+}
+
+Report explain(const jit::Module& compiled) {
+  Report report = stored_report(compiled);
+  for (const auto& child : compiled.named_children()) {
+    if (child.name.rfind("segment_", 0) != 0 || !child.value.hasattr("engine")) continue;
+    auto engine = engine_of(child.value._ivalue());
+    engine->build_remembered(child.value._ivalue());
+    report.engines.push_back(engine->report());
+  }
+  return report;
+}
+
+void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
+  c10::NoGradGuard no_grad;
+  // The first call at a shape plans, the second records the CUDA graph.
+  for (int i = 0; i < 2; ++i) compiled.forward(arguments);
+}
+
+}  // namespace torchweld

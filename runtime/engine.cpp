@@ -1,0 +1,330 @@
+#include "runtime/engine.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/jit/api/function_impl.h>
+
+#include <algorithm>
+#include <set>
+
+#include "conversion/convert.h"
+#include "core/environment.h"
+#include "core/error.h"
+
+#ifdef TORCHWELD_WITH_CUDA
+#include "kernels/cuda/jit.h"
+#include "kernels/cuda/launch.h"
+#endif
+
+namespace torchweld {
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+
+const torch::jit::Graph& script_of(const c10::IValue& segment) {
+  return *toGraphFunction(segment.toObjectRef().type()->getMethod("forward")).graph();
+}
+
+/// Kernels rely on elements that lie next to each other and start at a multiple of 16 bytes.
+at::Tensor presentable(const at::Tensor& tensor) {
+  if (!tensor.is_non_overlapping_and_dense()) return tensor.contiguous();
+  bool aligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+  return aligned ? tensor : tensor.clone();
+}
+
+bool is_plain(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized() && !tensor.is_meta() &&
+         !tensor.is_complex() && !tensor.is_neg();
+}
+
+void append_cubins(const Plan& plan, std::set<std::string>& keys) {
+#ifdef TORCHWELD_WITH_CUDA
+  for (const Step& step : plan.steps) {
+    if (const cuda::Launch* launch = step.kernel->launch()) keys.insert(launch->cubin);
+  }
+#else
+  (void)plan;
+  (void)keys;
+#endif
+}
+
+}  // namespace
+
+void EngineState::fields(auto&& f) {
+  f("name", name);
+  f("options", options);
+  f("ranges", ranges);
+  f("signatures", signatures);
+  f("timings", timings);
+  f("build_seconds", build_seconds);
+}
+
+void print_field(std::string& out, const Range& range) { out += print_fields(range); }
+void parse_field(TextReader& in, Range& range) { range = parse_fields<Range>(in); }
+void print_field(std::string& out, const CallSignature& signature) { out += print_fields(signature); }
+void parse_field(TextReader& in, CallSignature& signature) { signature = parse_fields<CallSignature>(in); }
+static void print_field(std::string& out, const Options& options) { out += print_fields(options); }
+static void parse_field(TextReader& in, Options& options) { options = parse_fields<Options>(in); }
+
+CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
+  CallSignature signature;
+  for (const c10::IValue& argument : arguments) {
+    if (argument.isTensor()) {
+      signature.tensors.push_back(type_of(argument.toTensor()));
+    } else {
+      signature.scalars.push_back(argument);
+    }
+  }
+  return signature;
+}
+
+bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
+  size_t tensor = 0;
+  size_t scalar = 0;
+  for (const c10::IValue& argument : arguments) {
+    if (argument.isTensor()) {
+      if (tensor == tensors.size()) return false;
+      const TensorType& type = tensors[tensor++];
+      const at::Tensor& t = argument.toTensor();
+      if (t.scalar_type() != type.dtype || t.device() != type.device || t.sizes() != type.shape ||
+          t.strides() != type.strides) {
+        return false;
+      }
+    } else {
+      if (scalar == scalars.size() || scalars[scalar++] != argument) return false;
+    }
+  }
+  return tensor == tensors.size() && scalar == scalars.size();
+}
+
+Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_shared<const Table>()) {
+  timings_.merge(state_.timings);
+}
+
+std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
+  c10::NoGradGuard no_grad;
+  std::vector<c10::IValue> ready(arguments.begin(), arguments.end());
+  std::vector<at::Tensor> tensors;
+  for (c10::IValue& argument : ready) {
+    if (!argument.isTensor()) continue;
+    if (!is_plain(argument.toTensor())) return run_in_torch(segment, arguments);
+    at::Tensor tensor = presentable(argument.toTensor());
+    tensors.push_back(tensor);
+    argument = std::move(tensor);
+  }
+  std::shared_ptr<const Entry> entry = find(ready);
+  if (!entry) {
+    CallSignature signature = CallSignature::of(ready);
+    if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
+      if (state_.options.outside_range == "error") throw Error(reason);
+      warn_once(reason + " It runs in LibTorch.");
+      return run_in_torch(segment, arguments);
+    }
+    entry = plan_at_call(segment, signature);
+  }
+  if (!entry->executor) return run_in_torch(segment, arguments);
+  try {
+    return entry->executor->run(tensors);
+  } catch (const InternalError& error) {
+    warn_once(std::string("an engine failed and LibTorch ran in its place: ") + error.what());
+  } catch (const c10::Error& error) {
+    warn_once(std::string("an engine failed and LibTorch ran in its place: ") + error.what_without_backtrace());
+  }
+  return run_in_torch(segment, arguments);
+}
+
+std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arguments) const {
+  std::shared_ptr<const Table> table = table_.load(std::memory_order_acquire);
+  for (const auto& entry : *table) {
+    if (!entry->signature.matches(arguments)) continue;
+    entry->last_use.store(clock_.fetch_add(1, std::memory_order_relaxed), std::memory_order_relaxed);
+    return entry;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
+                                                  const std::function<void(size_t, size_t)>& progress) {
+  expect(!signature.tensors.empty(), "the segment has no tensor input");
+  c10::Device device = signature.tensors.front().device;
+  for (const TensorType& type : signature.tensors) {
+    expect(type.device == device, "inputs are on different devices");
+    expect(type.numel() > 0, "an input has no elements");
+  }
+  // Arguments of the script stand in the order of the call; which are tensors, their static types tell.
+  std::vector<ImportArgument> arguments{segment};
+  size_t tensor = 0;
+  size_t scalar = 0;
+  const torch::jit::Graph& script = script_of(segment);
+  for (size_t i = 1; i < script.inputs().size(); ++i) {
+    if (script.inputs()[i]->type()->isSubtypeOf(*c10::TensorType::get())) {
+      arguments.emplace_back(signature.tensors.at(tensor++));
+    } else {
+      arguments.emplace_back(signature.scalars.at(scalar++));
+    }
+  }
+  auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress);
+  auto entry = std::make_shared<Entry>();
+  entry->signature = signature;
+  entry->executor = std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
+  return entry;
+}
+
+void Engine::build(const c10::IValue& segment, const CallSignature& signature,
+                   const std::function<void(size_t, size_t)>& progress) {
+  std::lock_guard lock(plan_mutex_);
+  add(plan(segment, signature, state_.options.optimization_level > 0, progress));
+  state_.signatures.push_back(signature);
+}
+
+void Engine::build_remembered(const c10::IValue& segment) {
+  for (const CallSignature& signature : std::vector(state_.signatures)) {
+    if (!executor_for(signature)) plan_at_call(segment, signature);
+  }
+}
+
+std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature) {
+  std::lock_guard lock(plan_mutex_);
+  std::shared_ptr<const Table> table = table_.load();
+  for (const auto& entry : *table) {  // another thread may have been first
+    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) return entry;
+  }
+  std::shared_ptr<const Entry> entry;
+  try {
+    entry = plan(segment, signature, /*tune=*/false, {});
+  } catch (const std::exception& error) {
+    warn_once(state_.name + " cannot be planned for this call and runs in LibTorch: " + error.what());
+    auto failed = std::make_shared<Entry>();
+    failed->signature = signature;
+    entry = failed;
+  }
+  add(entry);
+  return entry;
+}
+
+void Engine::add(std::shared_ptr<const Entry> entry) {
+  auto table = std::make_shared<Table>(*table_.load());
+  entry->last_use = clock_.fetch_add(1);
+  if (static_cast<int64_t>(table->size()) >= state_.options.max_cached_plans) {
+    table->erase(std::min_element(table->begin(), table->end(), [](const auto& a, const auto& b) {
+      return a->last_use.load() < b->last_use.load();
+    }));
+  }
+  table->push_back(std::move(entry));
+  table_.store(std::move(table));
+}
+
+std::string Engine::outside_range(const CallSignature& signature) const {
+  if (state_.ranges.size() != signature.tensors.size()) return "";
+  for (size_t i = 0; i < state_.ranges.size(); ++i) {
+    const Range& range = state_.ranges[i];
+    const Dims& shape = signature.tensors[i].shape;
+    bool inside = shape.size() == range.min.size();
+    for (size_t d = 0; inside && d < shape.size(); ++d) inside = range.min[d] <= shape[d] && shape[d] <= range.max[d];
+    if (inside) continue;
+    return "Input " + std::to_string(i) + " of " + state_.name + " has shape " + to_string(shape) +
+           ", outside the range " + to_string(range.min) + " to " + to_string(range.max) +
+           " that the module was compiled for; compile it with a wider range, or with outside_range=\"build\".";
+  }
+  return "";
+}
+
+void Engine::warn_once(const std::string& reason) {
+  std::lock_guard lock(warn_mutex_);
+  // One warning for each kind of trouble: the numbers in the text differ from call to call.
+  std::string kind;
+  std::copy_if(reason.begin(), reason.end(), std::back_inserter(kind), [](char c) { return !std::isdigit(c); });
+  if (std::find(warned_.begin(), warned_.end(), kind) != warned_.end()) return;
+  warned_.push_back(kind);
+  TORCH_WARN("torchweld: ", reason);
+}
+
+std::vector<at::Tensor> Engine::run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
+  std::vector<c10::IValue> stack{segment};
+  stack.insert(stack.end(), arguments.begin(), arguments.end());
+  segment.toObjectRef().type()->getMethod("forward").run(stack);
+  return stack.at(0).toTensorVector();
+}
+
+std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) const {
+  for (const auto& entry : *table_.load()) {
+    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) {
+      return entry->executor;
+    }
+  }
+  return nullptr;
+}
+
+EngineReport Engine::report() const {
+  EngineReport report;
+  report.name = state_.name;
+  if (state_.signatures.empty()) return report;
+  std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
+  if (!executor) return report;
+  const Plan& plan = executor->plan();
+  for (int slot : plan.inputs) report.inputs.push_back(to_string(plan.slots[slot].type));
+  for (int slot : plan.outputs) report.outputs.push_back(to_string(plan.slots[slot].type));
+  std::set<std::string> precisions;
+  for (const Step& step : plan.steps) {
+    report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds});
+    for (int slot : step.outputs) {
+      if (plan.slots[slot].type.is_floating()) precisions.insert(dtype_name(plan.slots[slot].type.dtype));
+    }
+  }
+  for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;
+  report.arena_bytes = plan.arena_bytes;
+  for (const at::Tensor& constant : plan.constants) report.constant_bytes += static_cast<int64_t>(constant.nbytes());
+  report.launches = executor->launches();
+  report.flops = plan.flops;
+  return report;
+}
+
+Engine::Saved Engine::save() const {
+  EngineState state = state_;
+  state.timings = timings_.text();
+  std::vector<std::string> names;
+  std::vector<at::Tensor> blobs;
+#ifdef TORCHWELD_WITH_CUDA
+  std::set<std::string> keys;
+  for (const auto& entry : *table_.load()) {
+    if (entry->executor) append_cubins(entry->executor->plan(), keys);
+  }
+  for (auto& [key, code] : cuda::export_cubins({keys.begin(), keys.end()})) {
+    names.push_back(key);
+    at::Tensor blob = empty_tensor(contiguous_type(c10::kByte, {static_cast<int64_t>(code.size())}, c10::kCPU));
+    std::copy(code.begin(), code.end(), blob.mutable_data_ptr<uint8_t>());
+    blobs.push_back(blob);
+  }
+#endif
+  return {kFormatVersion, print_fields(state), names, blobs};
+}
+
+c10::intrusive_ptr<Engine> Engine::load(Saved saved) {
+  auto& [version, text, names, blobs] = saved;
+  if (version > kFormatVersion || version < 1) {
+    throw Error("the module was saved by a newer Torchweld (engine format " + std::to_string(version) +
+                ", this one reads up to " + std::to_string(kFormatVersion) + "); update torchweld");
+  }
+  try {
+    TextReader in(text);
+    auto engine = c10::make_intrusive<Engine>(parse_fields<EngineState>(in));
+    check_options(engine->state_.options);
+#ifdef TORCHWELD_WITH_CUDA
+    std::vector<std::pair<std::string, std::string>> cubins;
+    for (size_t i = 0; i < std::min(names.size(), blobs.size()); ++i) {
+      at::Tensor blob = blobs[i].to(c10::kCPU).contiguous();
+      if (blob.scalar_type() != c10::kByte) throw Error("machine code is no uint8 tensor");
+      cubins.emplace_back(names[i], std::string(reinterpret_cast<const char*>(blob.data_ptr<uint8_t>()), blob.numel()));
+    }
+    cuda::import_cubins(cubins);
+#endif
+    return engine;
+  } catch (const std::exception& error) {
+    throw Error(std::string("the engine in this file is damaged (") + error.what() + "); save the module again");
+  }
+}
+
+c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment) {
+  return segment.toObjectRef().getAttr("engine").toCustomClass<Engine>();
+}
+
+}  // namespace torchweld

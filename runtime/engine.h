@@ -1,0 +1,115 @@
+// The engine: what makes a segment fast. Hangs at the segment's module as its attribute "engine".
+#pragma once
+
+#include <torch/custom_class.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "conversion/timing_cache.h"
+#include "core/options.h"
+#include "runtime/executor.h"
+#include "runtime/torchweld.h"
+
+namespace torchweld {
+
+/// Sizes that calls may have, for one tensor input of an engine.
+struct Range {
+  Dims min;
+  Dims max;
+  void fields(auto&& f) {
+    f("min", min);
+    f("max", max);
+  }
+};
+void print_field(std::string& out, const Range& range);
+void parse_field(TextReader& in, Range& range);
+
+/// The types of tensor inputs, and the values of scalar inputs, that one plan is for.
+struct CallSignature {
+  std::vector<TensorType> tensors;
+  std::vector<c10::IValue> scalars;
+  /// Takes the arguments of torchweld::run apart.
+  static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
+  bool matches(c10::ArrayRef<c10::IValue> arguments) const;
+  void fields(auto&& f) {
+    f("tensors", tensors);
+    f("scalars", scalars);
+  }
+};
+void print_field(std::string& out, const CallSignature& signature);
+void parse_field(TextReader& in, CallSignature& signature);
+
+/// Everything of an engine that is saved, beside machine code. Plans are made again from it, without tuning: the timing
+/// cache holds what tuning found.
+struct EngineState {
+  std::string name;
+  Options options;
+  std::vector<Range> ranges;              ///< One per tensor input; empty: every shape is allowed.
+  std::vector<CallSignature> signatures;  ///< Planned at compile, the tuned one first.
+  std::string timings;                    ///< TimingCache::text of this engine's nodes.
+  double build_seconds = 0;
+  void fields(auto&& f);
+};
+
+class Engine : public torch::CustomClassHolder {
+ public:
+  explicit Engine(EngineState state);
+
+  /// Runs `segment` (the module that this engine hangs at) on its arguments: by the plan for their signature, which is
+  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. Returns the
+  /// segment's outputs. Throws Error for a call outside the range when the options say so.
+  std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
+
+  /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
+  void build(const c10::IValue& segment, const CallSignature& signature,
+             const std::function<void(size_t, size_t)>& progress);
+  /// Makes the plans of all remembered signatures that are still missing.
+  void build_remembered(const c10::IValue& segment);
+  /// Adds what is known about the timing of kernels.
+  TimingCache& timings() { return timings_; }
+
+  void set_build_seconds(double seconds) { state_.build_seconds = seconds; }
+  EngineReport report() const;
+  const EngineState& state() const { return state_; }
+  std::shared_ptr<Executor> executor_for(const CallSignature& signature) const;
+
+  /// The saved form: format version, text of the state, machine code as uint8 tensors.
+  using Saved = std::tuple<int64_t, std::string, std::vector<std::string>, std::vector<at::Tensor>>;
+  Saved save() const;
+  /// Throws Error when the data is damaged or of a newer format.
+  static c10::intrusive_ptr<Engine> load(Saved saved);
+
+ private:
+  struct Entry {
+    CallSignature signature;
+    std::shared_ptr<Executor> executor;  // null: planning failed, LibTorch runs it
+    mutable std::atomic<int64_t> last_use{0};
+  };
+  using Table = std::vector<std::shared_ptr<const Entry>>;
+
+  std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
+  std::shared_ptr<const Entry> plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
+                                    const std::function<void(size_t, size_t)>& progress);
+  std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature);
+  void add(std::shared_ptr<const Entry> entry);
+  std::string outside_range(const CallSignature& signature) const;
+  void warn_once(const std::string& reason);
+  static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
+
+  EngineState state_;
+  TimingCache timings_;
+  std::mutex plan_mutex_;
+  std::atomic<std::shared_ptr<const Table>> table_;
+  mutable std::atomic<int64_t> clock_{0};
+  std::mutex warn_mutex_;
+  std::vector<std::string> warned_;
+};
+
+/// The engine of a segment module.
+c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment);
+
+}  // namespace torchweld

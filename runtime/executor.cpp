@@ -1,0 +1,84 @@
+#include "runtime/executor.h"
+
+#include <algorithm>
+
+#include "core/environment.h"
+#include "runtime/run_context.h"
+
+#ifdef TORCHWELD_WITH_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace torchweld {
+
+Executor::Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs) : plan_(std::move(plan)) {
+  cuda_graphs_ = cuda_graphs && plan_->device.is_cuda() && environment("TORCHWELD_VERIFY") != "1" &&
+                 std::all_of(plan_->steps.begin(), plan_->steps.end(),
+                             [](const Step& step) { return step.kernel->capturable(); });
+}
+
+Executor::~Executor() = default;
+
+std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
+#ifdef TORCHWELD_WITH_CUDA
+  if (plan_->device.is_cuda()) {
+    c10::cuda::CUDAGuard guard(plan_->device);
+    cudaStream_t stream = c10::cuda::getCurrentCUDAStream(plan_->device.index()).stream();
+    std::mutex* lock = nullptr;
+    {
+      std::lock_guard map_lock(mutex_);
+      auto& slot = stream_locks_[stream];
+      if (!slot) slot = std::make_unique<std::mutex>();
+      lock = slot.get();
+    }
+    std::lock_guard stream_lock(*lock);
+    RunContext* context = nullptr;
+    {
+      std::lock_guard map_lock(mutex_);
+      context = by_stream_[stream].get();
+    }
+    if (!context) {
+      auto made = std::make_unique<RunContext>(plan_);
+      context = made.get();
+      std::lock_guard map_lock(mutex_);
+      by_stream_[stream] = std::move(made);
+    }
+    // Being recorded already (torch.cuda.graph round the whole model): the steps join that recording.
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+    if (!cuda_graphs_ || status != cudaStreamCaptureStatusNone) return context->run_steps(inputs, stream);
+    return context->run_graph(inputs, stream);
+  }
+#endif
+  std::unique_ptr<RunContext> context = take_context();
+  std::vector<at::Tensor> outputs = context->run_steps(inputs, nullptr);
+  give_back(std::move(context));
+  return outputs;
+}
+
+int64_t Executor::launches() const {
+  for (const auto& [stream, context] : by_stream_) {
+    if (context && context->recorded_launches() > 0) return context->recorded_launches();
+  }
+  return static_cast<int64_t>(plan_->steps.size());
+}
+
+std::unique_ptr<RunContext> Executor::take_context() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      auto context = std::move(idle_.back());
+      idle_.pop_back();
+      return context;
+    }
+  }
+  return std::make_unique<RunContext>(plan_);
+}
+
+void Executor::give_back(std::unique_ptr<RunContext> context) {
+  std::lock_guard lock(mutex_);
+  idle_.push_back(std::move(context));
+}
+
+}  // namespace torchweld

@@ -1,0 +1,216 @@
+#include "runtime/recorded_graph.h"
+
+#include "core/error.h"
+#include "runtime/run_context.h"
+
+#ifdef TORCHWELD_WITH_CUDA
+
+#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/driver.h"
+#include "kernels/cuda/launch.h"
+
+namespace torchweld {
+namespace {
+
+/// The node that the last launch on a capturing stream has become.
+cudaGraphNode_t last_node(cudaStream_t stream) {
+  cudaStreamCaptureStatus status{};
+  const cudaGraphNode_t* nodes = nullptr;
+  size_t count = 0;
+#if CUDART_VERSION >= 13000
+  C10_CUDA_CHECK(cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, nullptr, &count));
+#else
+  C10_CUDA_CHECK(cudaStreamGetCaptureInfo_v2(stream, &status, nullptr, nullptr, &nodes, &count));
+#endif
+  check(status == cudaStreamCaptureStatusActive && count == 1, "a recorded launch is not the last of its stream");
+  return nodes[0];
+}
+
+/// A kernel node that reads an input or writes an output in place: the addresses to write before each launch.
+struct Patch {
+  CUgraphNode node = nullptr;
+  const cuda::Launch* launch = nullptr;
+  std::vector<int> slots;         // of each pointer parameter
+  std::vector<void*> pointers;    // as last set
+};
+
+class RecordedCudaGraph final : public RecordedGraph {
+ public:
+  RecordedCudaGraph(std::shared_ptr<const Plan> plan, std::vector<at::Tensor> slots)
+      : plan_(std::move(plan)), slots_(std::move(slots)), base_(plan_->storages.size()), graph_(/*keep_graph=*/true) {}
+
+  std::vector<at::Tensor> launch(const std::vector<at::Tensor>& inputs, void* stream) override;
+  int64_t launches() const override { return launches_; }
+
+ private:
+  friend class RecordedGraph;
+  void* address(int slot) const {
+    const Slot& s = plan_->slots[slot];
+    auto element = static_cast<int64_t>(c10::elementSize(s.type.dtype));
+    return static_cast<char*>(base_[s.storage]) + s.element_offset * element;
+  }
+
+  std::shared_ptr<const Plan> plan_;
+  std::vector<at::Tensor> slots_;      // what each slot was bound to when recording
+  std::vector<void*> base_;            // storage -> where its owner's first element is
+  std::vector<int> owner_;             // storage -> slot
+  std::vector<bool> direct_;           // storage -> addresses are written into nodes
+  std::vector<Patch> patches_;
+  at::cuda::CUDAGraph graph_;
+  CUgraphExec exec_ = nullptr;
+  int64_t launches_ = 0;
+};
+
+/// Storages of inputs and outputs that only our own launches touch.
+std::vector<bool> direct_storages(const Plan& plan) {
+  std::vector<bool> direct(plan.storages.size());
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    auto kind = plan.storages[i].kind;
+    direct[i] = kind == Storage::Kind::kInput || kind == Storage::Kind::kOutput;
+  }
+  for (const Step& step : plan.steps) {
+    if (step.kernel->launch()) continue;
+    for (int slot : step.inputs) direct[plan.slots[slot].storage] = false;
+    for (int slot : step.outputs) direct[plan.slots[slot].storage] = false;
+  }
+  return direct;
+}
+
+std::vector<int> pointer_slots(const Step& step) {
+  std::vector<size_t> packed = step.kernel->packed_inputs();
+  std::vector<int> slots;
+  for (size_t i = 0; i < step.inputs.size(); ++i) {
+    if (std::find(packed.begin(), packed.end(), i) == packed.end()) slots.push_back(step.inputs[i]);
+  }
+  slots.insert(slots.end(), step.outputs.begin(), step.outputs.end());
+  return slots;
+}
+
+}  // namespace
+
+std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const std::vector<at::Tensor>& inputs) {
+  const Plan& plan = *context.plan_;
+  for (const Step& step : plan.steps) {
+    check(step.kernel->capturable(), step.tactic + " needs the host between launches");
+  }
+  c10::cuda::CUDAGuard guard(plan.device);
+  c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, plan.device.index());
+  std::vector<bool> direct = direct_storages(plan);
+  std::vector<at::Tensor> bound = inputs;
+  for (size_t i = 0; i < bound.size(); ++i) {
+    if (!direct[plan.slots[plan.inputs[i]].storage]) bound[i] = empty_tensor(plan.slots[plan.inputs[i]].type);
+  }
+  context.bind_inputs(bound);
+  context.bind_outputs();
+
+  auto recorded = std::make_unique<RecordedCudaGraph>(context.plan_, std::vector<at::Tensor>{});
+  {
+    c10::cuda::CUDAStreamGuard on_stream(stream);
+    recorded->graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    try {
+      for (size_t i = 0; i < context.steps_.size(); ++i) {
+        const Step& step = plan.steps[i];
+        context.execute(i, stream.stream());
+        auto touches_direct = [&](int slot) { return direct[plan.slots[slot].storage]; };
+        std::vector<int> slots = step.kernel->launch() ? pointer_slots(step) : std::vector<int>{};
+        if (std::any_of(slots.begin(), slots.end(), touches_direct) && step.kernel->launch()->grid[0] > 0) {
+          recorded->patches_.push_back({last_node(stream.stream()), step.kernel->launch(), slots, {}});
+        }
+        for (int slot : context.steps_[i].slots_to_release) context.slots_[slot].reset();
+      }
+    } catch (...) {
+      try {
+        recorded->graph_.capture_end();
+      } catch (const std::exception&) {  // the first error is the one to report
+      }
+      throw;
+    }
+    recorded->graph_.capture_end();
+    recorded->graph_.instantiate();
+  }
+  recorded->exec_ = recorded->graph_.raw_cuda_graph_exec();
+  size_t nodes = 0;
+  C10_CUDA_CHECK(cudaGraphGetNodes(recorded->graph_.raw_cuda_graph(), nullptr, &nodes));
+  recorded->launches_ = static_cast<int64_t>(nodes);
+  recorded->slots_ = context.slots_;
+  recorded->owner_ = context.owner_;
+  recorded->direct_ = direct;
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    const at::Tensor& tensor = context.slots_[context.owner_[i]];
+    if (tensor.defined()) recorded->base_[i] = tensor.data_ptr();
+  }
+  for (Patch& patch : recorded->patches_) {
+    for (int slot : patch.slots) patch.pointers.push_back(recorded->address(slot));
+  }
+  context.take_outputs();
+  return recorded;
+}
+
+std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>& inputs, void* stream) {
+  const Plan& plan = *plan_;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    int slot = plan.inputs[i];
+    int storage = plan.slots[slot].storage;
+    if (direct_[storage]) {
+      base_[storage] = inputs[i].data_ptr();
+    } else {
+      slots_[slot].copy_(inputs[i], /*non_blocking=*/true);
+    }
+  }
+  std::vector<at::Tensor> fresh(plan.storages.size());
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    if (!direct_[i] || plan.storages[i].kind != Storage::Kind::kOutput) continue;
+    fresh[i] = empty_tensor(plan.storages[i].type);
+    base_[i] = fresh[i].data_ptr();
+  }
+  for (Patch& patch : patches_) {
+    bool changed = false;
+    for (size_t k = 0; k < patch.slots.size(); ++k) {
+      void* now = address(patch.slots[k]);
+      changed = changed || now != patch.pointers[k];
+      patch.pointers[k] = now;
+    }
+    if (!changed) continue;
+    cuda::NodeParams params(*patch.launch, patch.pointers.data());
+    cuda::check_driver(cuda::driver().graph_exec_kernel_node_set_params(exec_, patch.node, &params.params()),
+                       "write addresses into a CUDA graph");
+  }
+  C10_CUDA_CHECK(cudaGraphLaunch(exec_, static_cast<cudaStream_t>(stream)));
+
+  std::vector<at::Tensor> outputs;
+  for (int slot : plan.outputs) {
+    const Slot& s = plan.slots[slot];
+    auto kind = plan.storages[s.storage].kind;
+    at::Tensor base = direct_[s.storage] && kind == Storage::Kind::kOutput ? fresh[s.storage]
+                      : kind == Storage::Kind::kInput                     ? inputs[plan.storages[s.storage].index]
+                                                                          : at::Tensor();
+    if (!base.defined()) {
+      outputs.push_back(slots_[slot].clone());
+    } else if (s.is_view) {
+      outputs.push_back(base.as_strided(s.type.shape, s.type.strides, base.storage_offset() + s.element_offset));
+    } else {
+      outputs.push_back(base);
+    }
+  }
+  return outputs;
+}
+
+}  // namespace torchweld
+
+#else
+
+namespace torchweld {
+
+std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext&, const std::vector<at::Tensor>&) {
+  throw UnavailableError("this build of Torchweld has no CUDA part");
+}
+
+}  // namespace torchweld
+
+#endif

@@ -1,0 +1,13 @@
+// What was compiled, kept with the module.
+#pragma once
+
+#include "runtime/torchweld.h"
+
+namespace torchweld {
+
+/// Keeps fallbacks, share of flops and build time as an attribute of the module, so that they are saved with it.
+void store_report(torch::jit::Module& module, const Report& report);
+/// Reads them back. Throws Error for a module that Torchweld has not compiled.
+Report stored_report(const torch::jit::Module& module);
+
+}  // namespace torchweld

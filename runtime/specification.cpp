@@ -1,0 +1,217 @@
+#include "runtime/specification.h"
+
+#include <ATen/ops/empty_strided.h>
+
+#include "core/error.h"
+
+#ifdef TORCHWELD_WITH_CUDA
+#include <ATen/cuda/CUDAContext.h>
+#endif
+
+namespace torchweld {
+
+namespace jit = torch::jit;
+
+namespace {
+
+std::string describe(const Input& input, size_t index) {
+  return input.name.empty() ? "input " + std::to_string(index) : "input " + std::to_string(index) + " (" + input.name + ")";
+}
+
+void check_input(const Input& input, size_t index) {
+  std::string name = describe(input, index);
+  size_t rank = input.opt_shape.size();
+  if (input.min_shape.size() != rank || input.max_shape.size() != rank) {
+    throw Error(name + ": min_shape " + to_string(input.min_shape) + ", opt_shape " + to_string(input.opt_shape) +
+                " and max_shape " + to_string(input.max_shape) + " must have the same number of dimensions");
+  }
+  for (size_t d = 0; d < rank; ++d) {
+    std::string where = name + ", dimension " + std::to_string(d) + ": ";
+    int64_t low = input.min_shape[d];
+    int64_t opt = input.opt_shape[d];
+    int64_t high = input.max_shape[d];
+    if (low < 1 || opt < 1 || high < 1) {
+      throw Error(where + "size " + std::to_string(std::min({low, opt, high})) +
+                  " is not allowed; sizes start at 1 (tensors without elements run in LibTorch at call time)");
+    }
+    if (low > high) {
+      throw Error(where + "min " + std::to_string(low) + " is larger than max " + std::to_string(high) + "; swap them");
+    }
+    if (opt < low || opt > high) {
+      throw Error(where + "opt " + std::to_string(opt) + " is outside the range " + std::to_string(low) + ".." +
+                  std::to_string(high) + "; choose opt_shape between min_shape and max_shape");
+    }
+  }
+}
+
+c10::Device device_of(const jit::Module& module, const Signature& signature, const Options& options) {
+  std::optional<c10::Device> weights;
+  for (const auto& parameter : module.parameters()) {
+    if (!weights) weights = parameter.device();
+  }
+  for (const auto& buffer : module.buffers()) {
+    if (!weights) weights = buffer.device();
+  }
+  for (const Input& input : signature.inputs) {
+    if (!weights && input.example.defined()) weights = input.example.device();
+  }
+  c10::Device device = weights.value_or(c10::Device(c10::kCPU));
+  if (!options.device.empty()) {
+    try {
+      device = c10::Device(options.device);
+    } catch (const c10::Error&) {
+      throw Error("device \"" + options.device + "\" is unknown; use \"cpu\" or \"cuda:0\"");
+    }
+  }
+  if (device.is_cuda() && !device.has_index()) device.set_index(0);
+  if (!device.is_cpu() && !device.is_cuda()) {
+    throw Error("device \"" + device.str() + "\" is not supported; use a CPU or CUDA device");
+  }
+#ifndef TORCHWELD_WITH_CUDA
+  if (device.is_cuda()) {
+    throw UnavailableError("this build of Torchweld has no CUDA part; build it against a CUDA build of LibTorch");
+  }
+#endif
+  if (weights && *weights != device) {
+    throw Error("the module's weights are on " + weights->str() + " but device is \"" + device.str() +
+                "\"; move the module first: module.to(\"" + device.str() + "\")");
+  }
+  return device;
+}
+
+void check_precisions(const Options& options, c10::Device device) {
+#ifdef TORCHWELD_WITH_CUDA
+  if (!device.is_cuda()) return;
+  const cudaDeviceProp* properties = at::cuda::getDeviceProperties(device.index());
+  for (c10::ScalarType dtype : options.enabled_precisions) {
+    if (dtype == c10::kBFloat16 && properties->major < 8) {
+      throw UnavailableError(std::string("enabled_precisions asks for bfloat16, which ") + properties->name +
+                             " lacks; use torch.half or torch.float32");
+    }
+  }
+#else
+  (void)options;
+  (void)device;
+#endif
+}
+
+c10::ScalarType default_dtype(const jit::Module& module) {
+  for (const auto& parameter : module.parameters()) {
+    if (parameter.is_floating_point()) return parameter.scalar_type();
+  }
+  return c10::kFloat;
+}
+
+at::Tensor meta_tensor(const Input& input, const Dims& shape, c10::ScalarType otherwise) {
+  Dims strides = input.channels_last ? channels_last_strides(shape) : contiguous_strides(shape);
+  if (input.example.defined() && shape == input.example.sizes().vec()) strides = input.example.strides().vec();
+  return at::empty_strided(shape, strides, at::TensorOptions(input.dtype.value_or(otherwise)).device(c10::kMeta));
+}
+
+/// `value` with the next of `tensors` in the place of each tensor, depth first.
+c10::IValue fill(const c10::IValue& value, const std::vector<at::Tensor>& tensors, size_t& next) {
+  if (value.isTensor()) {
+    if (next == tensors.size()) throw Error("there are more tensors in the arguments than Inputs; describe each tensor");
+    return tensors[next++];
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) elements.push_back(fill(element, tensors, next));
+    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
+  }
+  if (value.isList()) {
+    c10::impl::GenericList list(value.toList().elementType());
+    for (const c10::IValue& element : value.toListRef()) list.push_back(fill(element, tensors, next));
+    return list;
+  }
+  if (value.isGenericDict()) {
+    auto dict = value.toGenericDict();
+    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
+    for (const auto& entry : dict) copy.insert(entry.key(), fill(entry.value(), tensors, next));
+    return copy;
+  }
+  return value;
+}
+
+std::vector<c10::IValue> arguments_at(const c10::FunctionSchema& schema, const Signature& signature,
+                                      const std::vector<at::Tensor>& tensors) {
+  size_t next = 0;
+  std::vector<c10::IValue> arguments;
+  for (const c10::IValue& value : signature.arguments) arguments.push_back(fill(value, tensors, next));
+  size_t expected = schema.arguments().size() - 1;  // without self
+  if (arguments.size() > expected) {
+    throw Error(schema.name() + "() takes " + std::to_string(expected) + " argument" + (expected == 1 ? "" : "s") + ", but " +
+                std::to_string(arguments.size()) + " inputs are given");
+  }
+  for (size_t i = arguments.size(); i < expected; ++i) {
+    const c10::Argument& formal = schema.arguments()[i + 1];
+    if (!formal.default_value()) {
+      throw Error(schema.name() + "() needs the argument '" + formal.name() + "' of type " + formal.type()->str() +
+                  ", for which no input is given; add one to inputs");
+    }
+    arguments.push_back(*formal.default_value());
+  }
+  for (size_t i = 0; i < expected; ++i) {
+    const c10::Argument& formal = schema.arguments()[i + 1];
+    if (arguments[i].type()->isSubtypeOf(*formal.type())) continue;
+    bool list_of_tuple = arguments[i].isTuple() && formal.type()->kind() == c10::TypeKind::ListType;
+    throw Error("argument '" + formal.name() + "' of " + schema.name() + "() is a " + formal.type()->str() +
+                ", but the input given for it is a " + arguments[i].type()->str() +
+                (list_of_tuple ? "; pass a list instead of a tuple" : "; give an input of that type"));
+  }
+  return arguments;
+}
+
+}  // namespace
+
+Input::Input(Dims shape, std::optional<c10::ScalarType> type)
+    : min_shape(shape), opt_shape(shape), max_shape(std::move(shape)), dtype(type) {}
+
+Input::Input(Dims low, Dims opt, Dims high, std::optional<c10::ScalarType> type)
+    : min_shape(std::move(low)), opt_shape(std::move(opt)), max_shape(std::move(high)), dtype(type) {}
+
+Input Input::from_tensor(const at::Tensor& tensor) {
+  Input input(tensor.sizes().vec(), tensor.scalar_type());
+  input.example = tensor;
+  return input;
+}
+
+Signature Signature::of(std::vector<Input> inputs) {
+  Signature signature;
+  for (size_t i = 0; i < inputs.size(); ++i) signature.arguments.emplace_back(at::Tensor());
+  signature.inputs = std::move(inputs);
+  return signature;
+}
+
+Specification specify(const jit::Module& module, const std::string& method, const Signature& signature,
+                      const Options& options) {
+  if (!module.find_method(method)) {
+    throw Error("the module has no method '" + method + "'; name one that it has in methods");
+  }
+  for (size_t i = 0; i < signature.inputs.size(); ++i) check_input(signature.inputs[i], i);
+  Specification result;
+  result.device = device_of(module, signature, options);
+  check_precisions(options, result.device);
+  c10::ScalarType otherwise = default_dtype(module);
+  const c10::FunctionSchema& schema = module.get_method(method).function().getSchema();
+  bool has_range = false;
+  for (const Input& input : signature.inputs) has_range = has_range || input.min_shape != input.max_shape;
+  for (Dims Input::*shape : {&Input::opt_shape, &Input::min_shape, &Input::max_shape}) {
+    std::vector<at::Tensor> tensors;
+    for (const Input& input : signature.inputs) tensors.push_back(meta_tensor(input, input.*shape, otherwise));
+    result.arguments.push_back(arguments_at(schema, signature, tensors));
+    if (!has_range) break;
+  }
+  return result;
+}
+
+jit::Module clone_for_inference(const jit::Module& module) {
+  jit::Module copy = module.clone();
+  if (copy.is_training()) {
+    TORCH_WARN("torchweld: the module is in training mode; it is compiled as in eval mode. Call module.eval() first.");
+    copy.eval();
+  }
+  return copy;
+}
+
+}  // namespace torchweld

@@ -1,0 +1,93 @@
+// The public C++ interface. Link libtorchweld and LibTorch; modules saved after compile() load with torch::jit::load in
+// any program that links libtorchweld.
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/options.h"
+#include "core/types.h"
+
+namespace torchweld {
+
+/// One tensor input of the module: a range of shapes and a dtype.
+struct Input {
+  Dims min_shape;
+  Dims opt_shape;  ///< The shape that is tuned for.
+  Dims max_shape;
+  std::optional<c10::ScalarType> dtype;  ///< Nothing: the dtype of the module's first floating parameter, else f32.
+  bool channels_last = false;            ///< Callers will pass channels-last tensors.
+  std::string name;
+  /// An example; when given, the only data the module may be run on at compile.
+  at::Tensor example;
+
+  Input() = default;
+  /// A fixed shape.
+  explicit Input(Dims shape, std::optional<c10::ScalarType> dtype = std::nullopt);
+  Input(Dims min_shape, Dims opt_shape, Dims max_shape, std::optional<c10::ScalarType> dtype = std::nullopt);
+  static Input from_tensor(const at::Tensor& tensor);
+};
+
+/// What one module method gets: its arguments as IValues in which every tensor (at any depth) stands for one Input; the
+/// tensors there are only place holders and may be empty. `inputs` lists the Inputs in the order of a depth-first walk.
+struct Signature {
+  std::vector<c10::IValue> arguments;
+  std::vector<Input> inputs;
+  /// Arguments that are exactly these tensors, in order.
+  static Signature of(std::vector<Input> inputs);
+};
+
+/// One engine of a compiled (or planned, for dry_run) module.
+struct EngineReport {
+  std::string name;
+  std::string precision;            ///< Dtypes its heavy steps compute in, "f16" or "f16, f32".
+  std::vector<std::string> inputs;  ///< Types as text.
+  std::vector<std::string> outputs;
+  struct Step {
+    std::string op;      ///< Node text.
+    std::string tactic;  ///< With its configuration.
+    std::string source;  ///< The user's line; may be empty.
+    double microseconds = 0;  ///< As timed when chosen; 0 when not timed.
+  };
+  std::vector<Step> steps;
+  int64_t arena_bytes = 0;
+  int64_t constant_bytes = 0;
+  int64_t launches = 0;  ///< Nodes of the recorded CUDA graph, else steps.
+  double flops = 0;      ///< Floating-point operations of one run.
+};
+
+/// A node that stays in LibTorch.
+struct Fallback {
+  std::string op;
+  std::string reason;
+  std::string source;
+};
+
+/// What went where.
+struct Report {
+  std::vector<EngineReport> engines;
+  std::vector<Fallback> fallbacks;
+  double flops_in_engines = 0;  ///< 0..1
+  double build_seconds = 0;
+  std::string text() const;
+  std::string json() const;
+};
+
+/// Called with what is being done and the share done, 0..1. An exception it throws cancels the compilation.
+using Progress = std::function<void(const std::string& what, double share)>;
+
+/// Compiles the methods named in `options`. The argument is not changed. Throws Error when the module, an input or an
+/// option cannot be right; whatever cannot be compiled stays TorchScript inside the result.
+torch::jit::Module compile(const torch::jit::Module& module, const Signature& signature, const Options& options = {},
+                           const Progress& progress = {});
+/// What compile() would do, without building.
+Report dry_run(const torch::jit::Module& module, const Signature& signature, const Options& options = {});
+/// What a compiled module holds. Engines that have not been planned in this process are planned first.
+Report explain(const torch::jit::Module& compiled);
+/// Plans every engine for these arguments, as a first call would.
+void warm_up(torch::jit::Module& compiled, std::vector<c10::IValue> arguments);
+
+}  // namespace torchweld

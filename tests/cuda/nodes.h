@@ -1,0 +1,38 @@
+// Nodes for tests of CUDA kernels: representative ones, with the layouts and fused bodies that passes make.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+#include "kernels/kernel.h"
+
+namespace torchweld::cuda_tests {
+
+/// A graph whose last node is to be run; every graph input is a tensor that the caller gives.
+struct Case {
+  std::string name;
+  std::unique_ptr<Graph> graph;
+  const Node& node() const { return *graph->nodes().back(); }
+};
+
+/// Cases for one floating dtype on `device`. Constants (weights) lie in host memory as long as `device` is no CUDA
+/// device of this machine.
+std::vector<Case> cases(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+/// Fused nodes that together hold every pointwise function that takes operands of `dtype`, each giving one output.
+std::vector<Case> all_pointwise(c10::ScalarType dtype, c10::Device device);
+
+/// What tests call every tactic of ours by.
+struct NamedTactic {
+  const char* name;
+  void (*propose)(const Node&, const KernelContext&, Offers&);
+};
+/// The tactics whose kernels are our own device code.
+std::vector<NamedTactic> own_tactics();
+/// The tactics that call cuDNN and cuBLASLt.
+std::vector<NamedTactic> library_tactics();
+
+}  // namespace torchweld::cuda_tests

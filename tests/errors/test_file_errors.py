@@ -1,0 +1,119 @@
+"""Damaged files, calls outside the range, and the wrong torch."""
+
+import warnings
+
+import pytest
+import torch
+import torchweld
+from torchweld import _startup
+
+X = torch.ones(2, 4)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2)).eval()
+    compiled = torchweld.compile(torch.jit.script(net), [X])
+    path = tmp_path_factory.mktemp("saved") / "net.ts"
+    torch.jit.save(compiled, str(path))
+    return path
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match="nowhere.ts does not exist; give the path of a file written by"):
+        torchweld.load("nowhere.ts")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_file(saved, tmp_path, share):
+    data = saved.read_bytes()
+    path = tmp_path / "short.ts"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match="it is truncated, altered, or no TorchScript file; save the module again"):
+        torchweld.load(str(path))
+
+
+def test_not_a_torchscript_file(tmp_path):
+    path = tmp_path / "text.ts"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match="it is truncated, altered, or no TorchScript file"):
+        torchweld.load(str(path))
+
+
+def test_altered_file_never_crashes_and_never_lies_silently(saved, tmp_path):
+    """Flipped bytes give an error, or a module that runs; never a crash of the process."""
+    data = bytearray(saved.read_bytes())
+    generator = torch.Generator().manual_seed(3)
+    errors = 0
+    for place in torch.randint(0, len(data), (60,), generator=generator).tolist():
+        changed = bytearray(data)
+        changed[place] ^= 0x5A
+        path = tmp_path / "altered.ts"
+        path.write_bytes(changed)
+        try:
+            torchweld.load(str(path))(X)
+        except (ValueError, RuntimeError, UnicodeDecodeError) as error:
+            errors += 1
+            assert str(error)
+    assert errors > 0
+
+
+def compiled_with(outside_range):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    spec = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(3, 4))
+    return net, torchweld.compile(torch.jit.script(net), [spec], outside_range=outside_range)
+
+
+def test_outside_range_runs_in_torch_with_one_warning():
+    net, compiled = compiled_with("torch")
+    big = torch.randn(9, 4)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            torch.testing.assert_close(compiled(big), net(big))
+    (warning,) = told
+    text = str(warning.message)
+    assert "has shape [9, 4], outside the range [1, 4] to [3, 4] that the module was compiled for; compile it" in text
+    assert "It runs in LibTorch" in text
+
+
+def test_outside_range_raises():
+    _, compiled = compiled_with("error")
+    compiled(torch.randn(3, 4))
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        compiled(torch.randn(9, 4))
+    assert "outside" in str(caught.value) and "9" in str(caught.value)
+
+
+def test_outside_range_is_built():
+    net, compiled = compiled_with("build")
+    big = torch.randn(9, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(compiled(big), net(big))
+
+
+@pytest.mark.parametrize("outside_range", ["torch", "error"])
+def test_wrong_dtype_at_a_call(outside_range):
+    """What eager refuses is refused, in words that name the dtype."""
+    _, compiled = compiled_with(outside_range)
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        compiled(torch.ones(2, 4, dtype=torch.float64))
+    assert any(word in str(caught.value) for word in ("double", "Double", "f64", "dtype"))
+
+
+@pytest.mark.parametrize(
+    "found, cuda, words",
+    [
+        ("2.12.1+cu130", "13.0", "was built for torch 2.11.0 and found torch 2.12.1+cu130: install torch==2.11.0"),
+        ("2.11.0+cpu", None, "was built for a torch with CUDA and found torch 2.11.0+cpu, which has none"),
+    ],
+)
+def test_wrong_torch(found, cuda, words):
+    message = _startup.mismatch(found, cuda, "2.11.0", True)
+    assert words in message and "\n" not in message
+
+
+def test_right_torch():
+    assert _startup.mismatch("2.11.1+cu130", "13.0", "2.11.0", True) is None
+    assert _startup.mismatch("2.11.0+cpu", None, "2.11.0", False) is None

@@ -1,0 +1,114 @@
+"""Every option of compile() is checked, and what cannot be honoured raises."""
+
+import pytest
+import torch
+import torchweld
+
+X = torch.ones(1, 4)
+
+
+def script():
+    return torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval())
+
+
+@pytest.mark.parametrize(
+    "option, value, kind, words",
+    [
+        ("enabled_precisions", set(), ValueError, "enabled_precisions is empty; name at least one dtype"),
+        ("enabled_precisions", {"fp13"}, ValueError, "enabled_precisions: 'fp13' is not a dtype"),
+        ("enabled_precisions", {torch.int8}, ValueError, "8-bit precision does not exist in this version"),
+        (
+            "enabled_precisions",
+            {torch.float64},
+            ValueError,
+            "supported are torch.float32, torch.half and torch.bfloat16",
+        ),
+        ("enabled_precisions", 16, TypeError, "enabled_precisions is 16; give a set of dtypes"),
+        ("device", "tpu", ValueError, 'device is \'tpu\'; give "cpu", "cuda", "cuda:0" or a torch.device'),
+        ("device", "meta", ValueError, 'Torchweld runs on "cpu" and "cuda"'),
+        ("device", "cuda:99", RuntimeError, 'device is "cuda:99" but torch finds'),
+        ("min_block_size", 0, ValueError, "min_block_size is 0; it must be 1 or more"),
+        ("min_block_size", "3", TypeError, "min_block_size is '3'; it must be of type int"),
+        ("require_full_compilation", 1, TypeError, "require_full_compilation is 1; it must be of type bool"),
+        ("torch_executed_ops", "aten::relu", TypeError, "torch_executed_ops is 'aten::relu'; give a list"),
+        ("torch_executed_ops", ["relu"], ValueError, 'write the operator with its namespace, as in "aten::relu"'),
+        ("torch_executed_modules", [3], TypeError, "torch_executed_modules holds 3; give names as text"),
+        ("workspace_size", -1, ValueError, "workspace_size is -1; give a number of bytes, or 0"),
+        ("optimization_level", 6, ValueError, "optimization_level is 6; it must be 0 to 5"),
+        ("outside_range", "panic", ValueError, 'outside_range is "panic"; it must be "torch", "error" or "build"'),
+        ("max_cached_plans", 0, ValueError, "max_cached_plans is 0; it must be 1 or more"),
+        ("calibrator", object(), ValueError, "calibrator: 8-bit calibration does not exist in this version"),
+        ("methods", (), ValueError, "methods is empty; name at least one method"),
+        ("methods", ("fly",), ValueError, "the module has no method 'fly'"),
+        ("progress", 5, TypeError, "progress is a int; give a function of (text, share)"),
+    ],
+)
+def test_option(option, value, kind, words):
+    with pytest.raises(kind) as caught:
+        torchweld.compile(script(), [X], **{option: value})
+    assert words in str(caught.value)
+
+
+def test_unknown_option():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sparse_weights'"):
+        torchweld.compile(script(), [X], sparse_weights=True)
+
+
+def test_not_a_module():
+    with pytest.raises(TypeError, match="module is a function; give a ScriptModule, a ScriptFunction or an nn.Module"):
+        torchweld.compile(lambda x: x, [X])
+
+
+def test_module_that_cannot_be_scripted():
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return eval("x + 1")
+
+    with pytest.raises(ValueError) as caught:
+        torchweld.compile(Odd().eval(), [X])
+    assert "Odd is not TorchScript and torch.jit.script cannot make it so; trace it" in str(caught.value)
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_training_mode_warns_and_leaves_the_module_alone(scripted):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    net = torch.jit.script(net) if scripted else net
+    with pytest.warns(UserWarning, match="the module is in training mode; a copy in eval mode is compiled"):
+        compiled = torchweld.compile(net, [X])
+    assert net.training and not compiled.training
+    torch.testing.assert_close(compiled(X), net.eval()(X))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_module_and_input_on_different_devices():
+    with pytest.raises(
+        ValueError, match="inputs\\[0\\] is on cuda:0 and the module runs on cpu; move the tensor there"
+    ):
+        torchweld.compile(script(), [X.cuda()])
+
+
+def test_explain_and_warm_up_want_a_compiled_module():
+    with pytest.raises(TypeError, match="explain got a Linear; give a module that torchweld.compile returned"):
+        torchweld.explain(torch.nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="warm_up got a Linear"):
+        torchweld.warm_up(torch.nn.Linear(1, 1), X)
+
+
+def test_full_compilation_names_what_stays():
+    def unique_sum(x: torch.Tensor):
+        return torch.unique(torch.relu(x) * 2 + 1).sum()
+
+    with pytest.raises(ValueError) as caught:
+        torchweld.compile(torch.jit.script(unique_sum), [X], require_full_compilation=True)
+    assert "unique" in str(caught.value)
+
+
+def test_exception_in_progress_cancels():
+    class Stop(Exception):
+        pass
+
+    def stop(what, share):
+        raise Stop(what)
+
+    with pytest.raises(Stop):
+        torchweld.compile(script(), [X], progress=stop)

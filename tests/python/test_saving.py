@@ -1,0 +1,91 @@
+"""Saved modules: fresh processes, state_dict, the timing cache, copies."""
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchweld
+
+IMAGE = torchweld.Input(min_shape=(1, 3, 16, 16), opt_shape=(2, 3, 16, 16), max_shape=(8, 3, 16, 16))
+RUN_SAVED = """
+import sys, torch, torchweld
+module = torch.jit.load(sys.argv[1])
+torch.save([module(x) for x in torch.load(sys.argv[2])], sys.argv[3])
+print(len(torchweld.explain(module).engines))
+"""
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.half])
+def test_fresh_process_gives_identical_results(small_net, device, tmp_path, precision):
+    if precision == torch.half and device == "cpu":
+        pytest.skip("half precision on CUDA")
+    compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE], enabled_precisions={torch.float32, precision})
+    inputs = [torch.randn(n, 3, 16, 16, device=device) for n in (1, 2, 5)]
+    results = [compiled(x) for x in inputs]
+    module, data, answer = (str(tmp_path / name) for name in ("net.ts", "in.pt", "out.pt"))
+    torch.jit.save(compiled, module)
+    torch.save(inputs, data)
+    done = subprocess.run([sys.executable, "-c", RUN_SAVED, module, data, answer], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1"
+    for a, b in zip(results, torch.load(answer), strict=False):
+        assert torch.equal(a, b)
+
+
+def through_a_buffer(module, **options):
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer, **options)
+
+
+def test_saving_again_and_state_dict(small_net, device):
+    compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE])
+    x = torch.randn(2, 3, 16, 16, device=device)
+    again = through_a_buffer(through_a_buffer(compiled))
+    assert torch.equal(again(x), compiled(x))
+    total = sum(t.numel() for t in small_net.parameters())
+    assert sum(t.numel() for t in compiled.state_dict().values()) >= total
+
+
+def test_deepcopy(small_net, device):
+    compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE])
+    x = torch.randn(2, 3, 16, 16, device=device)
+    assert torch.equal(copy.deepcopy(compiled)(x), compiled(x))
+
+
+def test_timing_cache_is_text_and_makes_compilation_repeatable(small_net, device, tmp_path):
+    cache = tmp_path / "timings.txt"
+    script = torch.jit.script(small_net)
+    first = torchweld.compile(script, [IMAGE], timing_cache=cache)
+    text = cache.read_text()
+    second = torchweld.compile(script, [IMAGE], timing_cache=cache)
+    assert cache.read_text() == text
+
+    def tactics(module):
+        return [step.tactic for engine in torchweld.explain(module).engines for step in engine.steps]
+
+    assert tactics(first) == tactics(second)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_map_location_moves_to_another_device(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    path = str(tmp_path / "net.ts")
+    torch.jit.save(torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 4))]), path)
+    x = torch.randn(2, 4)
+    moved = torchweld.load(path, map_location="cuda:0")
+    torch.testing.assert_close(moved(x.cuda()).cpu(), net(x), rtol=1e-3, atol=1e-3)
+
+
+def test_file_opened_without_torchweld_names_it(small_net, tmp_path):
+    """LibTorch's own message must let a stranger find out what is missing."""
+    path = str(tmp_path / "net.ts")
+    torch.jit.save(torchweld.compile(torch.jit.script(small_net.cpu()), [IMAGE]), path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import torch; torch.jit.load({path!r})"], capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "torchweld" in done.stderr

@@ -1,0 +1,136 @@
+"""The command line, the examples, the C++ programs."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchweld
+from torchweld import __main__ as cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = pathlib.Path(torchweld._C.__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def original(small_net, tmp_path):
+    path = str(tmp_path / "net.ts")
+    torch.jit.save(torch.jit.script(small_net.cpu()), path)
+    return path
+
+
+def test_compile_explain_compare(original, tmp_path, capsys):
+    out = str(tmp_path / "out.ts")
+    shapes = "[(1,3,16,16);(2,3,16,16);(4,3,16,16)]@f32"
+    assert cli.main(["compile", original, "-o", out, "--input", shapes, "--optimization-level", "1"]) == 0
+    assert cli.main(["explain", out, "--json"]) == 0
+    text = capsys.readouterr().out
+    assert len(json.loads(text[text.rindex('{"', 0, text.index('"engines"') + 1) :])["engines"]) == 1
+    assert cli.main(["compare", original, out, "--input", "(3,3,16,16)@f32"]) == 0
+    assert "smallest tolerance against the original" in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing(original, tmp_path):
+    out = tmp_path / "out.ts"
+    assert cli.main(["compile", original, "-o", str(out), "--input", "(1,3,16,16)", "--dry-run"]) == 0
+    assert not out.exists()
+
+
+def test_mistakes_are_one_line(original, capsys):
+    assert cli.main(["compile", original, "-o", "x.ts", "--input", "1,3,16,16"]) == 2
+    assert capsys.readouterr().err.startswith("error: input '1,3,16,16'")
+    assert cli.main(["explain", "nowhere.ts"]) == 2
+    assert "nowhere.ts does not exist" in capsys.readouterr().err
+
+
+def test_env_lists_every_variable(capsys):
+    assert cli.main(["env"]) == 0
+    text = capsys.readouterr().out
+    for name in ("TORCHWELD_LOG", "TORCHWELD_DUMP", "TORCHWELD_VERIFY", "TORCHWELD_DISABLE"):
+        assert name in text
+
+
+def test_bench_writes_records(original, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert (
+        cli.main(
+            [
+                "bench",
+                original,
+                "--input",
+                "(2,3,16,16)@f32",
+                "--repeats",
+                "2",
+                "--calls",
+                "5",
+                "--device",
+                "cpu",
+                "--json",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    (record,) = json.loads(out.read_text())
+    assert set(record) >= {
+        "model",
+        "batch",
+        "precision",
+        "device",
+        "commit",
+        "torchweld_ms",
+        "torchweld_p99_ms",
+        "host_us",
+        "kernels_per_call",
+        "build_s",
+        "peak_gpu_mb",
+        "peers",
+        "error_ratio",
+    }
+    assert set(record["peers"]) == {"eager", "frozen"} and record["torchweld_ms"] > 0
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_python_quickstart():
+    pytest.importorskip("torchvision")
+    text = run(sys.executable, "examples/python_quickstart.py")
+    assert "after saving and loading: identical" in text
+
+
+def test_demo_on_real_pictures():
+    for name in ("skimage", "rich", "efficientnet_lite_pytorch", "torchvision"):
+        pytest.importorskip(name)
+    text = run(sys.executable, "examples/demo.py")
+    for word in (
+        "Egyptian cat",
+        "espresso",
+        "tripod",
+        "identical results",
+        "1 engine(s)",
+        "0 operation(s) left to LibTorch",
+    ):
+        assert word in text
+
+
+@pytest.mark.skipif(not (PROGRAMS / "run_module").exists(), reason="the C++ examples are not built")
+def test_cpp_quickstart_agrees_with_python(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    net = torchvision.models.squeezenet1_1(weights=None).eval()
+    source, compiled = tmp_path / "net.ts", tmp_path / "compiled.ts"
+    torch.jit.save(torch.jit.script(net), str(source))
+    assert "engine" in run(PROGRAMS / "compile_module", source, compiled, 64)
+    words = run(PROGRAMS / "run_module", compiled, 3, 64).split()
+    with torch.inference_mode():
+        x = torch.linspace(-1, 1, 3 * 3 * 64 * 64).view(3, 3, 64, 64)
+        assert float(words[words.index("sum") + 1]) == pytest.approx(float(net(x).double().sum()), rel=1e-4)
+        from_python = torchweld.load(compiled)(x)
+    assert float(words[words.index("sum") + 1]) == pytest.approx(float(from_python.double().sum()), rel=1e-6)

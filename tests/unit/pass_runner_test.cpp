@@ -1,0 +1,73 @@
+// The pass table and its runner.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "conversion/passes/passes.h"
+#include "core/ops/fused.h"
+
+namespace torchweld {
+namespace {
+
+/// Sets an environment variable for the length of a test.
+class Setting {
+ public:
+  Setting(const char* name, const std::string& value) : name_(name) { setenv(name, value.c_str(), 1); }
+  ~Setting() { unsetenv(name_); }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+
+ private:
+  const char* name_;
+};
+
+constexpr const char* kChain = R"(graph(%x: f32[8]) {
+  %a = pointwise{fn="relu"}(%x)
+  %b = pointwise{fn="relu"}(%a)
+  %c = pointwise{fn="tanh"}(%b)
+  return %c
+})";
+
+TEST(PassRunner, RunsTheWholeTable) {
+  auto graph = Graph::parse(kChain);
+  optimize(*graph, {});
+  ASSERT_EQ(graph->nodes().size(), 1u);
+  EXPECT_TRUE(graph->nodes().front()->as<Fused>());
+}
+
+TEST(PassRunner, LeavesOutWhatIsDisabled) {
+  Setting disable("TORCHWELD_DISABLE", "simplify,fuse");
+  auto graph = Graph::parse(kChain);
+  std::string before = graph->text();
+  optimize(*graph, {});
+  EXPECT_EQ(graph->text(), before);
+}
+
+TEST(PassRunner, WritesStagesThatChangedTheGraph) {
+  // Not std::filesystem::remove_all: LibTorch exports one of its own, which crashes in programs built with another GCC.
+  std::string folder = testing::TempDir() + "torchweld_passes_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  Setting dump("TORCHWELD_DUMP", folder);
+  auto graph = Graph::parse(kChain);
+  optimize(*graph, {.precisions = {c10::kFloat}, .name = "chain"});
+  for (const char* stage : {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10"}) {
+    std::string path = folder + "/chain." + stage + ".txt";
+    std::ifstream file(path);
+    bool changed = std::string(stage) == "00" || std::string(stage) == "02" || std::string(stage) == "10";
+    EXPECT_EQ(file.good(), changed) << stage;
+    std::stringstream text;
+    text << file.rdbuf();
+    if (std::string(stage) == "10") {
+      EXPECT_EQ(text.str(), "# after fuse\n" + graph->text() + "\n");
+    }
+    if (changed) std::remove(path.c_str());
+  }
+  rmdir(folder.c_str());
+}
+
+}  // namespace
+}  // namespace torchweld

@@ -12,12 +12,15 @@ struct SegmentModule {
   std::string name;  ///< Its attribute name in the compiled module, "segment_0".
   torch::jit::Module module;
   /// What the caller passes, in the order of `forward`'s arguments.
-  std::vector<const torch::jit::Value*> inputs;
+  struct Argument {
+    const torch::jit::Value* value;  ///< Only a key of Probe::types: the value itself may be gone from the graph.
+    bool is_tensor;
+  };
+  std::vector<Argument> inputs;
 };
 
 /// Rewrites `graph` (whose first input is `owner`, the module that the segments' modules will hang at): each segment
-/// becomes `torchweld::run(self.segment_k, (inputs...))`. Numbers segments from `first`. Values named by `inputs` stay
-/// valid as keys, but may have been replaced in the graph.
+/// becomes `torchweld::run(self.segment_k, (inputs...))`. Numbers segments from `first`.
 std::vector<SegmentModule> splice(torch::jit::Graph& graph, const Partition& partition, const torch::jit::Module& owner,
                                   size_t first);
 

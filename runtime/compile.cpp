@@ -72,11 +72,11 @@ void require_no_fallback(const Report& report) {
 /// Sizes that an engine's inputs have over the range that was asked for; empty when some are unknown.
 std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Probe>& probes) {
   std::vector<Range> ranges;
-  for (const jit::Value* input : segment.inputs) {
-    if (!input->type()->isSubtypeOf(*c10::TensorType::get())) continue;
+  for (const SegmentModule::Argument& input : segment.inputs) {
+    if (!input.is_tensor) continue;
     Range range;
     for (const Probe& probe : probes) {
-      auto type = probe.types.find(input);
+      auto type = probe.types.find(input.value);
       if (type == probe.types.end()) return {};
       const Dims& shape = type->second.shape;
       if (range.min.empty()) range = {shape, shape};
@@ -94,9 +94,9 @@ std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Pro
 /// The signature at the opt shapes; nothing when it is known only at run time.
 std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
   CallSignature signature;
-  for (const jit::Value* input : segment.inputs) {
-    auto type = probe.types.find(input);
-    if (type == probe.types.end()) return std::nullopt;
+  for (const SegmentModule::Argument& input : segment.inputs) {
+    auto type = probe.types.find(input.value);
+    if (!input.is_tensor || type == probe.types.end()) return std::nullopt;
     signature.tensors.push_back(type->second);
   }
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);

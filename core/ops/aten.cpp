@@ -28,8 +28,8 @@ const c10::OperatorHandle operator_named(const std::string& op) {
 bool gives_tensors(const c10::Argument& result) {
   const c10::Type& type = *result.type();
   if (type.kind() == c10::TypeKind::TensorType) return true;
-  return type.kind() == c10::TypeKind::ListType && type.castRaw<c10::ListType>()->getElementType()->kind() ==
-                                                       c10::TypeKind::TensorType;
+  return type.kind() == c10::TypeKind::ListType &&
+         type.castRaw<c10::ListType>()->getElementType()->kind() == c10::TypeKind::TensorType;
 }
 
 /// True for an argument that decides whether random numbers are drawn or statistics are updated.
@@ -47,10 +47,19 @@ bool has_mode_argument(const c10::FunctionSchema& schema) {
 
 /// Operators that LibTorch does not tag as random or as of data-dependent size, though they are.
 bool is_known_exception(const std::string& name) {
-  static constexpr std::array kNames{
-      "aten::where", "aten::nonzero_numpy", "aten::argwhere", "aten::unique_consecutive", "aten::combinations",
-      "aten::gumbel_softmax", "aten::_pack_padded_sequence", "aten::masked_select_backward", "aten::item",
-      "torchvision::nms", "aten::nested_tensor", "aten::cartesian_prod", "aten::rrelu"};
+  static constexpr std::array kNames{"aten::where",
+                                     "aten::nonzero_numpy",
+                                     "aten::argwhere",
+                                     "aten::unique_consecutive",
+                                     "aten::combinations",
+                                     "aten::gumbel_softmax",
+                                     "aten::_pack_padded_sequence",
+                                     "aten::masked_select_backward",
+                                     "aten::item",
+                                     "torchvision::nms",
+                                     "aten::nested_tensor",
+                                     "aten::cartesian_prod",
+                                     "aten::rrelu"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 

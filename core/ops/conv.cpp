@@ -17,8 +17,8 @@ void check_lists(const Conv& a, size_t dims) {
   for (size_t i = 0; i < dims; ++i) {
     expect(a.stride[i] > 0 && a.dilation[i] > 0, "conv: stride and dilation must be positive");
     expect(a.padding[i] >= 0, "conv: padding must not be negative");
-    expect(a.output_padding[i] >= 0 && (a.output_padding[i] < a.stride[i] || a.output_padding[i] < a.dilation[i] ||
-                                        a.output_padding[i] == 0),
+    expect(a.output_padding[i] >= 0 &&
+               (a.output_padding[i] < a.stride[i] || a.output_padding[i] < a.dilation[i] || a.output_padding[i] == 0),
            "conv: output_padding must be smaller than stride or dilation");
   }
   expect(a.groups > 0, "conv: groups must be positive");
@@ -70,9 +70,7 @@ double conv_flops(const Conv& a, Types in, Types out) {
   return per_point * static_cast<double>(a.transposed ? in[0].numel() : out[0].numel());
 }
 
-Dims spread(Dims list, size_t count) {
-  return list.size() == 1 ? Dims(count, list[0]) : list;
-}
+Dims spread(Dims list, size_t count) { return list.size() == 1 ? Dims(count, list[0]) : list; }
 
 /// `x` padded behind its spatial dimensions, where "same" padding is uneven; sets the even rest in `conv`.
 Value* pad_same(ImportArgs& a, Value* x, const Value* weight, Conv& conv) {
@@ -115,25 +113,45 @@ Value* emit_conv(ImportArgs& a, Conv conv, const std::string& padding) {
 }
 
 Value* import_conv(ImportArgs& a) {
-  return emit_conv(a, {.stride = a.ints("stride"), .padding = a.ints("padding"), .dilation = a.ints("dilation"),
-                       .groups = a.integer("groups"), .output_padding = {0}}, "");
+  return emit_conv(a,
+                   {.stride = a.ints("stride"),
+                    .padding = a.ints("padding"),
+                    .dilation = a.ints("dilation"),
+                    .groups = a.integer("groups"),
+                    .output_padding = {0}},
+                   "");
 }
 
 Value* import_conv_with_mode(ImportArgs& a) {
-  return emit_conv(a, {.stride = a.ints("stride"), .padding = {}, .dilation = a.ints("dilation"), .groups = a.integer("groups"),
-                       .output_padding = {0}}, a.string("padding"));
+  return emit_conv(a,
+                   {.stride = a.ints("stride"),
+                    .padding = {},
+                    .dilation = a.ints("dilation"),
+                    .groups = a.integer("groups"),
+                    .output_padding = {0}},
+                   a.string("padding"));
 }
 
 Value* import_conv_transpose(ImportArgs& a) {
-  return emit_conv(a, {.stride = a.ints("stride"), .padding = a.ints("padding"), .dilation = a.ints("dilation"),
-                       .groups = a.integer("groups"), .transposed = true,
-                       .output_padding = a.ints("output_padding")}, "");
+  return emit_conv(a,
+                   {.stride = a.ints("stride"),
+                    .padding = a.ints("padding"),
+                    .dilation = a.ints("dilation"),
+                    .groups = a.integer("groups"),
+                    .transposed = true,
+                    .output_padding = a.ints("output_padding")},
+                   "");
 }
 
 Value* import_convolution(ImportArgs& a) {
-  return emit_conv(a, {.stride = a.ints("stride"), .padding = a.ints("padding"), .dilation = a.ints("dilation"),
-                       .groups = a.integer("groups"), .transposed = a.boolean("transposed"),
-                       .output_padding = a.ints("output_padding")}, "");
+  return emit_conv(a,
+                   {.stride = a.ints("stride"),
+                    .padding = a.ints("padding"),
+                    .dilation = a.ints("dilation"),
+                    .groups = a.integer("groups"),
+                    .transposed = a.boolean("transposed"),
+                    .output_padding = a.ints("output_padding")},
+                   "");
 }
 
 }  // namespace
@@ -151,7 +169,8 @@ void define_conv(OpSet& ops) {
        {"aten::conv1d.padding", "aten::conv2d.padding", "aten::conv3d.padding", "aten::_convolution_mode"}) {
     conv.import(schema, import_conv_with_mode);
   }
-  for (const char* schema : {"aten::conv_transpose1d", "aten::conv_transpose2d.input", "aten::conv_transpose3d.input"}) {
+  for (const char* schema :
+       {"aten::conv_transpose1d", "aten::conv_transpose2d.input", "aten::conv_transpose3d.input"}) {
     conv.import(schema, import_conv_transpose);
   }
   for (const char* schema : {"aten::_convolution", "aten::_convolution.deprecated", "aten::convolution"}) {

@@ -5,10 +5,10 @@
 
 namespace torchweld {
 
-/// Cross-correlation. Inputs: x [N,C,spatial...], weight [K,C/groups,kernel...] (transposed: [C,K/groups,kernel...]) and
-/// optionally bias [K]. Output [N,K,spatial...], with floor((size + 2 pad - dilation (kernel-1) - 1) / stride) + 1 per
-/// spatial dimension (transposed: (size-1) stride - 2 pad + dilation (kernel-1) + output_padding + 1). Lists hold one
-/// number per spatial dimension. Sums in f32 (f64 for f64).
+/// Cross-correlation. Inputs: x [N,C,spatial...], weight [K,C/groups,kernel...] (transposed: [C,K/groups,kernel...])
+/// and optionally bias [K]. Output [N,K,spatial...], with floor((size + 2 pad - dilation (kernel-1) - 1) / stride) + 1
+/// per spatial dimension (transposed: (size-1) stride - 2 pad + dilation (kernel-1) + output_padding + 1). Lists hold
+/// one number per spatial dimension. Sums in f32 (f64 for f64).
 struct Conv {
   Dims stride;
   Dims padding;

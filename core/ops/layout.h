@@ -5,8 +5,9 @@
 
 namespace torchweld {
 
-/// True when LibTorch takes a tensor of rank 4 or 5 for channels-last, also one with gaps between its elements. A tensor
-/// whose sizes leave both readings open counts as row-major or channels-last by its strides of size-1 dimensions.
+/// True when LibTorch takes a tensor of rank 4 or 5 for channels-last, also one with gaps between its elements. A
+/// tensor whose sizes leave both readings open counts as row-major or channels-last by its strides of size-1
+/// dimensions.
 bool suggests_channels_last(const TensorType& type);
 /// Channels-last strides for `shape` when one of `like` suggests it and the rank is 4 or 5, else row-major ones.
 Dims suggested_strides(const Dims& shape, std::initializer_list<const TensorType*> like);

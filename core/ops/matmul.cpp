@@ -38,8 +38,8 @@ TensorType infer_linear(const Linear&, Types in) {
   check_dtypes("linear", in);
   const TensorType& weight = in[1];
   expect(in[0].rank() >= 1 && weight.rank() == 2, "linear: weight must have rank 2");
-  expect(in[0].shape.back() == weight.shape[1], "linear: x " + to_string(in[0].shape) + " does not fit weight " +
-                                                     to_string(weight.shape));
+  expect(in[0].shape.back() == weight.shape[1],
+         "linear: x " + to_string(in[0].shape) + " does not fit weight " + to_string(weight.shape));
   expect(in.size() < 3 || in[2].shape == Dims{weight.shape[0]}, "linear: bias must have one number per output feature");
   Dims shape = in[0].shape;
   shape.back() = weight.shape[0];

@@ -5,8 +5,8 @@
 
 namespace torchweld {
 
-/// torch.matmul for operands of rank 2 and more: [..., M, K] x [..., K, N] -> [..., M, N], leading dimensions broadcast.
-/// Importers bring 1-d operands to this form with reshapes. Sums in f32 (f64 for f64).
+/// torch.matmul for operands of rank 2 and more: [..., M, K] x [..., K, N] -> [..., M, N], leading dimensions
+/// broadcast. Importers bring 1-d operands to this form with reshapes. Sums in f32 (f64 for f64).
 struct Matmul {
   void fields(auto&&) {}
 };

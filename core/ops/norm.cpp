@@ -33,7 +33,8 @@ TensorType infer_layer_norm(const LayerNorm& a, Types in) {
   const TensorType& x = in[0];
   expect(x.is_floating(), "layer_norm: x must be floating point");
   expect(a.rank >= 1 && a.rank <= x.rank(), "layer_norm: normalises 1 to rank dimensions");
-  for (size_t i = 1; i < in.size(); ++i) check_weight("layer_norm", x, in[i], Dims(x.shape.end() - a.rank, x.shape.end()));
+  for (size_t i = 1; i < in.size(); ++i)
+    check_weight("layer_norm", x, in[i], Dims(x.shape.end() - a.rank, x.shape.end()));
   return with_shape(x, x.shape);
 }
 

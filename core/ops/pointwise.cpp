@@ -75,7 +75,8 @@ void check_fits(const c10::Scalar& number, c10::ScalarType dtype) {
   bool fits = true;
   auto within = [&]<class T>(T) {
     int64_t n = number.toLong();
-    fits = n >= static_cast<int64_t>(std::numeric_limits<T>::min()) && n <= static_cast<int64_t>(std::numeric_limits<T>::max());
+    fits = n >= static_cast<int64_t>(std::numeric_limits<T>::min()) &&
+           n <= static_cast<int64_t>(std::numeric_limits<T>::max());
   };
   if (dtype == c10::kInt) within(int32_t{});
   if (dtype == c10::kShort) within(int16_t{});
@@ -192,7 +193,8 @@ Value* import_clamp(ImportArgs& a) {
 Value* bound(ImportArgs& a, const Value* x, const char* fn, const c10::Scalar& number) {
   if (x->type.is_floating()) return a.immediate(number);
   double value = number.toDouble();
-  expect(std::floor(value) == value && std::abs(value) < 9e15, std::string(fn) + ": integer input needs integer bounds");
+  expect(std::floor(value) == value && std::abs(value) < 9e15,
+         std::string(fn) + ": integer input needs integer bounds");
   c10::Scalar whole(static_cast<int64_t>(value));
   check_fits(whole, x->type.dtype);
   return a.immediate(whole);
@@ -346,7 +348,8 @@ Value* import_to(ImportArgs& a) {
   Value* x = a.value("self");
   if (a.has("device")) {
     c10::Device device = a.raw("device").toDevice();
-    bool same = device.type() == x->type.device.type() && (!device.has_index() || device.index() == x->type.device.index());
+    bool same =
+        device.type() == x->type.device.type() && (!device.has_index() || device.index() == x->type.device.index());
     expect(same, "to: moves a tensor to another device");
   }
   expect(!a.has("layout") || a.integer("layout") == static_cast<int64_t>(c10::kStrided), "to: layout must be strided");
@@ -384,8 +387,8 @@ void define_arithmetic(PointwiseBuilder& op) {
       op.import(std::string("aten::") + name + overload, import_sum(sign, reversed));
     }
   }
-  for (const char* name : {"aten::div.Tensor_mode", "aten::div.Scalar_mode", "aten::divide.Tensor_mode",
-                           "aten::divide.Scalar_mode"}) {
+  for (const char* name :
+       {"aten::div.Tensor_mode", "aten::div.Scalar_mode", "aten::divide.Tensor_mode", "aten::divide.Scalar_mode"}) {
     op.import(name, import_div_mode);
   }
   op.import("aten::ceil", import_rounding("ceil"))
@@ -407,7 +410,8 @@ void define_arithmetic(PointwiseBuilder& op) {
 void define_activations(PointwiseBuilder& op) {
   op.import("aten::gelu", import_gelu)
       .import("aten::relu6", [](ImportArgs& a) { return emit_hardtanh(a, 0, 6); })
-      .import("aten::hardtanh", [](ImportArgs& a) { return emit_hardtanh(a, a.scalar("min_val"), a.scalar("max_val")); })
+      .import("aten::hardtanh",
+              [](ImportArgs& a) { return emit_hardtanh(a, a.scalar("min_val"), a.scalar("max_val")); })
       .import("aten::threshold", import_threshold)
       .import("aten::leaky_relu", import_with_number("leaky_relu", "negative_slope"))
       .import("aten::hardshrink", import_with_number("hardshrink", "lambd"))
@@ -415,7 +419,9 @@ void define_activations(PointwiseBuilder& op) {
       .import("aten::prelu", import_prelu)
       .import("aten::elu", import_elu)
       .import("aten::selu",
-              [](ImportArgs& a) { return emit_elu(a, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946); })
+              [](ImportArgs& a) {
+                return emit_elu(a, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946);
+              })
       .import("aten::celu", import_celu)
       .import("aten::softplus", import_softplus)
       .import("aten::glu", import_glu);
@@ -431,7 +437,8 @@ void define_activations(PointwiseBuilder& op) {
 }
 
 void define_choices(PointwiseBuilder& op) {
-  for (const char* name : {"aten::where.self", "aten::where.ScalarSelf", "aten::where.ScalarOther", "aten::where.Scalar"}) {
+  for (const char* name :
+       {"aten::where.self", "aten::where.ScalarSelf", "aten::where.ScalarOther", "aten::where.Scalar"}) {
     op.import(name, import_where);
   }
   op.import("aten::masked_fill.Scalar", import_masked_fill)
@@ -440,7 +447,8 @@ void define_choices(PointwiseBuilder& op) {
       .import("aten::fill.Tensor", import_fill)
       .import("aten::zero", import_zero)
       .import("aten::copy", import_copy);
-  for (const char* name : {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"}) {
+  for (const char* name :
+       {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"}) {
     op.import(name, import_dropout);
   }
 }

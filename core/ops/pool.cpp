@@ -37,7 +37,8 @@ int64_t window_count(int64_t size, const Window& w, bool ceil_mode) {
   expect(w.padding >= 0 && 2 * w.padding <= w.dilation * (w.kernel - 1) + 1,
          "pool: padding must be at most half of the kernel");
   int64_t room = size + 2 * w.padding - w.dilation * (w.kernel - 1) - 1;
-  int64_t count = room < 0 && !(ceil_mode && room + w.stride > 0) ? 0 : (room + (ceil_mode ? w.stride - 1 : 0)) / w.stride + 1;
+  int64_t count =
+      room < 0 && !(ceil_mode && room + w.stride > 0) ? 0 : (room + (ceil_mode ? w.stride - 1 : 0)) / w.stride + 1;
   if (ceil_mode && (count - 1) * w.stride >= size + w.padding) --count;
   expect(count > 0, "pool: the output has no elements in a spatial dimension");
   return count;
@@ -88,9 +89,12 @@ TensorType infer_adaptive_pool(const AdaptivePool& a, Types in) {
 
 at::Tensor run_max_pool(const MaxPool& a, Tensors in) {
   switch (a.kernel.size()) {
-    case 1: return at::max_pool1d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
-    case 2: return at::max_pool2d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
-    default: return at::max_pool3d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
+    case 1:
+      return at::max_pool1d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
+    case 2:
+      return at::max_pool2d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
+    default:
+      return at::max_pool3d(in[0], a.kernel, a.stride, a.padding, a.dilation, a.ceil_mode);
   }
 }
 
@@ -98,18 +102,24 @@ at::Tensor run_avg_pool(const AvgPool& a, Tensors in) {
   std::optional<int64_t> divisor;
   if (a.divisor_override != 0) divisor = a.divisor_override;
   switch (a.kernel.size()) {
-    case 1: return at::avg_pool1d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad);
-    case 2: return at::avg_pool2d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad, divisor);
-    default: return at::avg_pool3d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad, divisor);
+    case 1:
+      return at::avg_pool1d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad);
+    case 2:
+      return at::avg_pool2d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad, divisor);
+    default:
+      return at::avg_pool3d(in[0], a.kernel, a.stride, a.padding, a.ceil_mode, a.count_include_pad, divisor);
   }
 }
 
 at::Tensor run_adaptive_pool(const AdaptivePool& a, Tensors in) {
   bool avg = a.kind == "avg";
   switch (a.output.size()) {
-    case 1: return avg ? at::adaptive_avg_pool1d(in[0], a.output) : std::get<0>(at::adaptive_max_pool1d(in[0], a.output));
-    case 2: return avg ? at::adaptive_avg_pool2d(in[0], a.output) : std::get<0>(at::adaptive_max_pool2d(in[0], a.output));
-    default: return avg ? at::adaptive_avg_pool3d(in[0], a.output) : std::get<0>(at::adaptive_max_pool3d(in[0], a.output));
+    case 1:
+      return avg ? at::adaptive_avg_pool1d(in[0], a.output) : std::get<0>(at::adaptive_max_pool1d(in[0], a.output));
+    case 2:
+      return avg ? at::adaptive_avg_pool2d(in[0], a.output) : std::get<0>(at::adaptive_max_pool2d(in[0], a.output));
+    default:
+      return avg ? at::adaptive_avg_pool3d(in[0], a.output) : std::get<0>(at::adaptive_max_pool3d(in[0], a.output));
   }
 }
 
@@ -137,8 +147,10 @@ Value* with_batch(ImportArgs& a, int64_t dims, F pool) {
 
 Value* emit_max_pool(ImportArgs& a, int64_t dims) {
   size_t n = static_cast<size_t>(dims);
-  MaxPool pool{.kernel = spread(a.ints("kernel_size"), n), .stride = spread(a.ints("stride"), n),
-               .padding = spread(a.ints("padding"), n), .dilation = spread(a.ints("dilation"), n),
+  MaxPool pool{.kernel = spread(a.ints("kernel_size"), n),
+               .stride = spread(a.ints("stride"), n),
+               .padding = spread(a.ints("padding"), n),
+               .dilation = spread(a.ints("dilation"), n),
                .ceil_mode = a.boolean("ceil_mode")};
   if (pool.stride.empty()) pool.stride = pool.kernel;
   return with_batch(a, dims, [&](Value* x) { return a.emit(pool, {x}); });
@@ -146,8 +158,10 @@ Value* emit_max_pool(ImportArgs& a, int64_t dims) {
 
 Value* emit_avg_pool(ImportArgs& a, int64_t dims) {
   size_t n = static_cast<size_t>(dims);
-  AvgPool pool{.kernel = spread(a.ints("kernel_size"), n), .stride = spread(a.ints("stride"), n),
-               .padding = spread(a.ints("padding"), n), .ceil_mode = a.boolean("ceil_mode"),
+  AvgPool pool{.kernel = spread(a.ints("kernel_size"), n),
+               .stride = spread(a.ints("stride"), n),
+               .padding = spread(a.ints("padding"), n),
+               .ceil_mode = a.boolean("ceil_mode"),
                .count_include_pad = a.boolean("count_include_pad")};
   if (pool.stride.empty()) pool.stride = pool.kernel;
   if (a.has("divisor_override")) {
@@ -160,7 +174,8 @@ Value* emit_avg_pool(ImportArgs& a, int64_t dims) {
 /// The second result of a pooling operator, where the largest elements stand. Its node goes when nothing reads it.
 Value* emit_indices(ImportArgs& a, const char* op, std::vector<c10::IValue> arguments, const Value* values) {
   arguments.insert(arguments.begin(), "$");
-  Aten call{.op = op, .arguments = std::move(arguments), .results = {values->type, with_dtype(values->type, c10::kLong)}};
+  Aten call{
+      .op = op, .arguments = std::move(arguments), .results = {values->type, with_dtype(values->type, c10::kLong)}};
   return a.graph.add_node(call, {a.value("self")})->output(1);
 }
 
@@ -168,7 +183,8 @@ ImportFn import_max_pool_with_indices(int64_t dims, const char* op) {
   return [=](ImportArgs& a) -> std::vector<Value*> {
     Value* values = emit_max_pool(a, dims);
     std::vector<c10::IValue> arguments;
-    for (const char* name : {"kernel_size", "stride", "padding", "dilation", "ceil_mode"}) arguments.push_back(a.raw(name));
+    for (const char* name : {"kernel_size", "stride", "padding", "dilation", "ceil_mode"})
+      arguments.push_back(a.raw(name));
     return {values, emit_indices(a, op, std::move(arguments), values)};
   };
 }
@@ -197,7 +213,8 @@ Value* emit_adaptive_avg_pool(ImportArgs& a, int64_t dims) {
       kernel.push_back(even ? size / output[i] : 0);
       axes.push_back(i + 2);
     }
-    if (even && whole && x->type.is_floating()) return a.emit(Reduce{.kind = "mean", .axes = axes, .keepdim = true}, {x});
+    if (even && whole && x->type.is_floating())
+      return a.emit(Reduce{.kind = "mean", .axes = axes, .keepdim = true}, {x});
     if (even) return a.emit(AvgPool{.kernel = kernel, .stride = kernel, .padding = Dims(kernel.size(), 0)}, {x});
     return a.emit(AdaptivePool{.kind = "avg", .output = output}, {x});
   });

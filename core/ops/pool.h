@@ -5,7 +5,8 @@
 
 namespace torchweld {
 
-/// Largest element of each window of x [N,C,spatial...]; padding never wins; NaN wins. One number per spatial dimension.
+/// Largest element of each window of x [N,C,spatial...]; padding never wins; NaN wins. One number per spatial
+/// dimension.
 struct MaxPool {
   Dims kernel;
   Dims stride;

@@ -32,7 +32,8 @@ void check_reduce(const Reduce& a, Types in) {
   expect(in.size() == 1, a.kind + ": takes one operand");
   const TensorType& x = in[0];
   expect(is_one_of(a.kind, {"sum", "mean", "prod", "amax", "amin", "all", "any", "argmax", "argmin", "var", "std",
-                            "logsumexp", "norm"}), "there is no reduction called " + a.kind);
+                            "logsumexp", "norm"}),
+         "there is no reduction called " + a.kind);
   expect(!c10::isComplexType(x.dtype), a.kind + ": complex numbers are not supported");
   bool needs_floats = is_one_of(a.kind, {"mean", "var", "std", "logsumexp", "norm"});
   expect(!needs_floats || x.is_floating(), a.kind + ": input must be floating point");
@@ -98,7 +99,8 @@ Dims reduced_axes(ImportArgs& a, const Value* x) { return x->type.rank() == 0 ? 
 bool keepdim_of(ImportArgs& a) { return a.has("keepdim") && a.boolean("keepdim"); }
 
 Value* emit_reduce(ImportArgs& a, const char* kind, Value* x, double parameter = 0) {
-  return a.emit(Reduce{.kind = kind, .axes = reduced_axes(a, x), .keepdim = keepdim_of(a), .parameter = parameter}, {x});
+  return a.emit(Reduce{.kind = kind, .axes = reduced_axes(a, x), .keepdim = keepdim_of(a), .parameter = parameter},
+                {x});
 }
 
 /// sum, prod: integers and bools are summed as i64.

@@ -60,9 +60,11 @@ at::Tensor run_resize(const Resize& a, Tensors in) {
     return at::upsample_trilinear3d(x, a.output, corners, s[0], s[1], s[2]);
   }
   switch (a.output.size()) {
-    case 1: return exact ? at::_upsample_nearest_exact1d(x, a.output, s[0]) : at::upsample_nearest1d(x, a.output, s[0]);
+    case 1:
+      return exact ? at::_upsample_nearest_exact1d(x, a.output, s[0]) : at::upsample_nearest1d(x, a.output, s[0]);
     case 2:
-      return exact ? at::_upsample_nearest_exact2d(x, a.output, s[0], s[1]) : at::upsample_nearest2d(x, a.output, s[0], s[1]);
+      return exact ? at::_upsample_nearest_exact2d(x, a.output, s[0], s[1])
+                   : at::upsample_nearest2d(x, a.output, s[0], s[1]);
     default:
       return exact ? at::_upsample_nearest_exact3d(x, a.output, s[0], s[1], s[2])
                    : at::upsample_nearest3d(x, a.output, s[0], s[1], s[2]);

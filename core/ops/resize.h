@@ -6,8 +6,8 @@
 namespace torchweld {
 
 /// Resizes the spatial dimensions of x [N,C,spatial...] to `output`. Modes: nearest, nearest-exact, linear (1-3 spatial
-/// dimensions: linear, bilinear, trilinear), cubic. `scales` holds the user's scale factors per spatial dimension, which enter the source
-/// coordinates, or nothing where they follow from the sizes.
+/// dimensions: linear, bilinear, trilinear), cubic. `scales` holds the user's scale factors per spatial dimension,
+/// which enter the source coordinates, or nothing where they follow from the sizes.
 struct Resize {
   std::string mode = "nearest";
   Dims output;

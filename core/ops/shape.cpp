@@ -125,9 +125,7 @@ Value* emit_memory_format(ImportArgs& a, Value* x, int64_t format) {
 void define_shape(OpSet& ops) {
   auto no_flops = [](const auto&, Types, Types) { return 0.0; };
   auto reshape = ops.add<Reshape>("reshape");
-  reshape.view().infer(infer_reshape).aten([](const Reshape& a, Tensors in) {
-    return in[0].reshape(a.shape);
-  });
+  reshape.view().infer(infer_reshape).aten([](const Reshape& a, Tensors in) { return in[0].reshape(a.shape); });
   ops.add<Permute>("permute").view().infer(infer_permute).aten([](const Permute& a, Tensors in) {
     return in[0].permute(a.order);
   });

@@ -63,7 +63,8 @@ struct Copy {
   void fields(auto&& f) { f("strides", strides); }
 };
 
-/// `x` in a memory format (a c10::MemoryFormat as TorchScript passes it): x itself when it lies so already, else a copy.
+/// `x` in a memory format (a c10::MemoryFormat as TorchScript passes it): x itself when it lies so already, else a
+/// copy.
 Value* emit_memory_format(ImportArgs& a, Value* x, int64_t format);
 
 /// The importers of the family, which emit several of its ops.

@@ -50,7 +50,8 @@ Dims resolve(Dims shape, int64_t count) {
   int64_t known = 1;
   for (int64_t size : shape) known *= size == -1 ? 1 : size;
   expect(std::count(shape.begin(), shape.end(), -1) == 1, "only one size may be -1");
-  expect(known > 0 && count % known == 0, "sizes " + to_string(shape) + " do not fit " + std::to_string(count) + " elements");
+  expect(known > 0 && count % known == 0,
+         "sizes " + to_string(shape) + " do not fit " + std::to_string(count) + " elements");
   *unknown = count / known;
   return shape;
 }
@@ -190,7 +191,8 @@ Value* import_expand_as(ImportArgs& a) { return expand(a, a.value("self"), a.val
 /// x repeated `counts[i]` times along dimension i.
 Value* repeat(ImportArgs& a, Value* x, Dims counts) {
   Dims from = x->type.shape;
-  expect(std::all_of(counts.begin(), counts.end(), [](int64_t n) { return n >= 0; }), "repeat: counts must not be negative");
+  expect(std::all_of(counts.begin(), counts.end(), [](int64_t n) { return n >= 0; }),
+         "repeat: counts must not be negative");
   if (counts.size() < from.size()) counts.insert(counts.begin(), from.size() - counts.size(), 1);
   from.insert(from.begin(), counts.size() - from.size(), 1);
   Dims apart;
@@ -259,7 +261,8 @@ Value* import_stack(ImportArgs& a) {
 /// Pieces of x of the given sizes, one behind the other.
 Values split(ImportArgs& a, Value* x, int64_t axis, const Dims& sizes) {
   int64_t sum = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
-  expect(x->type.rank() > 0 && sum == x->type.shape[axis], "split: the sizes do not add up to the size of the dimension");
+  expect(x->type.rank() > 0 && sum == x->type.shape[axis],
+         "split: the sizes do not add up to the size of the dimension");
   Values pieces;
   int64_t start = 0;
   for (int64_t size : sizes) {
@@ -321,10 +324,12 @@ Values import_tensor_split_indices(ImportArgs& a) {
   int64_t axis = a.axis("dim", x);
   int64_t total = x->type.shape[axis];
   Dims cuts{0};
-  for (int64_t index : a.ints("indices")) cuts.push_back(std::clamp<int64_t>(index < 0 ? index + total : index, 0, total));
+  for (int64_t index : a.ints("indices"))
+    cuts.push_back(std::clamp<int64_t>(index < 0 ? index + total : index, 0, total));
   cuts.push_back(total);
   Values pieces;
-  for (size_t i = 0; i + 1 < cuts.size(); ++i) pieces.push_back(slice(a, x, axis, cuts[i], std::max(cuts[i], cuts[i + 1])));
+  for (size_t i = 0; i + 1 < cuts.size(); ++i)
+    pieces.push_back(slice(a, x, axis, cuts[i], std::max(cuts[i], cuts[i + 1])));
   return pieces;
 }
 
@@ -472,7 +477,8 @@ Value* import_pad(ImportArgs& a) {
   std::string mode = a.string("mode");
   if (mode == "constant") return emit_pad(a, x, pairs, a.has("value") ? a.real("value") : 0);
   expect(mode == "reflect" || mode == "replicate" || mode == "circular", "pad: unknown mode '" + mode + "'");
-  expect(pairs.size() % 2 == 0 && pairs.size() / 2 <= x->type.shape.size(), "pad: needs two counts per padded dimension");
+  expect(pairs.size() % 2 == 0 && pairs.size() / 2 <= x->type.shape.size(),
+         "pad: needs two counts per padded dimension");
   Dims shape = x->type.shape;
   for (size_t i = 0; i < pairs.size(); ++i) {
     int64_t size = x->type.shape[shape.size() - 1 - i / 2];
@@ -505,7 +511,8 @@ void import_views(ShapeBuilder& op) {
   add("aten::t", import_t);
   add("aten::numpy_T", import_reversal);
   add("aten::mT", import_matrix_transpose);
-  for (const char* schema : {"aten::movedim.int", "aten::movedim.intlist", "aten::moveaxis.int", "aten::moveaxis.intlist"}) {
+  for (const char* schema :
+       {"aten::movedim.int", "aten::movedim.intlist", "aten::moveaxis.int", "aten::moveaxis.intlist"}) {
     add(schema, import_movedim);
   }
   for (const char* schema : {"aten::squeeze", "aten::squeeze.dim", "aten::squeeze.dims"}) add(schema, import_squeeze);
@@ -544,7 +551,8 @@ void import_copies(ShapeBuilder& op) {
   add("aten::roll", import_roll);
   add("aten::pixel_shuffle", import_pixel_shuffle);
   add("aten::pixel_unshuffle", import_pixel_unshuffle);
-  for (const char* schema : {"aten::channel_shuffle", "aten::native_channel_shuffle"}) add(schema, import_channel_shuffle);
+  for (const char* schema : {"aten::channel_shuffle", "aten::native_channel_shuffle"})
+    add(schema, import_channel_shuffle);
   add("aten::contiguous", import_contiguous);
   add("aten::clone", import_clone);
   add("aten::constant_pad_nd", import_constant_pad);

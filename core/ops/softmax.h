@@ -5,7 +5,8 @@
 
 namespace torchweld {
 
-/// exp(x - max(x)) / sum(exp(x - max(x))) along one axis, or (log) x - max(x) - log(sum(exp(x - max(x)))). In f32 inside.
+/// exp(x - max(x)) / sum(exp(x - max(x))) along one axis, or (log) x - max(x) - log(sum(exp(x - max(x)))). In f32
+/// inside.
 struct Softmax {
   int64_t axis = 0;
   bool log = false;

@@ -139,7 +139,7 @@ def _peers(module, script, inputs, args):
 
 
 def frozen_peer(script, inputs):
-    """A call of the frozen TorchScript of a module, channels-last; on CUDA the replay of its CUDA graph, nothing copied."""
+    """A call of a module, frozen, channels-last; on CUDA the replay of its CUDA graph, nothing copied."""
     script = copy.deepcopy(script)
     for parameter in script.parameters():
         if parameter.dim() == 4:

@@ -17,7 +17,9 @@ ALLOWED = {
     "py": {"core", "lowering", "kernels", "conversion", "partitioning", "runtime", "py"},
 }
 # These headers take ten seconds each to compile.
-JIT_ALLOWED = re.compile(r"^(lowering/|partitioning/|runtime/|py/|conversion/(convert|import|source_line)[^/]*$)")
+JIT_ALLOWED = re.compile(
+    r"^(lowering|partitioning|runtime|py)/|^conversion/(convert|import|source_line|structure)[^/]*$"
+)
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
 
 

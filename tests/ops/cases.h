@@ -28,13 +28,13 @@ struct Case {
   /// Each element: the shapes of x, y, z, w for one run.
   std::vector<std::vector<Shape>> shapes;
   Dtypes dtypes = Dtypes::kFloat;
-  /// What the tensors hold, a letter for each: n numbers around 0, p positive numbers, u numbers in (0.05, 0.95), s numbers
-  /// with NaN, infinities and both zeros, b bools, i indices 0 or 1 (i64), f f32 whatever the row's dtype is, h numbers around 0
-  /// without 0 itself. Letters left out are n.
+  /// What the tensors hold, a letter for each: n numbers around 0, p positive numbers, u numbers in (0.05, 0.95), s
+  /// numbers with NaN, infinities and both zeros, b bools, i indices 0 or 1 (i64), f f32 whatever the row's dtype is, h
+  /// numbers around 0 without 0 itself. Letters left out are n.
   const char* content = "";
   /// The import must be refused with a message that has these words. Empty: it must not be refused.
   const char* refusal = "";
-  /// LibTorch gives the result of channels-last inputs other strides than the engine does.
+  /// LibTorch gives results other strides than the engine does (views of a generic op, some channels-last results).
   bool free_layout = false;
 };
 

@@ -20,21 +20,28 @@ namespace {
 
 /// Names that only the Python front end knows, and what TorchScript holds in their place.
 constexpr std::pair<std::string_view, const char*> kConstants[] = {
-    {"torch.float16", "5"}, {"torch.float32", "6"}, {"torch.float64", "7"}, {"torch.bfloat16", "15"},
-    {"torch.int32", "3"},   {"torch.uint8", "0"},   {"torch.bool", "11"},   {"torch.channels_last", "2"},
-    {"torch.contiguous_format", "0"}};
+    {"torch.float16", "5"},   {"torch.float32", "6"},       {"torch.float64", "7"},
+    {"torch.bfloat16", "15"}, {"torch.int32", "3"},         {"torch.uint8", "0"},
+    {"torch.bool", "11"},     {"torch.channels_last", "2"}, {"torch.contiguous_format", "0"}};
 
 double draw(char content, std::mt19937& engine) {
   static const double special[] = {0.0, -0.0, NAN, INFINITY, -INFINITY, 1.0, -2.5, 0.5};
   double uniform = std::uniform_real_distribution<double>(0.0, 1.0)(engine);
   switch (content) {
-    case 'p': return 0.1 + 3 * uniform;
-    case 'u': return 0.05 + 0.9 * uniform;
-    case 'b': return uniform < 0.5 ? 0 : 1;
-    case 'i': return uniform < 0.5 ? 0 : 1;
-    case 'h': return (uniform < 0.5 ? -1 : 1) * (0.6 + 2 * std::abs(uniform - 0.5));
-    case 's': return special[static_cast<size_t>(uniform * 8)];
-    default: return std::normal_distribution<double>(0.0, 1.0)(engine);
+    case 'p':
+      return 0.1 + 3 * uniform;
+    case 'u':
+      return 0.05 + 0.9 * uniform;
+    case 'b':
+      return uniform < 0.5 ? 0 : 1;
+    case 'i':
+      return uniform < 0.5 ? 0 : 1;
+    case 'h':
+      return (uniform < 0.5 ? -1 : 1) * (0.6 + 2 * std::abs(uniform - 0.5));
+    case 's':
+      return special[static_cast<size_t>(uniform * 8)];
+    default:
+      return std::normal_distribution<double>(0.0, 1.0)(engine);
   }
 }
 
@@ -109,10 +116,14 @@ at::Tensor flat_doubles(const at::Tensor& tensor) { return tensor.to(c10::kCPU, 
 
 double rounding_unit(c10::ScalarType dtype) {
   switch (dtype) {
-    case c10::kHalf: return 0x1p-10;
-    case c10::kBFloat16: return 0x1p-7;
-    case c10::kFloat: return std::numeric_limits<float>::epsilon();
-    default: return std::numeric_limits<double>::epsilon();
+    case c10::kHalf:
+      return 0x1p-10;
+    case c10::kBFloat16:
+      return 0x1p-7;
+    case c10::kFloat:
+      return std::numeric_limits<float>::epsilon();
+    default:
+      return std::numeric_limits<double>::epsilon();
   }
 }
 
@@ -128,7 +139,8 @@ CompiledCase::CompiledCase(const Case& row) : unit_(std::make_shared<torch::jit:
   std::string body = row.expression;
   if (body.find("return ") == std::string::npos) body = "return " + body;
   for (auto [word, number] : kConstants) {
-    for (size_t at = body.find(word); at != std::string::npos; at = body.find(word, at)) body.replace(at, word.size(), number);
+    for (size_t at = body.find(word); at != std::string::npos; at = body.find(word, at))
+      body.replace(at, word.size(), number);
   }
   std::string source = std::string("def f(") + parameters[row.shapes.at(0).size()] + "):\n  " + body + "\n";
   unit_->define(std::nullopt, source, torch::jit::nativeResolver(), nullptr);
@@ -193,14 +205,15 @@ std::vector<c10::ScalarType> dtypes_of(const Case& row) {
   auto add = [&](const std::vector<ScalarType>& more) { result.insert(result.end(), more.begin(), more.end()); };
   if (row.dtypes == Dtypes::kSingle) return {c10::kFloat};
   if (row.dtypes != Dtypes::kInteger) add(floats);
-  if (row.dtypes == Dtypes::kFloating || row.dtypes == Dtypes::kNumber || row.dtypes == Dtypes::kAny) add({c10::kDouble});
+  if (row.dtypes == Dtypes::kFloating || row.dtypes == Dtypes::kNumber || row.dtypes == Dtypes::kAny)
+    add({c10::kDouble});
   if (row.dtypes == Dtypes::kInteger || row.dtypes == Dtypes::kNumber || row.dtypes == Dtypes::kAny) add(integers);
   if (row.dtypes == Dtypes::kAny) add({c10::kBool});
   return result;
 }
 
-std::vector<at::Tensor> make_inputs(const Case& row, const std::vector<Shape>& shapes, c10::ScalarType dtype, Layout layout,
-                                    c10::Device device) {
+std::vector<at::Tensor> make_inputs(const Case& row, const std::vector<Shape>& shapes, c10::ScalarType dtype,
+                                    Layout layout, c10::Device device) {
   std::mt19937 engine(1234);
   std::string content = row.content;
   content.resize(shapes.size(), 'n');
@@ -214,7 +227,8 @@ std::vector<at::Tensor> make_inputs(const Case& row, const std::vector<Shape>& s
 
 std::vector<at::Tensor> widened(const std::vector<at::Tensor>& inputs) {
   std::vector<at::Tensor> result;
-  for (const at::Tensor& tensor : inputs) result.push_back(tensor.is_floating_point() ? tensor.to(c10::kDouble) : tensor);
+  for (const at::Tensor& tensor : inputs)
+    result.push_back(tensor.is_floating_point() ? tensor.to(c10::kDouble) : tensor);
   return result;
 }
 

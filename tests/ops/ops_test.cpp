@@ -24,7 +24,8 @@ bool same_memory(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>
   return true;
 }
 
-/// Runs of a row on one device. CUDA runs compile device code, so they are fewer: layouts vary with the first shapes only.
+/// Runs of a row on one device. CUDA runs compile device code, so they are fewer: layouts vary with the first shapes
+/// only.
 class CaseTest : public testing::Test {
  public:
   CaseTest(const Case& row, c10::DeviceType device) : row_(row), device_(device) {}
@@ -39,7 +40,8 @@ class CaseTest : public testing::Test {
         for (Layout layout : kLayouts) {
           std::vector<at::Tensor> inputs = inputs_for(shapes, dtype, layout);
           if (layout != Layout::kContiguous && (!all_layouts || same_memory(inputs, plain))) continue;
-          SCOPED_TRACE("dtype " + dtype_name(dtype) + ", " + layout_name(layout) + ", x " + to_string(type_of(inputs[0])));
+          SCOPED_TRACE("dtype " + dtype_name(dtype) + ", " + layout_name(layout) + ", x " +
+                       to_string(type_of(inputs[0])));
           run(compiled, inputs, layout);
           if (HasFatalFailure()) return;
         }
@@ -76,7 +78,7 @@ class CaseTest : public testing::Test {
 
   void check_types(const Graph& graph, const std::vector<at::Tensor>& eager, Layout layout) const {
     ASSERT_EQ(graph.outputs().size(), eager.size());
-    bool promised = layout == Layout::kContiguous || (layout == Layout::kChannelsLast && !row_.free_layout);
+    bool promised = !row_.free_layout && (layout == Layout::kContiguous || layout == Layout::kChannelsLast);
     for (size_t i = 0; i < eager.size(); ++i) {
       TensorType inferred = graph.outputs()[i]->type;
       TensorType actual = type_of(eager[i]);
@@ -87,8 +89,9 @@ class CaseTest : public testing::Test {
     }
   }
 
-  static void check_results(const char* what, const std::vector<at::Tensor>& results, const std::vector<at::Tensor>& eager,
-                            const std::vector<at::Tensor>& reference, const std::vector<at::Tensor>& inputs) {
+  static void check_results(const char* what, const std::vector<at::Tensor>& results,
+                            const std::vector<at::Tensor>& eager, const std::vector<at::Tensor>& reference,
+                            const std::vector<at::Tensor>& inputs) {
     ASSERT_EQ(results.size(), eager.size()) << what;
     for (size_t i = 0; i < eager.size(); ++i) {
       ASSERT_EQ(results[i].sizes(), eager[i].sizes()) << what;

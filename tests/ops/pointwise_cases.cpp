@@ -6,8 +6,8 @@ const std::vector<Case>& pointwise_cases() {
   using enum Dtypes;
   // One tensor, and two tensors with and without broadcasting; empty and 0-d ones among them.
   static const std::vector<std::vector<Shape>> one{{{2, 5, 3, 4}}, {{7}}, {{0, 3}}, {{}}};
-  static const std::vector<std::vector<Shape>> two{{{2, 5, 3, 4}, {2, 5, 3, 4}}, {{2, 5, 3, 4}, {5, 1, 1}}, {{3, 1}, {1, 4}},
-                                                   {{4}, {}}, {{0, 3}, {3}}};
+  static const std::vector<std::vector<Shape>> two{
+      {{2, 5, 3, 4}, {2, 5, 3, 4}}, {{2, 5, 3, 4}, {5, 1, 1}}, {{3, 1}, {1, 4}}, {{4}, {}}, {{0, 3}, {3}}};
   static const std::vector<std::vector<Shape>> three{{{2, 5, 3, 4}, {2, 5, 3, 4}, {2, 5, 3, 4}}, {{3, 4}, {4}, {3, 1}}};
   static const std::vector<Case> cases{
       {"relu", "torch.relu(x)", one, kNumber, "s"},

@@ -49,6 +49,8 @@ class CMakeBuild(build_ext):
 
 minor = ".".join(torch_version().split(".")[:2])
 setup(
+    # Beside what ./run builds, not in the midst of it.
+    options={"build": {"build_base": "build/pip"}},
     ext_modules=[Extension("torchweld._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     # The torch that is already there fits, so that pip never brings a second one.

@@ -10,8 +10,9 @@
 
 namespace torchweld {
 
-/// Imports, optimises, selects and places. `arguments` are the segment's: its module object, then concrete scalars and a
-/// TensorType for each tensor. `name` heads the names of dumped files. Throws Unsupported with the reason when the segment cannot be planned for these.
+/// Imports, optimises, selects and places. `arguments` are the segment's: its module object, then concrete scalars and
+/// a TensorType for each tensor. `name` heads the names of dumped files. Throws Unsupported with the reason when the
+/// segment cannot be planned for these.
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress = {});

@@ -41,7 +41,8 @@ bool handles_any_type(const c10::FunctionSchema& schema) {
   for (const c10::Argument& argument : schema.arguments()) {
     const c10::TypePtr& type = argument.type();
     if (type->isSubtypeOf(*c10::OptionalType::ofTensor()) && type->kind() != c10::TypeKind::NoneType) return false;
-    if (type->kind() == c10::TypeKind::ListType && type->containedType(0)->isSubtypeOf(*c10::OptionalType::ofTensor())) {
+    if (type->kind() == c10::TypeKind::ListType &&
+        type->containedType(0)->isSubtypeOf(*c10::OptionalType::ofTensor())) {
       return false;
     }
   }
@@ -77,7 +78,8 @@ at::Tensor Interpreter::add_input(const TensorType& type) {
 }
 
 std::vector<c10::IValue> Interpreter::run(const jit::Graph& script, const std::vector<c10::IValue>& arguments) {
-  check(script.inputs().size() == arguments.size(), "a TorchScript graph is interpreted with a wrong number of arguments");
+  check(script.inputs().size() == arguments.size(),
+        "a TorchScript graph is interpreted with a wrong number of arguments");
   for (size_t i = 0; i < arguments.size(); ++i) {
     learn_concrete(arguments[i], /*foreign=*/true);
     set(script.inputs()[i], arguments[i]);
@@ -103,8 +105,9 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
   if (tensor.dim() == 0 && !tensor.is_meta()) {
     constant = Constant::immediate(tensor.item(), device_);
   } else {
-    expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() + " and the inputs are on " +
-                                           device_.str() + "; move the module with .to(...) first");
+    expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
+                                           " and the inputs are on " + device_.str() +
+                                           "; move the module with .to(...) first");
   }
   foreign_storages_.insert(tensor.storage().unsafeGetStorageImpl());  // from now on it must not change
   kept_.push_back(tensor);
@@ -157,8 +160,7 @@ bool Interpreter::mentions_symbolic(const c10::IValue& value) const {
 
 at::Tensor Interpreter::make_symbolic(Value* value) {
   const TensorType& type = value->type;
-  at::Tensor tensor =
-      at::empty_strided(type.shape, type.strides, at::TensorOptions(type.dtype).device(c10::kMeta));
+  at::Tensor tensor = at::empty_strided(type.shape, type.strides, at::TensorOptions(type.dtype).device(c10::kMeta));
   kept_.push_back(tensor);
   symbolic_[tensor.unsafeGetTensorImpl()] = value;
   int group = static_cast<int>(alias_group_.size());
@@ -331,9 +333,9 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
 }
 
 void Interpreter::probe_blocks(const jit::Node* node) {
-  // What a body computes is unknown outside. Inside, values from outside keep what is known of them; what a loop carries
-  // is taken to keep its type from one iteration to the next, and only sizes decide whether that is so, which the
-  // engine checks at run time.
+  // What a body computes is unknown outside. Inside, values from outside keep what is known of them; what a loop
+  // carries is taken to keep its type from one iteration to the next, and only sizes decide whether that is so, which
+  // the engine checks at run time.
   for (const jit::Block* block : node->blocks()) {
     if (node->kind() == prim::Loop) {
       for (size_t k = 1; k < block->inputs().size(); ++k) {
@@ -356,7 +358,10 @@ NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   auto path = paths_.find(node->input());
   std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
   if (value.isObject()) paths_[node->output()] = full;
-  if (value.isTensor() && value.toTensor().defined()) names_[value.toTensor().unsafeGetTensorImpl()] = full;
+  if (value.isTensor() && value.toTensor().defined()) {
+    names_[value.toTensor().unsafeGetTensorImpl()] = full;
+    attributes_.push_back(value.toTensor());
+  }
   learn_concrete(value, /*foreign=*/true);
   set(node->output(), std::move(value));
   return {};
@@ -535,7 +540,7 @@ void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& 
 }  // namespace
 
 std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device) {
+                                    c10::Device device, std::vector<at::Tensor>* attributes) {
   auto graph = std::make_unique<Graph>();
   Interpreter interpreter(*graph, device);
   std::vector<c10::IValue> values;
@@ -545,6 +550,7 @@ std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<
   }
   for (const c10::IValue& output : interpreter.run(script, values)) collect_outputs(output, interpreter, *graph);
   graph->sweep();
+  if (attributes) *attributes = interpreter.attributes();
   return graph;
 }
 

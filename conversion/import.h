@@ -1,8 +1,8 @@
 // TorchScript -> Graph: an interpreter of TorchScript in which tensors are symbolic and everything else is concrete.
 //
-// A symbolic tensor travels inside IValues as a meta tensor of its exact sizes, strides and dtype, with a side table from
-// that tensor to its Value. So sizes, lists, tuples, conditions and loops are executed by LibTorch's own operators and
-// need no code here; an operator on symbolic tensors is handed to its importer, or joins as the generic op.
+// A symbolic tensor travels inside IValues as a meta tensor of its exact sizes, strides and dtype, with a side table
+// from that tensor to its Value. So sizes, lists, tuples, conditions and loops are executed by LibTorch's own operators
+// and need no code here; an operator on symbolic tensors is handed to its importer, or joins as the generic op.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
@@ -56,6 +56,8 @@ class Interpreter final : public ValueSource {
   Value* value_of(const at::Tensor& tensor) override;
   bool is_symbolic(const at::Tensor& tensor) const { return symbolic_.count(tensor.unsafeGetTensorImpl()) > 0; }
   c10::Device device() const { return device_; }
+  /// Tensors that were read from the module.
+  const std::vector<at::Tensor>& attributes() const { return attributes_; }
   /// What a TorchScript value held when last computed; null when unknown or not computed.
   const c10::IValue* find(const torch::jit::Value* value) const;
 
@@ -102,14 +104,16 @@ class Interpreter final : public ValueSource {
   std::unordered_map<int, int> group_size_;
   std::unordered_set<const c10::TensorImpl*> input_tensors_;
   std::unordered_set<const c10::StorageImpl*> foreign_storages_;
+  std::vector<at::Tensor> attributes_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;
 };
 
 /// Imports a whole TorchScript graph. `arguments` are concrete values, and a TensorType wherever a symbolic tensor goes
-/// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. Throws Unsupported.
+/// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. `attributes` receives
+/// the tensors that were read from the module. Throws Unsupported.
 using ImportArgument = std::variant<TensorType, c10::IValue>;
 std::unique_ptr<Graph> import_graph(const torch::jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device);
+                                    c10::Device device, std::vector<at::Tensor>* attributes = nullptr);
 
 }  // namespace torchweld

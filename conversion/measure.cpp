@@ -61,8 +61,15 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
     return begin.elapsed_time(end) * 1000.0 / runs;
   };
   if (!capturable) {
-    return sample([&] { return timed([&] { for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream()); }, kRunsPerGraph); },
-                  budget_ms);
+    return sample(
+        [&] {
+          return timed(
+              [&] {
+                for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
+              },
+              kRunsPerGraph);
+        },
+        budget_ms);
   }
   at::cuda::CUDAGraph graph;
   graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);

@@ -10,7 +10,8 @@ namespace torchweld {
 /// input's storage and take no step. Offsets are multiples of 256 bytes; values alive at the same step never overlap.
 std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10::Device device);
 
-/// True when a view op needs no copy: its output can be the input's memory. Then `element_offset` tells where it starts.
+/// True when a view op needs no copy: its output can be the input's memory. Then `element_offset` tells where it
+/// starts.
 bool is_free_view(const Node& node, int64_t* element_offset);
 
 /// Offsets for buffers with sizes in bytes and lifetimes [first step, last step]; returns the arena's size. Greedy by

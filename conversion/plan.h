@@ -49,10 +49,24 @@ struct Step {
   Attrs attrs;  ///< For TORCHWELD_VERIFY: what the step means.
 };
 
+/// A tensor of the module as it was when a plan was made from it.
+class WeightMark {
+ public:
+  explicit WeightMark(at::Tensor weight);
+  /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`).
+  bool is_current() const;
+
+ private:
+  at::Tensor weight_;
+  const void* memory_ = nullptr;
+  uint32_t version_ = 0;
+};
+
 struct Plan {
   std::vector<Slot> slots;
   std::vector<Storage> storages;
   std::vector<at::Tensor> constants;
+  std::vector<WeightMark> weights;  ///< What packed and folded constants were made from.
   std::vector<Step> steps;
   std::vector<int> inputs;   ///< Slot of each input.
   std::vector<int> outputs;  ///< Slot of each output.
@@ -60,6 +74,9 @@ struct Plan {
   c10::Device device = c10::kCPU;
   double flops = 0;
   std::string graph_text;  ///< The optimised graph.
+
+  /// True while the module's weights are those that the plan was made from.
+  bool is_current() const;
 };
 
 }  // namespace torchweld

@@ -53,8 +53,8 @@ std::optional<IValues> run_structural(const jit::Node* node, IValues inputs) {
       return IValues{make_dict(node->output()->type(), inputs)};
     case prim::ListUnpack: {
       auto elements = inputs.at(0).toListRef();
-      expect(elements.size() == node->outputs().size(),
-             "unpacks a list of " + std::to_string(elements.size()) + " into " + std::to_string(node->outputs().size()));
+      expect(elements.size() == node->outputs().size(), "unpacks a list of " + std::to_string(elements.size()) +
+                                                            " into " + std::to_string(node->outputs().size()));
       return elements.vec();
     }
     case prim::TupleUnpack: {

@@ -1,5 +1,5 @@
-// The instructions of LibTorch's interpreter that build and take apart lists, tuples and dicts: they are no operators, and
-// LibTorch does not export them.
+// The instructions of LibTorch's interpreter that build and take apart lists, tuples and dicts: they are no operators,
+// and LibTorch does not export them.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -14,8 +14,8 @@ struct Node;
 
 namespace torchweld {
 
-/// Results of a structural node on these inputs; nothing when the node is of another kind. Throws Unsupported when a list
-/// has another length than the node unpacks.
+/// Results of a structural node on these inputs; nothing when the node is of another kind. Throws Unsupported when a
+/// list has another length than the node unpacks.
 std::optional<std::vector<c10::IValue>> run_structural(const torch::jit::Node* node, std::vector<c10::IValue> inputs);
 
 }  // namespace torchweld

@@ -44,9 +44,10 @@ void TimingCache::merge(const std::string& text) {
     char* end = nullptr;
     if (complete) entry.microseconds = std::strtod(microseconds.c_str(), &end);
     if (!complete || end == microseconds.c_str()) {
-      throw Error("line " + std::to_string(number) +
-                  " of the timing cache is no entry (key, tactic, config and microseconds, separated by tabs); correct or "
-                  "delete the line");
+      throw Error(
+          "line " + std::to_string(number) +
+          " of the timing cache is no entry (key, tactic, config and microseconds, separated by tabs); correct or "
+          "delete the line");
     }
     std::lock_guard lock(mutex_);
     entries_.emplace(key, entry);

@@ -35,7 +35,6 @@ inline void expect(bool condition, std::string_view need) {
 }
 
 /// States what must hold in our own code; a false condition throws InternalError naming the place.
-void check(bool condition, std::string_view what,
-           std::source_location where = std::source_location::current());
+void check(bool condition, std::string_view what, std::source_location where = std::source_location::current());
 
 }  // namespace torchweld

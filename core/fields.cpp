@@ -11,7 +11,9 @@
 namespace torchweld {
 namespace {
 
-bool is_name_char(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == ':' || c == '/'; }
+bool is_name_char(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == ':' || c == '/';
+}
 
 }  // namespace
 
@@ -84,8 +86,8 @@ std::string TextReader::number() {
     if (accept(special)) return std::string(special);
   }
   while (position_ < text_.size() &&
-         (std::isdigit(static_cast<unsigned char>(text_[position_])) || text_[position_] == '.' || text_[position_] == 'e' ||
-          text_[position_] == '-' || text_[position_] == '+')) {
+         (std::isdigit(static_cast<unsigned char>(text_[position_])) || text_[position_] == '.' ||
+          text_[position_] == 'e' || text_[position_] == '-' || text_[position_] == '+')) {
     ++position_;
   }
   if (position_ == start) fail("expected a number");

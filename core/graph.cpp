@@ -140,9 +140,7 @@ int Graph::sweep() {
   return erased;
 }
 
-void Graph::move_before(Node* node, Node* position) {
-  nodes_.splice(position->place_, nodes_, node->place_);
-}
+void Graph::move_before(Node* node, Node* position) { nodes_.splice(position->place_, nodes_, node->place_); }
 
 void Graph::verify() const {
   std::unordered_set<const Value*> known;
@@ -160,7 +158,8 @@ void Graph::verify() const {
       const TensorType& given = node->outputs_[i]->type;
       // Strides are the layout pass's to choose; dtype, shape and device are the op's.
       check(given.dtype == types[i].dtype && given.shape == types[i].shape && given.device == types[i].device,
-            "result type of " + node->attrs.text() + " is " + to_string(given) + ", its inputs say " + to_string(types[i]));
+            "result type of " + node->attrs.text() + " is " + to_string(given) + ", its inputs say " +
+                to_string(types[i]));
       check(given.strides.size() == given.shape.size(), "strides do not fit: " + node->attrs.text());
       known.insert(node->outputs_[i].get());
     }
@@ -192,7 +191,8 @@ std::string Graph::text() const {
     }
     // A body inside the attributes is moved in by one level.
     std::string attrs = node->attrs.text();
-    for (size_t at = attrs.find('\n'); at != std::string::npos; at = attrs.find('\n', at + 1)) attrs.insert(at + 1, "  ");
+    for (size_t at = attrs.find('\n'); at != std::string::npos; at = attrs.find('\n', at + 1))
+      attrs.insert(at + 1, "  ");
     line += " = " + attrs + "(";
     for (size_t i = 0; i < node->inputs_.size(); ++i) line += (i ? ", " : "") + names.at(node->inputs_[i]);
     out += line + ") : " + types + "\n";
@@ -254,7 +254,8 @@ std::unique_ptr<Graph> Graph::parse(TextReader& in) {
       inputs.push_back(read_value());
     }
     Node* node = graph->add_node(attrs, inputs);
-    if (node->outputs_.size() != names.size()) in.fail("'" + op + "' has " + std::to_string(node->outputs_.size()) + " results");
+    if (node->outputs_.size() != names.size())
+      in.fail("'" + op + "' has " + std::to_string(node->outputs_.size()) + " results");
     if (in.accept(":")) {
       for (size_t i = 0; i < names.size(); ++i) {
         if (i) in.require(",");

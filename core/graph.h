@@ -137,7 +137,9 @@ class Graph {
   /// While alive, new nodes are placed before `position`.
   class InsertBefore {
    public:
-    InsertBefore(Graph& graph, Node* position) : graph_(graph), saved_(graph.insert_point_) { graph.insert_point_ = position; }
+    InsertBefore(Graph& graph, Node* position) : graph_(graph), saved_(graph.insert_point_) {
+      graph.insert_point_ = position;
+    }
     ~InsertBefore() { graph_.insert_point_ = saved_; }
     InsertBefore(const InsertBefore&) = delete;
     InsertBefore& operator=(const InsertBefore&) = delete;

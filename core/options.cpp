@@ -19,8 +19,8 @@ void check_options(const Options& options) {
   }
   require(options.min_block_size >= 1,
           "min_block_size is " + std::to_string(options.min_block_size) + "; it must be 1 or more");
-  require(options.workspace_size >= 0,
-          "workspace_size is " + std::to_string(options.workspace_size) + "; give a number of bytes, or 0 for automatic");
+  require(options.workspace_size >= 0, "workspace_size is " + std::to_string(options.workspace_size) +
+                                           "; give a number of bytes, or 0 for automatic");
   require(options.optimization_level >= 0 && options.optimization_level <= 5,
           "optimization_level is " + std::to_string(options.optimization_level) + "; it must be 0 to 5");
   require(options.outside_range == "torch" || options.outside_range == "error" || options.outside_range == "build",

@@ -17,13 +17,20 @@ struct DtypeName {
   const char* name;
 };
 constexpr std::array kDtypeNames{
-    DtypeName{c10::kFloat, "f32"},          DtypeName{c10::kDouble, "f64"},
-    DtypeName{c10::kHalf, "f16"},           DtypeName{c10::kBFloat16, "bf16"},
-    DtypeName{c10::kLong, "i64"},           DtypeName{c10::kInt, "i32"},
-    DtypeName{c10::kShort, "i16"},          DtypeName{c10::kChar, "i8"},
-    DtypeName{c10::kByte, "u8"},            DtypeName{c10::kBool, "b8"},
-    DtypeName{c10::kComplexFloat, "c64"},   DtypeName{c10::kComplexDouble, "c128"},
-    DtypeName{c10::kFloat8_e4m3fn, "f8e4"}, DtypeName{c10::kFloat8_e5m2, "f8e5"},
+    DtypeName{c10::kFloat, "f32"},
+    DtypeName{c10::kDouble, "f64"},
+    DtypeName{c10::kHalf, "f16"},
+    DtypeName{c10::kBFloat16, "bf16"},
+    DtypeName{c10::kLong, "i64"},
+    DtypeName{c10::kInt, "i32"},
+    DtypeName{c10::kShort, "i16"},
+    DtypeName{c10::kChar, "i8"},
+    DtypeName{c10::kByte, "u8"},
+    DtypeName{c10::kBool, "b8"},
+    DtypeName{c10::kComplexFloat, "c64"},
+    DtypeName{c10::kComplexDouble, "c128"},
+    DtypeName{c10::kFloat8_e4m3fn, "f8e4"},
+    DtypeName{c10::kFloat8_e5m2, "f8e5"},
 };
 
 std::string join(const Dims& dims, const char* separator) {
@@ -135,8 +142,7 @@ Dims broadcast_shapes(const Dims& a, const Dims& b) {
   for (size_t i = 0; i < result.size(); ++i) {
     int64_t x = i < a.size() ? a[a.size() - 1 - i] : 1;
     int64_t y = i < b.size() ? b[b.size() - 1 - i] : 1;
-    expect(x == y || x == 1 || y == 1,
-           "sizes " + to_string(a) + " and " + to_string(b) + " do not broadcast together");
+    expect(x == y || x == 1 || y == 1, "sizes " + to_string(a) + " and " + to_string(b) + " do not broadcast together");
     result[result.size() - 1 - i] = x == 1 ? y : x;
   }
   return result;

@@ -38,8 +38,8 @@ class Kernel {
   virtual bool capturable() const { return true; }
   /// True when outputs are the kernel's own tensors (assigned to `out`), so that no arena memory is laid out for them.
   virtual bool allocates_outputs() const { return false; }
-  /// The kernel is one launch of our own device code whose first parameters are the data pointers of inputs (without the
-  /// constants it packed) and outputs; the executor may rewrite these in a CUDA graph. Null for everything else.
+  /// The kernel is one launch of our own device code whose first parameters are the data pointers of inputs (without
+  /// the constants it packed) and outputs; the executor may rewrite these in a CUDA graph. Null for everything else.
   virtual const cuda::Launch* launch() const { return nullptr; }
   /// Which inputs of the node the kernel has packed away at construction (weights); the plan does not keep these alive.
   virtual std::vector<size_t> packed_inputs() const { return {}; }
@@ -73,7 +73,7 @@ class Offers {
 struct KernelContext {
   bool allow_tf32 = true;
   int64_t workspace_limit = int64_t{1} << 28;  ///< Bytes; offers that need more are not made.
-  bool tune = true;  ///< False: offer only the configuration that the heuristic puts first.
+  bool tune = true;                            ///< False: offer only the configuration that the heuristic puts first.
 };
 
 /// One row of the tactic table.

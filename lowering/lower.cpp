@@ -26,8 +26,8 @@ void collect_writes(const jit::Block* block, WrittenAttributes& written) {
 }
 
 bool is_plain_value(const c10::IValue& value) {
-  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() || value.isDevice() ||
-         value.isIntList() || value.isDoubleList() || value.isBoolList();
+  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
+         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList();
 }
 
 using Objects = std::unordered_map<const jit::Value*, c10::IValue>;

@@ -12,9 +12,9 @@ namespace torchweld {
 using WrittenAttributes = std::set<std::pair<const c10::ClassType*, std::string>>;
 WrittenAttributes written_attributes(const torch::jit::Module& module);
 
-/// A copy of the method's graph with all calls inlined, attributes that are numbers, strings or None (and that no method
-/// writes) as constants, what follows from that computed and dead branches gone, and in-place operators made functional
-/// where nothing can tell the difference. Weights stay attributes.
+/// A copy of the method's graph with all calls inlined, attributes that are numbers, strings or None (and that no
+/// method writes) as constants, what follows from that computed and dead branches gone, and in-place operators made
+/// functional where nothing can tell the difference. Weights stay attributes.
 std::shared_ptr<torch::jit::Graph> lower(const torch::jit::Module& module, const std::string& method,
                                          const WrittenAttributes& written);
 

@@ -13,8 +13,8 @@ namespace torchweld {
 /// Position of nodes that may stand anywhere.
 constexpr int kBeforeEverything = -3;
 
-/// Engine nodes of level n form segment n. Execution goes: LibTorch nodes of level -1, segment 0, LibTorch nodes of level 0,
-/// segment 1, ... A neutral node has the level of the latest thing it needs.
+/// Engine nodes of level n form segment n. Execution goes: LibTorch nodes of level -1, segment 0, LibTorch nodes of
+/// level 0, segment 1, ... A neutral node has the level of the latest thing it needs.
 struct Level {
   int level = kBeforeEverything;
   int engine = -1;  ///< Latest segment among everything this node depends on, itself included; -1 for none.

@@ -140,8 +140,8 @@ class BlockPartitioner {
     // Whatever LibTorch does to memory or the outside world keeps its order.
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : nodes_) {
-      if (role(node) == Role::kTorch && (node->hasSideEffects() || aliases_.hasWriters(node) || !node->blocks().empty() ||
-                                         node->kind() == c10::prim::GetAttr)) {
+      if (role(node) == Role::kTorch && (node->hasSideEffects() || aliases_.hasWriters(node) ||
+                                         !node->blocks().empty() || node->kind() == c10::prim::GetAttr)) {
         ordered.push_back(node);
       }
     }
@@ -284,7 +284,8 @@ class BlockPartitioner {
       } else if (role(node) == Role::kNeutral && !live_.count(node)) {
         out.dead.push_back(node);
       }
-      if (auto reason = reasons_.find(node); reason != reasons_.end()) result_.fallbacks.push_back({node, reason->second});
+      if (auto reason = reasons_.find(node); reason != reasons_.end())
+        result_.fallbacks.push_back({node, reason->second});
     }
     std::vector<jit::Node*> staying;
     for (jit::Node* node : nodes_) {

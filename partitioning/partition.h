@@ -46,9 +46,9 @@ struct Partition {
   double flops_in_engines = 0;    ///< Of the probe's flops.
 };
 
-/// Cuts up a graph. Segments are maximal for the order of computation: a node is in the earliest segment that everything
-/// it needs from LibTorch allows. No node of a segment touches memory that is written in place, so moving segments as a
-/// whole changes nothing. Bodies of control flow that stays in LibTorch are cut up in the same way.
+/// Cuts up a graph. Segments are maximal for the order of computation: a node is in the earliest segment that
+/// everything it needs from LibTorch allows. No node of a segment touches memory that is written in place, so moving
+/// segments as a whole changes nothing. Bodies of control flow that stays in LibTorch are cut up in the same way.
 Partition partition(torch::jit::Graph& graph, const torch::jit::AliasDb& aliases, const Probe& probe,
                     const Options& options);
 

@@ -26,8 +26,8 @@ using Exclusion = std::function<std::optional<std::string>(const torch::jit::Nod
 /// The rules of torch_executed_ops and torch_executed_modules.
 Exclusion exclusion_of(const Options& options);
 
-/// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the same
-/// code that conversion runs. Nodes in `written` read memory that the module writes, and are left out.
+/// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the
+/// same code that conversion runs. Nodes in `written` read memory that the module writes, and are left out.
 Probe probe(const torch::jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
             const Exclusion& exclusion, const std::function<bool(const torch::jit::Node*)>& written);
 

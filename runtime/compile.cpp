@@ -161,7 +161,8 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
       auto step = [&](size_t done, size_t total) {
         double share = (static_cast<double>(i) + static_cast<double>(done) / static_cast<double>(total)) /
                        static_cast<double>(segments.size());
-        tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total), share);
+        tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total),
+             share);
       };
       attach_engine(segments[i], analysis.probes, options, timings, step, report);
       result.register_module(segments[i].name, segments[i].module);

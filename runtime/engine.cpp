@@ -112,6 +112,10 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     argument = std::move(tensor);
   }
   std::shared_ptr<const Entry> entry = find(ready);
+  if (entry && entry->executor && !entry->executor->plan().is_current()) {
+    remove(entry);
+    entry = nullptr;
+  }
   if (!entry) {
     CallSignature signature = CallSignature::of(ready);
     if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
@@ -210,6 +214,13 @@ void Engine::add(std::shared_ptr<const Entry> entry) {
     }));
   }
   table->push_back(std::move(entry));
+  table_.store(std::move(table));
+}
+
+void Engine::remove(const std::shared_ptr<const Entry>& entry) {
+  std::lock_guard lock(plan_mutex_);
+  auto table = std::make_shared<Table>(*table_.load());
+  table->erase(std::remove(table->begin(), table->end(), entry), table->end());
   table_.store(std::move(table));
 }
 

@@ -60,8 +60,8 @@ class Engine : public torch::CustomClassHolder {
   explicit Engine(EngineState state);
 
   /// Runs `segment` (the module that this engine hangs at) on its arguments: by the plan for their signature, which is
-  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. Returns the
-  /// segment's outputs. Throws Error for a call outside the range when the options say so.
+  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. Returns
+  /// the segment's outputs. Throws Error for a call outside the range when the options say so.
   std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
   /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
@@ -96,6 +96,7 @@ class Engine : public torch::CustomClassHolder {
                                     const std::function<void(size_t, size_t)>& progress);
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature);
   void add(std::shared_ptr<const Entry> entry);
+  void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
   void warn_once(const std::string& reason);
   static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);

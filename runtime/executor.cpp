@@ -13,9 +13,9 @@
 namespace torchweld {
 
 Executor::Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs) : plan_(std::move(plan)) {
-  cuda_graphs_ = cuda_graphs && plan_->device.is_cuda() && environment("TORCHWELD_VERIFY") != "1" &&
-                 std::all_of(plan_->steps.begin(), plan_->steps.end(),
-                             [](const Step& step) { return step.kernel->capturable(); });
+  cuda_graphs_ =
+      cuda_graphs && plan_->device.is_cuda() && environment("TORCHWELD_VERIFY") != "1" &&
+      std::all_of(plan_->steps.begin(), plan_->steps.end(), [](const Step& step) { return step.kernel->capturable(); });
 }
 
 Executor::~Executor() = default;

@@ -12,9 +12,9 @@ namespace torchweld {
 
 class RunContext;
 
-/// Runs one plan for any number of threads and streams at once. Each run works in a context (an arena and everything bound
-/// to it) that no other run uses at the same time: on the CPU contexts are handed round, on CUDA there is one per stream,
-/// whose own order keeps runs apart.
+/// Runs one plan for any number of threads and streams at once. Each run works in a context (an arena and everything
+/// bound to it) that no other run uses at the same time: on the CPU contexts are handed round, on CUDA there is one per
+/// stream, whose own order keeps runs apart.
 class Executor {
  public:
   Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs);
@@ -23,8 +23,8 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
 
   /// `inputs` have exactly the plan's input types. Returns tensors of their own that later calls do not touch, except
-  /// that an output which is an input, or a view of it, is returned as such. On CUDA everything is enqueued on the current
-  /// stream of the plan's device. Throws what a kernel throws.
+  /// that an output which is an input, or a view of it, is returned as such. On CUDA everything is enqueued on the
+  /// current stream of the plan's device. Throws what a kernel throws.
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs);
   const Plan& plan() const { return *plan_; }
   /// Launches per call, as recorded: the nodes of the CUDA graph, else the steps.

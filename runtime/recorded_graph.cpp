@@ -36,8 +36,8 @@ cudaGraphNode_t last_node(cudaStream_t stream) {
 struct Patch {
   CUgraphNode node = nullptr;
   const cuda::Launch* launch = nullptr;
-  std::vector<int> slots;         // of each pointer parameter
-  std::vector<void*> pointers;    // as last set
+  std::vector<int> slots;       // of each pointer parameter
+  std::vector<void*> pointers;  // as last set
 };
 
 class RecordedCudaGraph final : public RecordedGraph {
@@ -57,10 +57,10 @@ class RecordedCudaGraph final : public RecordedGraph {
   }
 
   std::shared_ptr<const Plan> plan_;
-  std::vector<at::Tensor> slots_;      // what each slot was bound to when recording
-  std::vector<void*> base_;            // storage -> where its owner's first element is
-  std::vector<int> owner_;             // storage -> slot
-  std::vector<bool> direct_;           // storage -> addresses are written into nodes
+  std::vector<at::Tensor> slots_;  // what each slot was bound to when recording
+  std::vector<void*> base_;        // storage -> where its owner's first element is
+  std::vector<int> owner_;         // storage -> slot
+  std::vector<bool> direct_;       // storage -> addresses are written into nodes
   std::vector<Patch> patches_;
   at::cuda::CUDAGraph graph_;
   CUgraphExec exec_ = nullptr;
@@ -188,8 +188,8 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
     const Slot& s = plan.slots[slot];
     auto kind = plan.storages[s.storage].kind;
     at::Tensor base = direct_[s.storage] && kind == Storage::Kind::kOutput ? fresh[s.storage]
-                      : kind == Storage::Kind::kInput                     ? inputs[plan.storages[s.storage].index]
-                                                                          : at::Tensor();
+                      : kind == Storage::Kind::kInput                      ? inputs[plan.storages[s.storage].index]
+                                                                           : at::Tensor();
     if (!base.defined()) {
       outputs.push_back(slots_[slot].clone());
     } else if (s.is_view) {

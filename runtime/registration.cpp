@@ -20,9 +20,8 @@ std::vector<at::Tensor> run(const c10::IValue& segment, const c10::IValue& input
 }  // namespace
 
 TORCH_LIBRARY(torchweld, library) {
-  library.class_<Engine>("Engine").def_pickle(
-      [](const c10::intrusive_ptr<Engine>& engine) { return engine->save(); },
-      [](Engine::Saved saved) { return Engine::load(std::move(saved)); });
+  library.class_<Engine>("Engine").def_pickle([](const c10::intrusive_ptr<Engine>& engine) { return engine->save(); },
+                                              [](Engine::Saved saved) { return Engine::load(std::move(saved)); });
   library.def("run(Any segment, Any inputs) -> Tensor[]", &run);
 }
 

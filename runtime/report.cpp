@@ -90,7 +90,8 @@ void store_report(torch::jit::Module& module, const Report& report) {
 
 Report stored_report(const torch::jit::Module& module) {
   if (!module.hasattr(kAttribute)) {
-    throw Error("this module was not compiled by Torchweld; pass the result of torchweld.compile or a file saved from it");
+    throw Error(
+        "this module was not compiled by Torchweld; pass the result of torchweld.compile or a file saved from it");
   }
   const std::string text = module.attr(kAttribute).toStringRef();
   TextReader in(text);
@@ -131,21 +132,23 @@ std::string Report::text() const {
 
 std::string Report::json() const {
   auto step = [](const EngineReport::Step& s) {
-    return "{\"op\": " + quoted(short_op(s.op)) + ", \"tactic\": " + quoted(s.tactic) + ", \"source\": " + quoted(s.source) +
-           ", \"microseconds\": " + number(s.microseconds, 3) + "}";
+    return "{\"op\": " + quoted(short_op(s.op)) + ", \"tactic\": " + quoted(s.tactic) +
+           ", \"source\": " + quoted(s.source) + ", \"microseconds\": " + number(s.microseconds, 3) + "}";
   };
   auto engine = [&](const EngineReport& e) {
     return "{\"name\": " + quoted(e.name) + ", \"precision\": " + quoted(e.precision) +
            ", \"inputs\": " + json_list(e.inputs, quoted) + ", \"outputs\": " + json_list(e.outputs, quoted) +
-           ", \"arena_bytes\": " + std::to_string(e.arena_bytes) + ", \"constant_bytes\": " +
-           std::to_string(e.constant_bytes) + ", \"launches\": " + std::to_string(e.launches) + ", \"flops\": " +
-           number(e.flops, 0) + ", \"steps\": " + json_list(e.steps, step) + "}";
+           ", \"arena_bytes\": " + std::to_string(e.arena_bytes) +
+           ", \"constant_bytes\": " + std::to_string(e.constant_bytes) +
+           ", \"launches\": " + std::to_string(e.launches) + ", \"flops\": " + number(e.flops, 0) +
+           ", \"steps\": " + json_list(e.steps, step) + "}";
   };
   auto fallback = [](const Fallback& f) {
     return "{\"op\": " + quoted(f.op) + ", \"reason\": " + quoted(f.reason) + ", \"source\": " + quoted(f.source) + "}";
   };
   return "{\"engines\": " + json_list(engines, engine) + ", \"fallbacks\": " + json_list(fallbacks, fallback) +
-         ", \"flops_in_engines\": " + number(flops_in_engines, 6) + ", \"build_seconds\": " + number(build_seconds, 3) + "}";
+         ", \"flops_in_engines\": " + number(flops_in_engines, 6) + ", \"build_seconds\": " + number(build_seconds, 3) +
+         "}";
 }
 
 }  // namespace torchweld

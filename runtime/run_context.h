@@ -30,8 +30,8 @@ class RunContext {
     std::vector<const at::Tensor*> in;
     std::vector<at::Tensor*> out;
     void* workspace = nullptr;
-    std::vector<int> views_to_refresh;     // slots that look into what the kernel has just brought
-    std::vector<int> slots_to_release;     // slots whose kernel-owned memory nothing reads any more
+    std::vector<int> views_to_refresh;  // slots that look into what the kernel has just brought
+    std::vector<int> slots_to_release;  // slots whose kernel-owned memory nothing reads any more
   };
 
   void bind_arena();
@@ -45,16 +45,16 @@ class RunContext {
   std::shared_ptr<const Plan> plan_;
   at::Tensor arena_;
   std::vector<at::Tensor> slots_;
-  std::vector<int> owner_;                     // storage -> the slot that owns it
-  std::vector<std::vector<int>> views_;        // storage -> slots that look into it
+  std::vector<int> owner_;               // storage -> the slot that owns it
+  std::vector<std::vector<int>> views_;  // storage -> slots that look into it
   std::vector<BoundStep> steps_;
   bool has_run_ = false;
   bool cannot_record_ = false;
   std::unique_ptr<RecordedGraph> recorded_;
 };
 
-/// Runs a step's ATen meaning on what the step has just read and throws Error naming the step and its worst element when
-/// the step's results differ by more than rounding (TORCHWELD_VERIFY=1).
+/// Runs a step's ATen meaning on what the step has just read and throws Error naming the step and its worst element
+/// when the step's results differ by more than rounding (TORCHWELD_VERIFY=1).
 void verify_step(const Step& step, size_t number, const std::vector<const at::Tensor*>& in,
                  const std::vector<at::Tensor*>& out);
 

@@ -15,7 +15,8 @@ namespace jit = torch::jit;
 namespace {
 
 std::string describe(const Input& input, size_t index) {
-  return input.name.empty() ? "input " + std::to_string(index) : "input " + std::to_string(index) + " (" + input.name + ")";
+  return input.name.empty() ? "input " + std::to_string(index)
+                            : "input " + std::to_string(index) + " (" + input.name + ")";
 }
 
 void check_input(const Input& input, size_t index) {
@@ -111,7 +112,8 @@ at::Tensor meta_tensor(const Input& input, const Dims& shape, c10::ScalarType ot
 /// `value` with the next of `tensors` in the place of each tensor, depth first.
 c10::IValue fill(const c10::IValue& value, const std::vector<at::Tensor>& tensors, size_t& next) {
   if (value.isTensor()) {
-    if (next == tensors.size()) throw Error("there are more tensors in the arguments than Inputs; describe each tensor");
+    if (next == tensors.size())
+      throw Error("there are more tensors in the arguments than Inputs; describe each tensor");
     return tensors[next++];
   }
   if (value.isTuple()) {
@@ -140,8 +142,8 @@ std::vector<c10::IValue> arguments_at(const c10::FunctionSchema& schema, const S
   for (const c10::IValue& value : signature.arguments) arguments.push_back(fill(value, tensors, next));
   size_t expected = schema.arguments().size() - 1;  // without self
   if (arguments.size() > expected) {
-    throw Error(schema.name() + "() takes " + std::to_string(expected) + " argument" + (expected == 1 ? "" : "s") + ", but " +
-                std::to_string(arguments.size()) + " inputs are given");
+    throw Error(schema.name() + "() takes " + std::to_string(expected) + " argument" + (expected == 1 ? "" : "s") +
+                ", but " + std::to_string(arguments.size()) + " inputs are given");
   }
   for (size_t i = arguments.size(); i < expected; ++i) {
     const c10::Argument& formal = schema.arguments()[i + 1];

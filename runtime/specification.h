@@ -12,14 +12,14 @@ struct Specification {
   std::vector<std::vector<c10::IValue>> arguments;
 };
 
-/// Checks `signature` against the method's arguments and the module's device. Throws Error saying what is wrong and what to
-/// change: too few or too many inputs, empty or differing ranks, min > opt, opt > max, sizes below 1, an unknown device,
-/// weights elsewhere than the inputs, a precision that the device lacks.
+/// Checks `signature` against the method's arguments and the module's device. Throws Error saying what is wrong and
+/// what to change: too few or too many inputs, empty or differing ranks, min > opt, opt > max, sizes below 1, an
+/// unknown device, weights elsewhere than the inputs, a precision that the device lacks.
 Specification specify(const torch::jit::Module& module, const std::string& method, const Signature& signature,
                       const Options& options);
 
-/// A copy that shares weights with `module` and can be rewritten. A module in training mode is copied in eval mode, with a
-/// warning.
+/// A copy that shares weights with `module` and can be rewritten. A module in training mode is copied in eval mode,
+/// with a warning.
 torch::jit::Module clone_for_inference(const torch::jit::Module& module);
 
 }  // namespace torchweld

@@ -47,9 +47,9 @@ struct EngineReport {
   std::vector<std::string> inputs;  ///< Types as text.
   std::vector<std::string> outputs;
   struct Step {
-    std::string op;      ///< Node text.
-    std::string tactic;  ///< With its configuration.
-    std::string source;  ///< The user's line; may be empty.
+    std::string op;           ///< Node text.
+    std::string tactic;       ///< With its configuration.
+    std::string source;       ///< The user's line; may be empty.
     double microseconds = 0;  ///< As timed when chosen; 0 when not timed.
   };
   std::vector<Step> steps;

@@ -7,8 +7,8 @@ namespace torchweld {
 
 /// Means exactly what its body means, except that values inside the body are not rounded to f16 or bf16 between
 /// pointwise nodes. The body is pointwise nodes and casts, with at most one anchor among them (conv, matmul, linear,
-/// reduction, softmax, norm, pool). Inputs and outputs of the node are the body's. Immediates are constants inside the body; weights are
-/// inputs.
+/// reduction, softmax, norm, pool). Inputs and outputs of the node are the body's. Immediates are constants inside the
+/// body; weights are inputs.
 struct Fused {
   std::shared_ptr<const Graph> body;
   void fields(auto&& f) { f("body", body); }

@@ -7,8 +7,11 @@
 #include <cudnn_frontend.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <mutex>
+#include <span>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -89,14 +92,27 @@ Dims clean_strides(const TensorType& type) {
   return type.strides;
 }
 
+/// A cuDNN graph that tells which of its plans pass the filters.
+class PlanGraph : public fe::graph::Graph {
+ public:
+  /// Numbers of at most `most` plans that may be built, best first.
+  std::vector<int64_t> allowed_plans(size_t most) {
+    std::vector<int64_t> allowed;
+    for (int64_t plan = 0; plan < get_execution_plan_count() && allowed.size() < most; ++plan) {
+      if (plans.check_support_at_index(plan).is_good()) allowed.push_back(plan);
+    }
+    return allowed;
+  }
+};
+
 /// Builds the cuDNN graph of a node.
 class GraphMaker {
  public:
   GraphMaker(const Node& node, const Parts& parts)
       : node_(node), parts_(parts), rank_(node.input(parts.x)->type.shape.size()) {}
 
-  std::shared_ptr<fe::graph::Graph> make() {
-    graph_ = std::make_shared<fe::graph::Graph>();
+  std::shared_ptr<PlanGraph> make() {
+    graph_ = std::make_shared<PlanGraph>();
     const TensorType& x = node_.input(parts_.x)->type;
     graph_->set_io_data_type(data_type(x.dtype))
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
@@ -153,12 +169,14 @@ class GraphMaker {
     return operands.size() == 1 ? graph_->pointwise(operands[0], options)
                                 : graph_->pointwise(operands[0], operands[1], options);
   }
+  /// NaN passes: the front end asks cuDNN for that in RELU_FWD.
   Tensor clip(const Tensor& x, double low, double high) {
-    return apply(fe::graph::Pointwise_attributes()
-                     .set_mode(fe::PointwiseMode_t::RELU_FWD)
-                     .set_relu_lower_clip(static_cast<float>(low))
-                     .set_relu_upper_clip(static_cast<float>(high)),
-                 {x});
+    expect(std::isfinite(low) && low <= high, "cuDNN: unusual bounds of a clamp");
+    auto options = fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD);
+    options.set_relu_lower_clip(static_cast<float>(low));
+    // The largest float as a bound would make it out of infinity.
+    if (std::isfinite(high)) options.set_relu_upper_clip(static_cast<float>(high));
+    return apply(options, {x});
   }
 
   /// The operand as a cuDNN tensor of the result's rank.
@@ -191,7 +209,7 @@ class GraphMaker {
     }
     const std::string& fn = inner.as<Pointwise>()->fn;
     Tensor a = operand(inner.input(0));
-    constexpr double kNone = std::numeric_limits<float>::max();
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
     using Mode = fe::PointwiseMode_t;
     static const std::map<std::string, Mode> unary{{"relu", Mode::RELU_FWD}, {"sigmoid", Mode::SIGMOID_FWD},
                                                    {"tanh", Mode::TANH_FWD}, {"silu", Mode::SWISH_FWD},
@@ -201,8 +219,7 @@ class GraphMaker {
     if (auto found = unary.find(fn); found != unary.end()) return apply(found->second, {a});
     if (auto found = binary.find(fn); found != binary.end()) return apply(found->second, {a, operand(inner.input(1))});
     if (fn == "clamp") return clip(a, number(inner, 1), number(inner, 2));
-    if (fn == "maximum") return clip(a, number(inner, 1), kNone);
-    if (fn == "minimum") return clip(a, -kNone, number(inner, 1));
+    if (fn == "maximum") return clip(a, number(inner, 1), kInfinity);
     if (fn == "leaky_relu") {
       auto slope = static_cast<float>(number(inner, 1));
       return apply(fe::graph::Pointwise_attributes().set_mode(Mode::RELU_FWD).set_relu_lower_clip_slope(slope), {a});
@@ -231,14 +248,15 @@ class GraphMaker {
   const Node& node_;
   const Parts& parts_;
   size_t rank_;
-  std::shared_ptr<fe::graph::Graph> graph_;
+  std::shared_ptr<PlanGraph> graph_;
   std::map<const Value*, Tensor> values_;
 };
 
 /// A graph with its candidate plans and packed weights, shared by the offers for one node.
 struct Prepared {
   std::mutex mutex;  ///< Plans are built one at a time.
-  std::shared_ptr<fe::graph::Graph> graph;
+  std::shared_ptr<PlanGraph> graph;
+  std::vector<int64_t> plans;  ///< Those that may be built, best first.
   at::Tensor weight;
   at::Tensor bias;
 };
@@ -300,28 +318,36 @@ class CudnnKernel : public Kernel {
 std::shared_ptr<Prepared> prepare(const Node& node, const Parts& parts, const KernelContext& context) {
   auto prepared = std::make_shared<Prepared>();
   prepared->graph = GraphMaker(node, parts).make();
-  cudnnHandle_t handle = at::native::getCudnnHandle();
-  expect_good(prepared->graph->validate());
-  expect_good(prepared->graph->build_operation_graph(handle));
-  expect_good(prepared->graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
+  PlanGraph& graph = *prepared->graph;
+  expect_good(graph.validate());
+  expect_good(graph.build_operation_graph(at::native::getCudnnHandle()));
+  expect(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}).is_good(),
+         "cuDNN has no engine for this convolution together with the nodes fused to it");
   bool f32 = node.input(parts.x)->type.dtype == c10::kFloat;
-  if (f32 && !context.allow_tf32) prepared->graph->deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
-  prepared->graph->deselect_workspace_greater_than(context.workspace_limit);
-  expect_good(prepared->graph->check_support());
+  bool tf32 = f32 && context.allow_tf32;
+  // Engines that round f32 to f16 on the way are less exact than TF32, and nobody asks for them.
+  if (f32) graph.deselect_numeric_notes({fe::NumericalNote_t::DOWN_CONVERT_INPUTS});
+  if (f32 && !tf32) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
+  graph.deselect_workspace_greater_than(context.workspace_limit);
+  constexpr size_t kMostPlans = 12;
+  prepared->plans = graph.allowed_plans(kMostPlans);
+  expect(!prepared->plans.empty(),
+         f32 && !tf32 ? "every cuDNN engine for it computes in TF32, which is not allowed, or needs too much workspace"
+                      : "every cuDNN engine for it needs too much workspace or rounds its inputs");
   return prepared;
 }
 
-/// The first plan from `first` on that builds.
+/// The first of these plans that builds.
 std::unique_ptr<Kernel> build_first(const Node& node, const Parts& parts, const std::shared_ptr<Prepared>& prepared,
-                                    int64_t first, int64_t end) {
-  for (int64_t plan = first; plan + 1 < end; ++plan) {
+                                    std::span<const int64_t> plans) {
+  for (int64_t plan : plans.first(plans.size() - 1)) {
     try {
       return std::make_unique<CudnnKernel>(node, parts, prepared, plan);
     } catch (const Unsupported&) {
       continue;
     }
   }
-  return std::make_unique<CudnnKernel>(node, parts, prepared, end - 1);
+  return std::make_unique<CudnnKernel>(node, parts, prepared, plans.back());
 }
 
 }  // namespace
@@ -334,17 +360,16 @@ void propose_conv(const Node& node, const KernelContext& context, Offers& offers
   expect(at::cuda::is_available(), "no CUDA device");
   c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(cuda::device_of(node)));
   std::shared_ptr<Prepared> prepared = prepare(node, parts, context);
-  int64_t count = prepared->graph->get_execution_plan_count();
-  expect(count > 0, "cuDNN has no engine for it");
   if (!context.tune) {
-    offers.add("heuristic", [=, &node] { return build_first(node, parts, prepared, 0, count); });
+    offers.add("heuristic", [=, &node] { return build_first(node, parts, prepared, prepared->plans); });
     return;
   }
-  constexpr int64_t kMostOffers = 6;
-  for (int64_t plan = 0; plan < std::min(count, kMostOffers); ++plan) {
+  constexpr size_t kMostOffers = 6;
+  for (size_t i = 0; i < std::min(prepared->plans.size(), kMostOffers); ++i) {
+    int64_t plan = prepared->plans[i];
     std::string name;
     if (prepared->graph->get_plan_name_at_index(plan, name).is_bad()) name = "plan" + std::to_string(plan);
-    offers.add(name, [=, &node] { return build_first(node, parts, prepared, plan, plan + 1); });
+    offers.add(name, [=, &node] { return std::make_unique<CudnnKernel>(node, parts, prepared, plan); });
   }
 }
 

@@ -3,6 +3,7 @@
 import copy
 import os
 import warnings
+import zipfile
 
 import torch
 
@@ -44,15 +45,15 @@ def compile(
     require_full_compilation: raise, with all reasons, when a tensor operation would stay in LibTorch.
     torch_executed_ops: operators that stay in LibTorch, "aten::relu"; an asterisk matches any text.
     torch_executed_modules: module classes, or instance paths such as "layer1.0", that stay in LibTorch.
-    truncate_long_and_double: compute int64 and float64 values in int32 and float32.
+    truncate_long_and_double: True raises; int64 and float64 are computed as they are.
     disable_tf32: compute float32 on CUDA without TF32.
     workspace_size: largest workspace of a kernel in bytes; 0 chooses.
-    optimization_level: 0 chooses kernels by rules; 1..5 by timing them, ever longer.
+    optimization_level: 0 chooses kernels by rules, nothing is run; 1..5 by timing every offer, ever longer.
     timing_cache: a text file of timings, read before and written after.
     outside_range: a call outside the ranges runs in LibTorch ("torch"), raises ("error"), or is planned ("build").
     max_cached_plans: plans kept per engine.
     cuda_graphs: record each plan as a CUDA graph.
-    methods: names of the methods to compile.
+    methods: names of the methods to compile, all for these inputs.
     progress: called with (what is being done, share done from 0 to 1); an exception it raises cancels.
     """
     if calibrator is not None:
@@ -108,20 +109,49 @@ def warm_up(compiled, inputs):
 
 
 def load(path, map_location=None):
-    """A compiled module from a file that torch.jit.save wrote. The same as torch.jit.load, with clearer messages."""
-    if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
+    """A compiled module from a file that torch.jit.save wrote, or from a file object.
+
+    As torch.jit.load, but every damaged file is a ValueError, and checksums are verified: torch.jit.load ignores them,
+    and an altered weight goes unnoticed. What an intact file misses here (a device, another library's operators) is
+    LibTorch's own error.
+    """
+    named = isinstance(path, (str, os.PathLike))
+    if named and not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)} does not exist; give the path of a file written by torch.jit.save")
+    label = os.fspath(path) if named else "the file"
+    _verify_archive(path, label)
     try:
         return torch.jit.load(path, map_location=map_location)
-    except RuntimeError as error:
-        text = str(error)
-        damaged = ("PytorchStreamReader", "zip archive", "unexpected pos", "Unknown", "Expected", "torchweld")
-        if any(word in text for word in damaged):
-            raise ValueError(
-                f"{path} cannot be read: it is truncated, altered, or no TorchScript file; save the module "
-                f"again with torch.jit.save. LibTorch said: {text}"
-            ) from error
-        raise
+    except Exception as error:
+        if any(words in str(error) for words in _NOT_DAMAGE):
+            raise
+        raise _damaged(label, f"LibTorch said: {error}") from error
+
+
+# In messages about intact files: a newer engine format, and what this process or machine does not have.
+_NOT_DAMAGE = ("newer Torchweld", "Unknown builtin op", "__torch__.torch.classes", "CUDA")
+
+
+def _verify_archive(file, label):
+    """Raises unless `file` is a zip archive whose checksums are right. Leaves a file object where it was."""
+    start = None if isinstance(file, (str, os.PathLike)) else file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # zipfile has many kinds of errors for nonsense
+        raise _damaged(label, f"As an archive: {error or type(error).__name__}") from error
+    finally:
+        if start is not None:
+            file.seek(start)
+    if broken is not None:
+        raise _damaged(label, f"The checksum of {broken} is wrong")
+
+
+def _damaged(label, why):
+    return ValueError(
+        f"{label} cannot be read: it is truncated, altered, or no TorchScript file; save the module again with "
+        f"torch.jit.save. {why}"
+    )
 
 
 def _make_arguments(inputs, input_signature):
@@ -176,13 +206,13 @@ def _make_options(given):
     if not options.methods:
         raise ValueError('methods is empty; name at least one method, for example ("forward",)')
     for name, kind in (
+        ("truncate_long_and_double", bool),
         ("min_block_size", int),
         ("workspace_size", int),
         ("optimization_level", int),
         ("max_cached_plans", int),
         ("require_full_compilation", bool),
         ("disable_tf32", bool),
-        ("truncate_long_and_double", bool),
         ("cuda_graphs", bool),
         ("outside_range", str),
     ):
@@ -192,6 +222,11 @@ def _make_options(given):
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise TypeError(f"{name} is {value!r}; it must be of type {kind.__name__}")
         setattr(options, name, value)
+    if options.truncate_long_and_double:
+        raise ValueError(
+            "truncate_long_and_double is True; truncation does not exist in this version of Torchweld and is not "
+            "needed, int64 and float64 are computed as they are: leave it out"
+        )
     return options
 
 

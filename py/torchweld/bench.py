@@ -1,8 +1,8 @@
 """Times compiled modules against their peers, in one process, interleaved, on random data; keeps the raw numbers.
 
-Peers: eager; frozen TorchScript (channels-last, in a CUDA graph on CUDA); optionally torch.compile. All get the same
-inputs, already on the device. A record is one model at one batch size and precision; its fields are in
-docs/performance/README.md.
+Peers: eager; frozen TorchScript (channels-last, in a CUDA graph on CUDA); optionally torch.compile (inductor). All run
+in the same precision on the same inputs, already on the device. A record is one model at one batch size and precision;
+its fields are in docs/performance/README.md.
 """
 
 import copy
@@ -19,6 +19,8 @@ from . import __version__, _inputs
 from ._compare import compare
 from ._compile import compile, explain
 
+PEERS = ("eager", "frozen_graph", "inductor")
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -33,15 +35,17 @@ def add_arguments(parser):
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--calls", type=int, help="calls in each repeat; default: 100, on the CPU as many as fit 1 s")
     parser.add_argument("--optimization-level", type=int, default=3)
     parser.add_argument("--timing-cache")
-    parser.add_argument("--peers", nargs="*", default=["eager", "frozen"], choices=["eager", "frozen", "compile"])
+    parser.add_argument("--peers", nargs="*", default=["eager", "frozen_graph"], choices=list(PEERS))
     parser.add_argument("--json", help="append the records to this file")
     parser.set_defaults(action=run)
 
 
 def run(args):
+    if torch.device(args.device).type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # as Torchweld and cuDNN do
     print(
         f"{'model':<22} {'batch':>5} {'prec':>5} {'torchweld':>10} {'best peer':>10} {'ratio':>6} {'host us':>8} "
         f"{'p99 ms':>8} {'err/allowed':>11}  peers (ms)"
@@ -78,23 +82,22 @@ def measure(name, batch, precision, args):
         compiled(*inputs)
     build_s = time.perf_counter() - start
     peak_mb = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else 0.0
+    report = explain(compiled)
     accuracy = compare(module, compiled, inputs).worst
     runners = {"torchweld": lambda: compiled(*inputs)} | _peers(module, script, inputs, args)
     with torch.inference_mode():
-        times = interleave(runners, args.repeats, args.calls)
-        latencies = _latencies(runners["torchweld"], max(200, args.calls), on_cuda)
+        times = interleave(runners, args.repeats, args.calls or (100 if on_cuda else None))
+        latencies = _latencies(runners["torchweld"], on_cuda)
         host_us = _host_microseconds(runners["torchweld"], on_cuda)
-    report = explain(compiled)
-    steps = sum(len(engine.steps) for engine in report.engines)
     return {
-        "model": name, "batch": batch, "precision": precision, "device": _device_name(args.device),
+        "model": name, "batch": batch, "precision": precision, "device": device_name(args.device),
         "threads": torch.get_num_threads(), "clocks": _clocks() if on_cuda else "", "commit": _commit(),
         "torch": torch.__version__, "torchweld": __version__, "python": platform.python_version(),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
-        "kernels_per_call": _kernels_per_call(runners["torchweld"]) if on_cuda else steps,
-        "steps": steps, "engines": len(report.engines),
+        "kernels_per_call": sum(engine.launches for engine in report.engines),
+        "steps": sum(len(engine.steps) for engine in report.engines), "engines": len(report.engines),
         "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
         "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
         "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
@@ -121,20 +124,42 @@ def _load(name, batch, dtype, args):
     import torchvision
 
     kwargs = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
-    module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device, dtype)
+    module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device)
     side = 299 if name == "inception_v3" else 224
-    return module, [torch.randn(batch, 3, side, side).to(args.device, dtype)]
+    settle_norms(module, torch.randn(4, 3, side, side).to(args.device))
+    return module.to(dtype), [torch.randn(batch, 3, side, side).to(args.device, dtype)]
+
+
+def settle_norms(module, x):
+    """Gives the batch norms of an untrained network the statistics of its own activations.
+
+    With those it is made with, activations shrink from layer to layer until they are denormal, and everybody's timing
+    is that of denormals.
+    """
+    norms = [child for child in module.modules() if isinstance(child, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            for _ in range(3):
+                module(x + 0.1 * torch.randn_like(x))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def _peers(module, script, inputs, args):
     peers = {}
     if "eager" in args.peers:
         peers["eager"] = lambda: module(*inputs)
-    if "frozen" in args.peers:
-        peers["frozen"] = frozen_peer(script, inputs)
-    if "compile" in args.peers:
+    if "frozen_graph" in args.peers:
+        peers["frozen_graph"] = frozen_peer(script, inputs)
+    if "inductor" in args.peers:
         made = torch.compile(module, mode="reduce-overhead" if inputs[0].is_cuda else None)
-        peers["compile"] = lambda: made(*inputs)
+        peers["inductor"] = lambda: made(*inputs)
     return peers
 
 
@@ -170,18 +195,30 @@ def _sync(on_cuda):
         torch.cuda.synchronize()
 
 
-def interleave(runners, repeats, calls):
-    """{name: milliseconds a call, one number for each repeat}; the runners take turns, after 200 ms of warm-up each."""
+def interleave(runners, repeats=5, calls=None, limit_s=float("inf")):
+    """{name: milliseconds a call, one number for each repeat}; the runners take turns, after 200 ms of warm-up each.
+
+    calls: in each repeat; None: 1 to 100, as many as fit a second between all runners. No repeat is begun after limit_s
+    seconds, but the first.
+    """
     on_cuda = torch.cuda.is_available()
-    for call in runners.values():
-        end = time.perf_counter() + 0.2
-        while time.perf_counter() < end:
+    begin = time.perf_counter()
+    counts = {}
+    for name, call in runners.items():
+        call()
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() < start + 0.2:
             call()
             _sync(on_cuda)
+            done += 1
+        fitting = done * 5 / len(runners)
+        counts[name] = calls or int(min(100, max(1, fitting)))
     times = {name: [] for name in runners}
-    for _ in range(repeats):
+    for repeat in range(repeats):
+        if repeat and time.perf_counter() - begin > limit_s:
+            break
         for name, call in runners.items():
-            times[name].append(_time_loop(call, calls, on_cuda))
+            times[name].append(_time_loop(call, counts[name], on_cuda))
     return times
 
 
@@ -194,9 +231,10 @@ def _time_loop(call, calls, on_cuda):
     return (time.perf_counter() - start) / calls * 1e3
 
 
-def _latencies(call, calls, on_cuda):
-    times = []
-    for _ in range(calls):
+def _latencies(call, on_cuda):
+    """Milliseconds of single calls, each waited for: 500 of them, fewer when they would take more than 5 s."""
+    times, end = [], time.perf_counter() + 5
+    while len(times) < 500 and (len(times) < 10 or time.perf_counter() < end):
         start = time.perf_counter()
         call()
         _sync(on_cuda)
@@ -219,22 +257,13 @@ def _host_microseconds(call, on_cuda):
     return statistics.median(best)
 
 
-def _kernels_per_call(call):
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        call()
-        torch.cuda.synchronize()
-    kernels = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    return len([e for e in kernels if not e.name.startswith(("Memcpy", "Memset"))])
-
-
 def _percentile(values, percent):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
-def _device_name(device):
+def device_name(device):
+    """What the GPU, or the processor, calls itself."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo") as file:

@@ -1,24 +1,19 @@
 // Every kernel of every tactic against the ATen meaning in float64, on a GPU; skipped, and counted, without one.
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContext.h>
-#include <ATen/ops/abs.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
-#include <ATen/ops/isnan.h>
-#include <ATen/ops/logical_and.h>
-#include <ATen/ops/logical_not.h>
-#include <ATen/ops/max.h>
-#include <ATen/ops/ne.h>
+#include <ATen/ops/eq.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/sub.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <iostream>
+#include <limits>
+#include <map>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -26,16 +21,23 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "tests/cuda/nodes.h"
+#include "tests/cuda/tolerance.h"
 
 namespace torchweld::cuda_tests {
 namespace {
 
-/// The meaning of a graph with all floating-point numbers in f64.
+const c10::Device kDevice(c10::kCUDA, 0);
+
+/// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
+/// constants in f32 even when they compute in f64.
 std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
   std::unordered_map<const Value*, at::Tensor> values;
-  auto widen = [](const at::Tensor& t) { return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kDouble) : t; };
+  auto widen = [](const at::Tensor& t) {
+    return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
+  };
   for (size_t i = 0; i < inputs.size(); ++i)
-    values[graph.inputs()[i].get()] = inputs[i].is_floating_point() ? inputs[i].to(c10::kDouble) : inputs[i];
+    values[graph.inputs()[i].get()] =
+        inputs[i].to(c10::kCPU, inputs[i].is_floating_point() ? c10::kDouble : inputs[i].scalar_type());
   for (const auto& node : graph.nodes()) {
     std::vector<at::Tensor> arguments;
     for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
@@ -62,11 +64,31 @@ at::Tensor place(const TensorType& type, int64_t offset) {
   return memory.as_strided(type.shape, type.strides, offset);
 }
 
-std::vector<at::Tensor> make_inputs(const Graph& graph, int64_t offset) {
+/// Small integers of both signs; 0 only in the first input, since an integer divided by 0 is undefined on GPUs.
+at::Tensor integers(const TensorType& type, bool with_zero) {
+  bool is_signed = c10::isSignedType(type.dtype) && type.dtype != c10::kBool;
+  at::Tensor numbers = at::randint(is_signed ? -4 : 0, 5, type.shape);
+  return with_zero || type.dtype == c10::kBool ? numbers : at::where(at::eq(numbers, 0), 3, numbers);
+}
+
+/// Puts what is not finite into the samples 1 to 5 (of the outermost dimension): all NaN; infinity at the first of each
+/// sample's channels; minus infinity there; one NaN; all minus infinity.
+void put_specials(at::Tensor& t) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  int64_t samples = t.dim() > 1 ? t.size(0) : 0;
+  if (samples > 1) t[1].fill_(NAN);
+  if (samples > 2) t[2][0].fill_(kInfinity);
+  if (samples > 3) t[3][0].fill_(-kInfinity);
+  if (samples > 4) t[4].view(-1)[3] = NAN;
+  if (samples > 5) t[5].fill_(-kInfinity);
+}
+
+std::vector<at::Tensor> make_inputs(const Graph& graph, int64_t offset, bool specials) {
   std::vector<at::Tensor> inputs;
   for (const auto& value : graph.inputs()) {
     const TensorType& type = value->type;
-    at::Tensor numbers = type.is_floating() ? at::randn(type.shape) : at::randint(0, 5, type.shape);
+    at::Tensor numbers = type.is_floating() ? at::randn(type.shape) : integers(type, inputs.empty());
+    if (specials) put_specials(numbers);
     at::Tensor input = place(type, offset);
     input.copy_(numbers);
     inputs.push_back(input);
@@ -74,104 +96,124 @@ std::vector<at::Tensor> make_inputs(const Graph& graph, int64_t offset) {
   return inputs;
 }
 
-double rounding_unit(c10::ScalarType dtype) {
-  switch (dtype) {
-    case c10::kHalf:
-      return 1.0 / 1024;
-    case c10::kBFloat16:
-      return 1.0 / 128;
-    case c10::kFloat:
-      return 1.0 / (1 << 21);
-    case c10::kDouble:
-      return 1e-13;
-    default:
-      return 0;
-  }
-}
-
-double largest(const at::Tensor& t) { return t.numel() ? at::max(t).item<double>() : 0; }
-
-/// Empty when `ours` is at most twice as far from `reference` as `eager`, plus a rounding unit; else what is wrong.
-std::string compare(const at::Tensor& ours, const at::Tensor& eager, const at::Tensor& reference) {
-  at::Tensor a = ours.to(c10::kDouble);
-  at::Tensor b = eager.to(c10::kDouble);
-  at::Tensor r = reference.to(c10::kDouble);
-  // Where eager is not finite we must be the same kind of number.
-  at::Tensor finite = at::isfinite(b);
-  at::Tensor wrong_nan = at::ne(at::isnan(a), at::isnan(b));
-  if (wrong_nan.any().item<bool>())
-    return std::to_string(wrong_nan.sum().item<int64_t>()) + " elements are NaN on one side only";
-  finite = at::logical_and(finite, at::isfinite(r));
-  at::Tensor zero = at::zeros_like(r);
-  double error = largest(at::where(finite, at::abs(at::sub(a, r)), zero));
-  double eager_error = largest(at::where(finite, at::abs(at::sub(b, r)), zero));
-  double scale = largest(at::where(finite, at::abs(r), zero));
-  double allowed = 2 * eager_error + rounding_unit(ours.scalar_type()) * scale;
-  if (error <= allowed) return "";
-  return "largest error " + std::to_string(error) + ", eager's " + std::to_string(eager_error) + ", largest value " +
-         std::to_string(scale);
-}
-
-/// Counts for the closing line.
-struct Counts {
-  int kernels = 0;
-  int refused = 0;
+/// How the kernels of a list of cases are run.
+struct Manner {
+  int64_t offset = 0;  ///< Elements between an aligned address and the tensors.
+  bool allow_tf32 = false;
+  bool specials = false;
 };
 
-void run_offer(const Case& c, const Offers::Offer& offer, const std::vector<at::Tensor>& graph_inputs,
-               const std::vector<at::Tensor>& eager, const std::vector<at::Tensor>& reference, int64_t offset) {
-  std::string what = c.name + " by " + offer.tactic + " " + offer.config + (offset ? " misaligned" : "");
-  std::unique_ptr<Kernel> kernel = offer.build();
+/// Numbers that a case is run on, and what must come out.
+struct Expected {
+  std::vector<at::Tensor> inputs;
+  std::vector<at::Tensor> eager;
+  std::vector<at::Tensor> reference;
+  double largest = 0;
+};
+
+Expected expect_of(const Case& c, const Manner& manner) {
+  // Eager computes in the precision that our kernels are allowed.
+  at::globalContext().setAllowTF32CuDNN(manner.allow_tf32);
+  at::globalContext().setAllowTF32CuBLAS(manner.allow_tf32);
+  Expected expected;
+  expected.inputs = make_inputs(*c.graph, manner.offset, manner.specials);
+  expected.eager = run_aten(*c.graph, expected.inputs);
+  bool integers = !expected.inputs.empty() && !expected.inputs[0].is_floating_point();
+  expected.reference = integers ? expected.eager : run_f64(*c.graph, expected.inputs);
+  expected.largest = largest_number(expected.inputs);
+  return expected;
+}
+
+void run_offer(const Case& c, const std::string& what, const Kernel& kernel, const Expected& expected,
+               const Manner& manner) {
   std::vector<const at::Tensor*> in;
   for (const Value* v : c.node().inputs()) {
-    if (const at::Tensor* constant = constant_of(v)) {
-      in.push_back(constant);
-    } else {
-      in.push_back(&graph_inputs[v->index()]);
-    }
+    const at::Tensor* constant = constant_of(v);
+    in.push_back(constant ? constant : &expected.inputs[v->index()]);
   }
   std::vector<at::Tensor> outputs;
   std::vector<at::Tensor*> out;
   for (const auto& value : c.node().outputs()) {
-    outputs.push_back(place(value->type, offset));
+    outputs.push_back(place(value->type, manner.offset));
     outputs.back().fill_(value->type.is_floating() ? std::nan("") : 1);
   }
   for (at::Tensor& tensor : outputs) out.push_back(&tensor);
-  at::Tensor workspace = at::empty({kernel->workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
-  kernel->run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
+  at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
+  kernel.run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
   cudaError_t status = cudaDeviceSynchronize();
   ASSERT_EQ(status, cudaSuccess) << what << ": " << cudaGetErrorString(status);
   for (size_t i = 0; i < outputs.size(); ++i) {
-    std::string wrong = compare(outputs[i], eager[i], reference[i]);
+    double unit = rounding_unit(outputs[i].scalar_type(), manner.allow_tf32);
+    std::string wrong = compare(outputs[i], expected.eager[i], expected.reference[i], expected.largest, unit);
     EXPECT_TRUE(wrong.empty()) << what << ", output " << i << ": " << wrong;
   }
 }
 
-void run_case(const Case& c, const std::vector<NamedTactic>& tactics, int64_t offset, Counts& counts) {
-  std::vector<at::Tensor> inputs = make_inputs(*c.graph, offset);
-  std::vector<at::Tensor> eager = run_aten(*c.graph, inputs);
-  std::vector<at::Tensor> reference = run_f64(*c.graph, inputs);
+/// Runs every offer of a tactic for a case and returns how many ran. `refusal` gets the reason when there is none.
+int run_tactic(const Case& c, const NamedTactic& tactic, const Expected& expected, const Manner& manner,
+               std::string& refusal) {
   KernelContext context;
-  context.allow_tf32 = false;
-  for (const NamedTactic& tactic : tactics) {
-    Offers offers;
-    offers.set_tactic(tactic.name);
+  context.allow_tf32 = manner.allow_tf32;
+  Offers offers;
+  offers.set_tactic(tactic.name);
+  try {
+    tactic.propose(c.node(), context, offers);
+  } catch (const Unsupported& reason) {
+    refusal = reason.what();
+  }
+  int ran = 0;
+  for (const Offers::Offer& offer : offers.offers()) {
+    std::string what = c.name + " by " + offer.tactic + " " + offer.config + (manner.offset ? " misaligned" : "");
     try {
-      tactic.propose(c.node(), context, offers);
-      for (const Offers::Offer& offer : offers.offers()) {
-        run_offer(c, offer, inputs, eager, reference, offset);
-        ++counts.kernels;
-        if (::testing::Test::HasFatalFailure()) return;
-      }
+      std::unique_ptr<Kernel> kernel = offer.build();
+      run_offer(c, what, *kernel, expected, manner);
+      ++ran;
     } catch (const Unsupported& reason) {
-      ++counts.refused;
-      if (std::string(tactic.name) == "cudnn" || std::string(tactic.name) == "cublaslt") {
-        std::cout << c.name << " by " << tactic.name << ": refused: " << reason.what() << "\n";
-      }
+      refusal = reason.what();
     } catch (const std::exception& error) {
-      ADD_FAILURE() << c.name << " by " << tactic.name << ": " << error.what();
+      ADD_FAILURE() << what << ": " << error.what();
+    }
+    if (::testing::Test::HasFatalFailure()) break;
+  }
+  return ran;
+}
+
+/// How many kernels ran, by tactic and case.
+using Ran = std::map<std::string, std::map<std::string, int>>;
+
+Ran run_cases(const std::vector<Case>& list, const std::vector<NamedTactic>& tactics, const Manner& manner) {
+  Ran ran;
+  int kernels = 0;
+  for (const Case& c : list) {
+    Expected expected = expect_of(c, manner);
+    for (const NamedTactic& tactic : tactics) {
+      std::string refusal;
+      int count = run_tactic(c, tactic, expected, manner, refusal);
+      if (::testing::Test::HasFatalFailure()) return ran;
+      bool library = std::string(tactic.name) == "cudnn" || std::string(tactic.name) == "cublaslt";
+      if (library && count == 0 && !refusal.empty())
+        std::cout << c.name << " by " << tactic.name << ": refused: " << refusal << "\n";
+      ran[tactic.name][c.name] += count;
+      kernels += count;
     }
   }
+  std::cout << kernels << " kernels run\n";
+  return ran;
+}
+
+/// Compiles the device code of all cases at once; what does not compile is reported when its case runs.
+void compile_ahead(const std::vector<Case>& list) {
+  std::vector<cuda::Program> programs;
+  for (const Case& c : list) {
+    for (cuda::Program& program : programs_of(c)) programs.push_back(std::move(program));
+  }
+  std::string arch = cuda::arch_of_device(0);
+  in_parallel(programs.size(), [&](size_t i) {
+    try {
+      cuda::compile(programs[i], arch);
+    } catch (const std::exception&) {
+    }
+  });
 }
 
 class CudaKernels : public ::testing::TestWithParam<c10::ScalarType> {
@@ -179,36 +221,64 @@ class CudaKernels : public ::testing::TestWithParam<c10::ScalarType> {
   void SetUp() override {
     if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
   }
+  c10::InferenceMode inference_;
 };
 
 TEST_P(CudaKernels, OwnCodeMeansWhatAtenMeans) {
-  c10::InferenceMode inference;
-  Counts counts;
-  for (int64_t offset : {0, 1}) {
-    for (const Case& c : cases(GetParam(), c10::Device(c10::kCUDA, 0), true))
-      run_case(c, own_tactics(), offset, counts);
-    for (const Case& c : all_pointwise(GetParam(), c10::Device(c10::kCUDA, 0)))
-      run_case(c, own_tactics(), offset, counts);
-  }
-  std::cout << counts.kernels << " kernels run, " << counts.refused << " refusals\n";
+  std::vector<Case> list = cases(GetParam(), kDevice, true);
+  for (Case& c : all_pointwise(GetParam(), kDevice)) list.push_back(std::move(c));
+  compile_ahead(list);
+  for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset});
 }
 
-TEST_P(CudaKernels, LibrariesMeanWhatAtenMeans) {
-  c10::InferenceMode inference;
-  Counts counts;
-  for (const Case& c : cases(GetParam(), c10::Device(c10::kCUDA, 0), true)) run_case(c, library_tactics(), 0, counts);
-  std::cout << counts.kernels << " kernels run, " << counts.refused << " refusals\n";
-}
+TEST_P(CudaKernels, LibrariesMeanWhatAtenMeans) { run_cases(cases(GetParam(), kDevice, true), library_tactics(), {}); }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaKernels, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16, c10::kDouble),
                          [](const auto& info) { return dtype_name(info.param); });
 
-TEST(CudaPointwise, IntegersMeanWhatAtenMeans) {
-  if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
-  Counts counts;
-  for (c10::ScalarType dtype : {c10::kLong, c10::kInt, c10::kByte, c10::kBool}) {
-    for (const Case& c : all_pointwise(dtype, c10::Device(c10::kCUDA, 0))) run_case(c, own_tactics(), 0, counts);
+using CudaSpecials = CudaKernels;
+
+// As LibTorch: NaN and infinities are never dropped by relu, clamp or a maximum.
+TEST_P(CudaSpecials, NanAndInfinitiesPassThroughEveryKernel) {
+  std::vector<Case> list = cases_for_specials(GetParam(), kDevice);
+  compile_ahead(list);
+  std::vector<NamedTactic> tactics = own_tactics();
+  for (const NamedTactic& tactic : library_tactics()) tactics.push_back(tactic);
+  run_cases(list, tactics, {.allow_tf32 = true, .specials = true});
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaSpecials, ::testing::Values(c10::kHalf, c10::kFloat),
+                         [](const auto& info) { return dtype_name(info.param); });
+
+class CudaTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
   }
+  c10::InferenceMode inference_;
+};
+
+using CudaPointwise = CudaTest;
+TEST_F(CudaPointwise, IntegersMeanWhatAtenMeans) {
+  std::vector<Case> list;
+  for (c10::ScalarType dtype : {c10::kLong, c10::kInt, c10::kByte, c10::kBool}) {
+    for (Case& c : all_pointwise(dtype, kDevice)) list.push_back(std::move(c));
+  }
+  compile_ahead(list);
+  run_cases(list, own_tactics(), {});
+}
+
+// Without TF32, fusing in f32 is up to the engines that cuDNN has; with it there must be fused ones.
+using CudnnConv = CudaTest;
+TEST_F(CudnnConv, F32HasKernelsWithAndWithoutTf32) {
+  std::vector<NamedTactic> cudnn = {library_tactics().front()};
+  std::vector<Case> list = cases(c10::kFloat, kDevice, true);
+  std::erase_if(list, [](const Case& c) { return !c.name.starts_with("conv") && !c.name.starts_with("grouped"); });
+  Ran plain = run_cases(list, cudnn, {});
+  EXPECT_GT(plain["cudnn"]["conv_bare/f32"], 0);
+  Ran tf32 = run_cases(list, cudnn, {.allow_tf32 = true});
+  for (const char* name : {"conv_bare/f32", "conv_stem/f32", "conv_silu/f32", "conv_residual_relu/f32"})
+    EXPECT_GT(tf32["cudnn"][name], 0) << name;
 }
 
 }  // namespace

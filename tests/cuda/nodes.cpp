@@ -1,10 +1,13 @@
 #include "tests/cuda/nodes.h"
 
 #include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -20,6 +23,7 @@
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pointwise.h"
 #include "kernels/cuda/pool.h"
 #include "kernels/cuda/reduce.h"
@@ -165,6 +169,7 @@ void add_conv_cases(Maker& make) {
   make.fused("conv1x1_relu", conv2d(1, 0), make.type({2, 64, 9, 9}, true), {{32, 64, 1, 1}, {32}}, true, silu);
   make.fused("conv1x1_residual", conv2d(1, 0), make.type({2, 64, 9, 9}, true), {{32, 64, 1, 1}, {32}}, true,
              residual_relu);
+  make.weighted("conv_bare", conv2d(1, 1), make.type({2, 16, 9, 9}, true), {{32, 16, 3, 3}}, true);
   make.weighted("conv_stem", conv2d(2, 1), make.type({1, 3, 33, 33}, true), {{24, 3, 3, 3}, {24}}, true);
   make.fused("squeeze", conv2d(1, 0), make.type({3, 96, 1, 1}, true), {{24, 96, 1, 1}, {24}}, true, silu);
 }
@@ -249,6 +254,29 @@ std::vector<Case> cases(c10::ScalarType dtype, c10::Device device, bool constant
 
 namespace {
 
+/// What LibTorch takes as the operands of a function beside the first one.
+enum class Operands { kTensors, kNumbers, kNothing };
+
+/// Asks LibTorch, on the CPU. Some functions take only numbers there, and some do not know every dtype.
+Operands operands_of(const PointwiseFn& fn, c10::ScalarType dtype) {
+  at::Tensor tensor = at::ones({2}, at::TensorOptions(dtype));
+  std::vector<at::Tensor> tensors(fn.arity, tensor);
+  std::vector<at::Tensor> numbers(fn.arity, at::ones({}, at::TensorOptions(c10::kDouble)));
+  numbers[0] = tensor;
+  if (std::string(fn.name) == "where") tensors[0] = at::ones({2}, at::TensorOptions(c10::kBool));
+  try {
+    fn.aten(tensors);
+    return Operands::kTensors;
+  } catch (const c10::Error&) {
+  }
+  try {
+    fn.aten(numbers);
+    return Operands::kNumbers;
+  } catch (const c10::Error&) {
+    return Operands::kNothing;
+  }
+}
+
 Case some_pointwise(c10::ScalarType dtype, c10::Device device, std::span<const PointwiseFn> functions) {
   auto graph = std::make_unique<Graph>();
   auto body = std::make_shared<Graph>();
@@ -259,10 +287,18 @@ Case some_pointwise(c10::ScalarType dtype, c10::Device device, std::span<const P
     outer.push_back(graph->add_input(type));
     inner.push_back(body->add_input(type));
   }
+  auto number = [&](double floating, int64_t integer) {
+    c10::Scalar scalar = type.is_floating() ? c10::Scalar(floating) : c10::Scalar(integer);
+    return body->add(Constant::immediate(scalar, device), {});
+  };
   for (const PointwiseFn& fn : functions) {
+    Operands takes = operands_of(fn, dtype);
+    if (takes == Operands::kNothing) continue;
     std::vector<Value*> operands(inner.begin(), inner.begin() + fn.arity);
     try {
       if (std::string(fn.name) == "where") operands[0] = body->add(Pointwise{"lt"}, {inner[0], inner[1]});
+      if (takes == Operands::kNumbers && fn.arity > 1) operands[1] = number(0.5, 1);
+      if (takes == Operands::kNumbers && fn.arity > 2) operands[2] = number(1.5, 3);
       body->add_output(body->add(Pointwise{fn.name}, operands));
     } catch (const Unsupported&) {
       continue;
@@ -286,6 +322,86 @@ std::vector<Case> all_pointwise(c10::ScalarType dtype, c10::Device device) {
     rest = rest.subspan(count);
   }
   return list;
+}
+
+std::vector<Case> cases_of_batch(c10::ScalarType dtype, c10::Device device, int64_t batch) {
+  Maker make(dtype, device, false);
+  make.single("relu_nchw", Pointwise{"relu"}, {make.type({batch, 24, 9, 5})});
+  make.single("mul_scale_nhwc", Pointwise{"mul"},
+              {make.type({batch, 24, 7, 7}, true), make.type({batch, 24, 1, 1}, true)}, true);
+  make.single("add_bias_nchw", Pointwise{"add"}, {make.type({batch, 24, 7, 7}), make.type({24, 1, 1})});
+  make.weighted("depthwise", conv2d(1, 1, 40), make.type({batch, 40, 15, 13}, true), {{40, 1, 3, 3}, {40}}, true);
+  MaxPool max{.kernel = {3, 3}, .stride = {2, 2}, .padding = {1, 1}, .dilation = {1, 1}};
+  make.single("max_nhwc", max, {make.type({batch, 24, 15, 13}, true)}, true);
+  make.single("max_nchw", max, {make.type({batch, 24, 15, 13})});
+  Reduce mean{.kind = "mean", .axes = {2, 3}, .keepdim = true};
+  make.single("mean_nhwc", mean, {make.type({batch, 40, 7, 7}, true)}, true);
+  make.single("mean_nchw", mean, {make.type({batch, 40, 7, 7})});
+  make.single("softmax", Softmax{.axis = 1}, {make.type({batch, 1000})});
+  make.weighted("layer_norm", LayerNorm{.rank = 1}, make.type({batch, 49, 96}), {{96}, {96}});
+  return make.take();
+}
+
+std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device) {
+  Maker make(dtype, device, true);
+  auto relu = [](Graph& body, Value* v, Graph&, const auto&) { return body.add(Pointwise{"relu"}, {v}); };
+  auto relu6 = [&make](Graph& body, Value* v, Graph&, const auto&) {
+    return body.add(Pointwise{"clamp"}, {v, make.number(body, 0), make.number(body, 6)});
+  };
+  // Two images where an algorithm may mix neighbours (Winograd makes NaN of infinities): one finite, one all NaN.
+  TensorType two = make.type({2, 16, 9, 9}, true);
+  TensorType six = make.type({6, 64, 5, 5}, true);
+  make.fused("conv3x3_relu", conv2d(1, 1), two, {{32, 16, 3, 3}, {32}}, true, relu);
+  make.fused("conv3x3_relu6", conv2d(1, 1), two, {{32, 16, 3, 3}, {32}}, true, relu6);
+  make.fused("conv1x1_relu", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, relu);
+  make.fused("conv1x1_relu6", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, relu6);
+  auto maximum = [&make](Graph& body, Value* v, Graph&, const auto&) {
+    return body.add(Pointwise{"maximum"}, {v, make.number(body, 0.5)});
+  };
+  make.fused("conv1x1_maximum", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, maximum);
+  make.fused("depthwise_relu6", conv2d(1, 1, 64), six, {{64, 1, 3, 3}, {64}}, true, relu6);
+  make.fused("linear_relu", Linear{}, make.type({6, 64}), {{48, 64}, {48}}, false, relu);
+  MaxPool max{.kernel = {3, 3}, .stride = {2, 2}, .padding = {1, 1}, .dilation = {1, 1}};
+  make.single("max_nhwc", max, {six}, true);
+  make.single("max_nchw", max, {make.type({6, 24, 9, 9})});
+  for (bool log : {false, true})
+    make.single(log ? "log_softmax" : "softmax", Softmax{.axis = 1, .log = log}, {make.type({6, 1000})});
+  for (const char* kind : {"sum", "mean", "prod", "amax", "amin", "any", "all", "var", "std", "logsumexp"}) {
+    make.single(std::string(kind) + "_columns", Reduce{.kind = kind, .axes = {2, 3}, .parameter = 1}, {six});
+    make.single(std::string(kind) + "_rows", Reduce{.kind = kind, .axes = {1}, .parameter = 1}, {make.type({6, 1500})});
+  }
+  for (const char* kind : {"argmax", "argmin"}) {
+    make.single(std::string(kind) + "_columns", Reduce{.kind = kind, .axes = {0}}, {make.type({6, 48})});
+    make.single(std::string(kind) + "_rows", Reduce{.kind = kind, .axes = {1}}, {make.type({6, 1500})});
+  }
+  return make.take();
+}
+
+std::vector<cuda::Program> programs_of(const Case& c) {
+  std::vector<cuda::Program> programs;
+  cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program); });
+  for (const NamedTactic& tactic : own_tactics()) {
+    Offers offers;
+    offers.set_tactic(tactic.name);
+    try {
+      tactic.propose(c.node(), {}, offers);
+    } catch (const Unsupported&) {
+      continue;
+    }
+    for (const Offers::Offer& offer : offers.offers()) offer.build();
+  }
+  return programs;
+}
+
+void in_parallel(size_t count, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next = 0;
+  std::vector<std::thread> workers;
+  for (size_t t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
+    workers.emplace_back([&] {
+      for (size_t i = next++; i < count; i = next++) work(i);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
 }
 
 std::vector<NamedTactic> own_tactics() {

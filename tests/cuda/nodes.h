@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/graph.h"
+#include "kernels/cuda/jit.h"
 #include "kernels/kernel.h"
 
 namespace torchweld::cuda_tests {
@@ -23,7 +24,13 @@ struct Case {
 std::vector<Case> cases(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 /// Fused nodes that together hold every pointwise function that takes operands of `dtype`, each giving one output.
+/// Operands are tensors, or 0.5 and 1.5 (1 and 3) where LibTorch takes only numbers.
 std::vector<Case> all_pointwise(c10::ScalarType dtype, c10::Device device);
+
+/// The same nodes for every batch size.
+std::vector<Case> cases_of_batch(c10::ScalarType dtype, c10::Device device, int64_t batch);
+/// Nodes through which NaN and infinities of the first dimension's elements ("samples") 1 to 5 must pass.
+std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device);
 
 /// What tests call every tactic of ours by.
 struct NamedTactic {
@@ -34,5 +41,10 @@ struct NamedTactic {
 std::vector<NamedTactic> own_tactics();
 /// The tactics that call cuDNN and cuBLASLt.
 std::vector<NamedTactic> library_tactics();
+
+/// The device code of every offer that our tactics make for a case. Nothing is compiled.
+std::vector<cuda::Program> programs_of(const Case& c);
+/// Calls work(0) ... work(count - 1) on as many threads as there are cores.
+void in_parallel(size_t count, const std::function<void(size_t)>& work);
 
 }  // namespace torchweld::cuda_tests

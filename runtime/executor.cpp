@@ -14,7 +14,7 @@ namespace torchweld {
 
 Executor::Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs) : plan_(std::move(plan)) {
   cuda_graphs_ =
-      cuda_graphs && plan_->device.is_cuda() && environment("TORCHWELD_VERIFY") != "1" &&
+      cuda_graphs && plan_->device.is_cuda() && !plan_->steps.empty() && environment("TORCHWELD_VERIFY") != "1" &&
       std::all_of(plan_->steps.begin(), plan_->steps.end(), [](const Step& step) { return step.kernel->capturable(); });
 }
 

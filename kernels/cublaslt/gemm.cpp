@@ -185,6 +185,7 @@ void read_epilogue(const Node& node, const cuda::Body& body, Gemm& gemm) {
       gemm.c = addend_of(node, body, node.input(*gemm.c_input)->type);
     } else {
       expect(pointwise->fn == "relu" || pointwise->fn == "gelu_tanh", "cuBLASLt has no epilogue " + pointwise->fn);
+      expect(pointwise->fn != "relu" || gemm.dtype != c10::kFloat, "cuBLASLt's relu turns NaN into 0 in f32");
       gemm.activation = pointwise->fn;
     }
     value = next->output();

@@ -169,8 +169,10 @@ class GraphMaker {
     return operands.size() == 1 ? graph_->pointwise(operands[0], options)
                                 : graph_->pointwise(operands[0], operands[1], options);
   }
-  /// NaN passes: the front end asks cuDNN for that in RELU_FWD.
+  /// NaN passes: the front end asks cuDNN for that in RELU_FWD. Its engines for f32 data do not all do it.
   Tensor clip(const Tensor& x, double low, double high) {
+    expect(node_.input(parts_.x)->type.dtype != c10::kFloat,
+           "cuDNN: some engines turn NaN into 0 in relu and clamp in f32");
     expect(std::isfinite(low) && low <= high, "cuDNN: unusual bounds of a clamp");
     auto options = fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD);
     options.set_relu_lower_clip(static_cast<float>(low));
@@ -211,13 +213,16 @@ class GraphMaker {
     Tensor a = operand(inner.input(0));
     constexpr double kInfinity = std::numeric_limits<double>::infinity();
     using Mode = fe::PointwiseMode_t;
-    static const std::map<std::string, Mode> unary{{"relu", Mode::RELU_FWD}, {"sigmoid", Mode::SIGMOID_FWD},
-                                                   {"tanh", Mode::TANH_FWD}, {"silu", Mode::SWISH_FWD},
-                                                   {"gelu", Mode::GELU_FWD}, {"gelu_tanh", Mode::GELU_APPROX_TANH_FWD}};
+    static const std::map<std::string, Mode> unary{{"sigmoid", Mode::SIGMOID_FWD},
+                                                   {"tanh", Mode::TANH_FWD},
+                                                   {"silu", Mode::SWISH_FWD},
+                                                   {"gelu", Mode::GELU_FWD},
+                                                   {"gelu_tanh", Mode::GELU_APPROX_TANH_FWD}};
     static const std::map<std::string, Mode> binary{
         {"add", Mode::ADD}, {"sub", Mode::SUB}, {"mul", Mode::MUL}, {"div", Mode::DIV}};
     if (auto found = unary.find(fn); found != unary.end()) return apply(found->second, {a});
     if (auto found = binary.find(fn); found != binary.end()) return apply(found->second, {a, operand(inner.input(1))});
+    if (fn == "relu") return clip(a, 0, kInfinity);
     if (fn == "clamp") return clip(a, number(inner, 1), number(inner, 2));
     if (fn == "maximum") return clip(a, number(inner, 1), kInfinity);
     if (fn == "leaky_relu") {

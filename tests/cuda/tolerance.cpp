@@ -62,8 +62,9 @@ std::string compare(const at::Tensor& ours, const at::Tensor& eager, const at::T
       worst = i;
     }
   }
-  // In f64 the reference errs as much as eager does, so eager's error is not seen.
-  if (eager.scalar_type() == c10::kDouble) eager_error = std::max(eager_error, unit * largest);
+  // In f64 the reference errs as much as eager does, so eager's error is not seen; sums of a few hundred products in
+  // another order differ by some units.
+  if (eager.scalar_type() == c10::kDouble) eager_error = std::max(eager_error, 4 * unit * largest);
   if (error <= 2 * eager_error + unit * largest) return "";
   return describe("too far off", worst) + "; largest errors: ours " + text(error) + ", eager's " + text(eager_error) +
          ", largest number " + text(largest);

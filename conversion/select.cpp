@@ -5,6 +5,7 @@
 
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -50,6 +51,8 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
   for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
   loop();
   for (std::thread& thread : threads) thread.join();
+  // Weights are packed on the default stream, and kernels run on the caller's.
+  if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
   if (first_error) std::rethrow_exception(first_error);
 }
 

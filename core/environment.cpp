@@ -12,8 +12,11 @@ const std::vector<EnvironmentVariable>& environment_table() {
       {"TORCHWELD_LOG", "how much is written to standard error: 1 warnings, 2 stages, 3 decisions, 4 everything", "1"},
       {"TORCHWELD_DUMP", "folder that receives the graph after every stage that changed it", ""},
       {"TORCHWELD_VERIFY", "1: run every step beside its ATen meaning and stop at the first difference", "0"},
-      {"TORCHWELD_DISABLE",
-       "names of passes and tactics to leave out, separated by commas; early_start: programmatic dependent launch", ""},
+      {"TORCHWELD_DISABLE", "names of passes and tactics to leave out, separated by commas", ""},
+      {"TORCHWELD_EARLY_START",
+       "1: own kernels use programmatic dependent launch from sm_90 on (an experiment: recorded graphs have crashed "
+       "with it)",
+       "0"},
       {"TORCHWELD_CACHE", "folder for compiled device code; empty: ~/.cache/torchweld", ""},
   };
   return table;

@@ -13,10 +13,8 @@ const std::vector<EnvironmentVariable>& environment_table() {
       {"TORCHWELD_DUMP", "folder that receives the graph after every stage that changed it", ""},
       {"TORCHWELD_VERIFY", "1: run every step beside its ATen meaning and stop at the first difference", "0"},
       {"TORCHWELD_DISABLE", "names of passes and tactics to leave out, separated by commas", ""},
-      {"TORCHWELD_EARLY_START",
-       "1: own kernels use programmatic dependent launch from sm_90 on (an experiment: recorded graphs have crashed "
-       "with it)",
-       "0"},
+      {"TORCHWELD_EARLY_START", "0: own kernels do without programmatic dependent launch, which they use from sm_90 on",
+       "1"},
       {"TORCHWELD_CACHE", "folder for compiled device code; empty: ~/.cache/torchweld", ""},
   };
   return table;

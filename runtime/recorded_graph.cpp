@@ -42,8 +42,8 @@ struct Patch {
 
 class RecordedCudaGraph final : public RecordedGraph {
  public:
-  RecordedCudaGraph(std::shared_ptr<const Plan> plan, std::vector<at::Tensor> slots)
-      : plan_(std::move(plan)), slots_(std::move(slots)), base_(plan_->storages.size()), graph_(/*keep_graph=*/true) {}
+  explicit RecordedCudaGraph(std::shared_ptr<const Plan> plan)
+      : plan_(std::move(plan)), base_(plan_->storages.size()), graph_(/*keep_graph=*/true) {}
 
   std::vector<at::Tensor> launch(const std::vector<at::Tensor>& inputs, void* stream) override;
   int64_t launches() const override { return launches_; }
@@ -59,7 +59,6 @@ class RecordedCudaGraph final : public RecordedGraph {
   std::shared_ptr<const Plan> plan_;
   std::vector<at::Tensor> slots_;  // what each slot was bound to when recording
   std::vector<void*> base_;        // storage -> where its owner's first element is
-  std::vector<int> owner_;         // storage -> slot
   std::vector<bool> direct_;       // storage -> addresses are written into nodes
   std::vector<Patch> patches_;
   at::cuda::CUDAGraph graph_;
@@ -109,7 +108,11 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
   context.bind_inputs(bound);
   context.bind_outputs();
 
-  auto recorded = std::make_unique<RecordedCudaGraph>(context.plan_, std::vector<at::Tensor>{});
+  auto recorded = std::make_unique<RecordedCudaGraph>(context.plan_);
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    const at::Tensor& owner = context.slots_[context.owner_[i]];
+    if (owner.defined()) recorded->base_[i] = owner.data_ptr();
+  }
   {
     c10::cuda::CUDAStreamGuard on_stream(stream);
     recorded->graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
@@ -117,6 +120,8 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
       for (size_t i = 0; i < context.steps_.size(); ++i) {
         const Step& step = plan.steps[i];
         context.execute(i, stream.stream());
+        // A kernel's own memory has its address from here on, also after the tensor is released.
+        for (int slot : step.outputs) recorded->base_[plan.slots[slot].storage] = context.slots_[slot].data_ptr();
         auto touches_direct = [&](int slot) { return direct[plan.slots[slot].storage]; };
         std::vector<int> slots = step.kernel->launch() ? pointer_slots(step) : std::vector<int>{};
         if (std::any_of(slots.begin(), slots.end(), touches_direct) && step.kernel->launch()->grid[0] > 0) {
@@ -139,12 +144,7 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
   C10_CUDA_CHECK(cudaGraphGetNodes(recorded->graph_.raw_cuda_graph(), nullptr, &nodes));
   recorded->launches_ = static_cast<int64_t>(nodes);
   recorded->slots_ = context.slots_;
-  recorded->owner_ = context.owner_;
   recorded->direct_ = direct;
-  for (size_t i = 0; i < plan.storages.size(); ++i) {
-    const at::Tensor& tensor = context.slots_[context.owner_[i]];
-    if (tensor.defined()) recorded->base_[i] = tensor.data_ptr();
-  }
   for (Patch& patch : recorded->patches_) {
     for (int slot : patch.slots) patch.pointers.push_back(recorded->address(slot));
   }

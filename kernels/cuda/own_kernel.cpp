@@ -60,7 +60,7 @@ std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program
     launch.cubin = function.cubin;
     int major = 0;
     C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    launch.programmatic_dependent = major >= 9 && environment("TORCHWELD_EARLY_START") == "1";
+    launch.programmatic_dependent = major >= 9 && environment("TORCHWELD_EARLY_START") != "0";
   }
   return std::make_unique<OwnKernel>(std::move(launch), std::move(packed), std::move(constants));
 }

@@ -81,6 +81,12 @@ std::vector<bool> direct_storages(const Plan& plan) {
   return direct;
 }
 
+/// All memory from a tensor's first to its last element in a row: copying it keeps any strides, overlapping ones too.
+at::Tensor elements_of(const at::Tensor& tensor) {
+  int64_t count = type_of(tensor).storage_bytes() / static_cast<int64_t>(tensor.element_size());
+  return tensor.as_strided({count}, {1});
+}
+
 std::vector<int> pointer_slots(const Step& step) {
   std::vector<size_t> packed = step.kernel->packed_inputs();
   std::vector<int> slots;
@@ -160,7 +166,7 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
     if (direct_[storage]) {
       base_[storage] = inputs[i].data_ptr();
     } else {
-      slots_[slot].copy_(inputs[i], /*non_blocking=*/true);
+      elements_of(slots_[slot]).copy_(elements_of(inputs[i]), /*non_blocking=*/true);
     }
   }
   std::vector<at::Tensor> fresh(plan.storages.size());

@@ -48,7 +48,10 @@ std::vector<std::pair<std::string, std::string>> frames_of(const torch::jit::Sou
 }  // namespace
 
 std::string source_line(const torch::jit::Node* node) {
-  std::vector<std::pair<std::string, std::string>> frames = frames_of(node->sourceRange());
+  // A module loaded from a file has the lines of its serialised code, which remember the user's own.
+  torch::jit::SourceRange range = node->sourceRange();
+  if (auto original = range.findSourceRangeThatGenerated()) range = *original;
+  std::vector<std::pair<std::string, std::string>> frames = frames_of(range);
   if (auto stack = node->callstack()) {
     // Outermost first; each entry's range is the place of the call.
     auto entries = (*stack)->vec();

@@ -30,8 +30,7 @@ struct Options {
   bool disable_tf32 = false;
   /// Largest workspace of one kernel in bytes; 0 lets Torchweld choose.
   int64_t workspace_size = 0;
-  /// 0: no kernel is run at compile, heuristics choose. 1-2: short timing. 3: all proposals timed, slow segments left
-  /// to LibTorch. 4-5: timed longer.
+  /// 0: no kernel is run at compile, heuristics choose. 1-5: every proposal is timed, at higher levels for longer.
   int64_t optimization_level = 3;
   /// A text file read before tuning and written after it; empty for none.
   std::string timing_cache;

@@ -36,16 +36,13 @@ bool is_plain(const at::Tensor& tensor) {
          !tensor.is_complex() && !tensor.is_neg();
 }
 
-void append_cubins(const Plan& plan, std::set<std::string>& keys) {
 #ifdef TORCHWELD_WITH_CUDA
+void append_cubins(const Plan& plan, std::set<std::string>& keys) {
   for (const Step& step : plan.steps) {
     if (const cuda::Launch* launch = step.kernel->launch()) keys.insert(launch->cubin);
   }
-#else
-  (void)plan;
-  (void)keys;
-#endif
 }
+#endif
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchweld
+from torchweld.bench import settle_norms
 
 models = pytest.importorskip("torchvision.models")
 
@@ -17,17 +18,17 @@ PRECISIONS = [("cpu", torch.float32), ("cuda:0", torch.float32), ("cuda:0", torc
 
 
 def seeded(name):
-    """Random weights whose signal neither dies nor explodes on the way to the end."""
+    """Random weights, with batch norms that keep the signal from dying or exploding on its way to the end: rounding errors
+    would grow with it, and whose grows more would be chance."""
     torch.manual_seed(0)
     options = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
-    net = models.get_model(name, weights=None, **options)
+    net = models.get_model(name, weights=None, **options).eval()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.8, 1.2)
             module.weight.data.uniform_(0.8, 1.2)
             module.bias.data.normal_(0, 0.1)
-    return net.eval()
+    settle_norms(net, torch.randn(4, 3, FAMILIES[name], FAMILIES[name]))
+    return net
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -40,9 +41,11 @@ def test_one_engine_equal_to_eager(name, device, precision, tmp_path):
     spec = torchweld.Input(min_shape=(1, 3, side, side), opt_shape=(1, 3, side, side), max_shape=(4, 3, side, side))
     x, more = (torch.randn(n, 3, side, side, device=device) for n in (1, 3))
     script = torch.jit.trace(net, x)
+    # On two busy CPU cores timings, and with them choice and rounding, would differ from run to run.
+    level = 0 if device == "cpu" else 1
     # TF32 rounds more coarsely than eager's float32 does.
     compiled = torchweld.compile(
-        script, [spec], enabled_precisions={torch.float32, precision}, optimization_level=1, disable_tf32=True
+        script, [spec], enabled_precisions={torch.float32, precision}, optimization_level=level, disable_tf32=True
     )
     report = torchweld.explain(compiled)
     assert len(report.engines) == 1 and not report.fallbacks, report.text

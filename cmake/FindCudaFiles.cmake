@@ -25,7 +25,7 @@ endforeach()
 
 add_library(cuda_files INTERFACE)
 set(CUDA_FILES_MISSING "")
-foreach(header cuda_runtime_api.h cublasLt.h cudnn.h nvrtc.h cuda.h cudnn_frontend.h)
+foreach(header cuda_runtime_api.h cublasLt.h cudnn.h nvrtc.h cuda.h crt/host_config.h cudnn_frontend.h)
   string(MAKE_C_IDENTIFIER "TORCHWELD_DIR_OF_${header}" variable)
   find_path(${variable} ${header} PATHS ${cuda_include_hints} NO_DEFAULT_PATH)
   mark_as_advanced(${variable})

@@ -27,14 +27,5 @@ struct BlockTable {
   BlockFunction (*function)(const std::string& fn, c10::ScalarType dtype);
   BlockFunction (*cast)(c10::ScalarType from, c10::ScalarType to);
 };
-namespace baseline {
-BlockTable block_table();
-}
-namespace avx2 {
-BlockTable block_table();
-}
-namespace avx512 {
-BlockTable block_table();
-}
 
 }  // namespace torchweld::cpu

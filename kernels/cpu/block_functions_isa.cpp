@@ -1,29 +1,13 @@
-// Compiled once per instruction set; TORCHWELD_ISA names the namespace. LibTorch's vector headers are told by their own
-// macros which one it is.
-#if defined(__AVX512F__)
-#define CPU_CAPABILITY AVX512
-#define CPU_CAPABILITY_AVX512
-#elif defined(__AVX2__)
-#define CPU_CAPABILITY AVX2
-#define CPU_CAPABILITY_AVX2
-#else
-#define CPU_CAPABILITY DEFAULT
-#define CPU_CAPABILITY_DEFAULT
-#endif
-
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
+// Compiled once per instruction set; TORCHWELD_ISA names the namespace.
+#include "kernels/cpu/block_functions.h"
 
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/cpu/block_functions.h"
+#include "kernels/cpu/lanes.h"
 
 namespace torchweld::cpu::TORCHWELD_ISA {
 namespace {
-
-template <class T>
-using Vec = at::vec::Vectorized<T>;
 
 // ---- loops ----
 

@@ -2,6 +2,8 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
@@ -9,9 +11,13 @@
 #include "kernels/aten/aten_kernel.h"
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/onednn_epilogue.h"
+#include "kernels/cpu/own_conv.h"
 
 namespace torchweld::cpu {
 namespace {
+
+/// Products from which on sums one after another are too far from exact.
+constexpr int64_t kLongSum = 512;
 
 class OnednnConv : public Kernel {
  public:
@@ -110,6 +116,9 @@ void propose_conv(const Node& node, const KernelContext&, Offers& offers) {
     expect(constant_of(parts.input(i)) != nullptr, "weight or bias is not constant");
     expect(parts.input(i)->type.dtype == x.dtype, "operands of several dtypes");
   }
+  const Dims& weight = parts.input(1)->type.shape;
+  bool pointwise = !op.transposed && std::all_of(weight.begin() + 2, weight.end(), [](int64_t k) { return k == 1; });
+  expect(!pointwise || weight[1] < kLongSum || !own_conv_takes(node), "sums of the own kernel are more exact");
   bool in_place = parts.epilogue.other.has_value();
   expect(!in_place || !op.transposed, "oneDNN adds nothing to transposed convolutions");
   const TensorType& y = node.output()->type;

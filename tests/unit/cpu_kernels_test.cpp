@@ -1,9 +1,6 @@
 // Kernels of the CPU against the ATen meaning of their nodes.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randint.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -14,39 +11,13 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cpu/block_functions.h"
-#include "kernels/kernel.h"
+#include "tests/unit/cpu_offers.h"
 
 namespace torchweld {
 namespace {
 
-at::Tensor random_tensor(const TensorType& type) {
-  at::Tensor tensor = empty_tensor(type);
-  tensor.copy_(type.is_floating() ? at::rand(type.shape) * 3 - 1
-                                  : at::randint(0, type.dtype == c10::kBool ? 2 : 5, type.shape));
-  return tensor;
-}
-
-/// Runs one offer of the graph's last node; constants come from the graph, all else is `inputs`.
-std::vector<at::Tensor> run_offer(const Graph& graph, const Offers::Offer& offer,
-                                  const std::vector<at::Tensor>& inputs) {
-  const Node& node = *graph.nodes().back();
-  auto kernel = offer.build();
-  std::vector<at::Tensor> in;
-  for (const Value* v : node.inputs()) in.push_back(constant_of(v) ? *constant_of(v) : inputs.at(v->index()));
-  for (size_t i : kernel->packed_inputs()) in.at(i) = at::Tensor();
-  std::vector<at::Tensor> out;
-  for (const auto& v : node.outputs()) {
-    out.push_back(kernel->allocates_outputs() ? at::Tensor() : empty_tensor(v->type));
-  }
-  std::vector<const at::Tensor*> in_pointers;
-  std::vector<at::Tensor*> out_pointers;
-  for (const at::Tensor& t : in) in_pointers.push_back(&t);
-  for (at::Tensor& t : out) out_pointers.push_back(&t);
-  at::Tensor workspace = at::empty({kernel->workspace_bytes() + 256}, at::kByte);
-  auto address = (reinterpret_cast<uintptr_t>(workspace.data_ptr()) + 255) / 256 * 256;
-  kernel->run({in_pointers, out_pointers, reinterpret_cast<void*>(address), nullptr});
-  return out;
-}
+using test::random_tensor;
+using test::run_offer;
 
 /// Every offer for the last node of `text` gives what ATen gives; at least the tactics in `wanted` offer.
 void expect_like_aten(const std::string& text, const std::set<std::string>& wanted, double f32_tolerance = 2e-5) {

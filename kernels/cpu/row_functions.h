@@ -1,0 +1,24 @@
+// Functions of whole rows of contiguous numbers, compiled for several instruction sets.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace torchweld::cpu {
+
+/// y = softmax(x), or its logarithm, of n numbers. `scratch` holds n numbers of the dtype they are computed in (f32,
+/// f64 for f64) and may be y itself where that is y's dtype.
+using SoftmaxRow = void (*)(const void* x, int64_t n, void* scratch, void* y);
+
+/// y[i] = (x[i] - mean) / sqrt(var + eps) * weight[i] + bias[i] with the statistics of the n numbers, in two passes.
+/// Weight and bias are of the dtype that x is computed in; null for none.
+using LayerNormRow = void (*)(const void* x, int64_t n, double eps, const void* weight, const void* bias, void* y);
+
+/// One instruction set's functions; null for dtypes other than f32 f64 f16 bf16.
+struct RowTable {
+  SoftmaxRow (*softmax)(bool log, c10::ScalarType dtype);
+  LayerNormRow (*layer_norm)(c10::ScalarType dtype);
+};
+
+}  // namespace torchweld::cpu

@@ -1,0 +1,430 @@
+// Operands of implicit_gemm.cuh: how a block brings its part of x into shared memory and multiplies it by its weights.
+#pragma once
+
+#include "async_copy.cuh"
+#include "index.cuh"
+#include "mma.cuh"
+#include "staged.cuh"
+
+namespace tw {
+
+// How a block's tile of results is computed: rows x columns, by warps_m x warps_n warps, each warps_k times for every
+// warps_k-th step of k. `lanes` threads read one row of x together.
+template <class S, int rows_, int columns_, int warps_m_, int warps_n_, int warps_k_, int lanes_>
+struct GemmTile {
+  using Element = S;
+  static constexpr int rows = rows_, columns = columns_, lanes = lanes_;
+  static constexpr int warps_m = warps_m_, warps_n = warps_n_, warps_k = warps_k_;
+  static constexpr int threads = 32 * warps_m * warps_n * warps_k;
+  static constexpr int chunk = 16 / sizeof(S);           // Elements of a chunk.
+  static constexpr int m_tiles = rows / warps_m / 16;    // Of 16 rows, per warp.
+  static constexpr int n_tiles = columns / warps_n / 8;  // Of 8 columns, per warp.
+  static constexpr int n_pairs = (n_tiles + 1) / 2;
+  static constexpr int group = n_tiles % 4 == 0 ? 4 : n_tiles % 2 == 0 ? 2 : 1;
+  static constexpr int run = 2 * group;           // Neighbouring columns that a lane holds.
+  static constexpr int slot_pitch = columns + 4;  // Floats.
+  __device__ __forceinline__ static int warp_k() { return threadIdx.x / 32 / (warps_m * warps_n); }
+  __device__ __forceinline__ static int warp_m() { return threadIdx.x / 32 / warps_n % warps_m; }
+  __device__ __forceinline__ static int warp_n() { return threadIdx.x / 32 % warps_n; }
+  static_assert(m_tiles * 16 * warps_m == rows && n_tiles * 8 * warps_n == columns, "a tile that warps cover");
+};
+
+// What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
+// of two chunks. (For GemmPixels the slice is a row of the window.)
+template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_>
+struct GemmDepth {
+  static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
+  static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
+  static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (slice + 1) * 16;  // Bytes.
+  static constexpr int rounds = steps / T::warps_k;
+  static constexpr bool whole = channels % (2 * T::chunk) == 0;  // All chunks hold channels of x.
+};
+
+// Where things lie in the dynamic shared memory of a block.
+struct GemmShared {
+  static constexpr int header = 128;  // Barriers.
+  unsigned barrier, slots, weights, extra, rows;
+};
+
+// One chunk of k as a block reads it from x: where it starts, relative to the pixel of the first tap, and what it
+// needs.
+struct GemmChunk {
+  int offset;
+  unsigned need;  // Bits of the tap's row (0...) and column (12...), and from bit 24 on how many channels exist.
+};
+inline constexpr unsigned kTapBits = 0xffffff;
+inline constexpr unsigned kNeverThere = 1u << 23;
+
+// `count` elements `step` apart, then zeros, as one chunk of shared memory.
+template <class S>
+__device__ __forceinline__ void gather_chunk(unsigned to, const S* from, int step, int count) {
+  constexpr int chunk = 16 / sizeof(S);
+  union {
+    uint4 word;
+    S elements[chunk];
+  };
+  word = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int e = 0; e < chunk; ++e) {
+    if (e < count) elements[e] = from[e * step];
+  }
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+               : "memory");
+}
+
+// The pixel of x under the first tap of result m, and which taps lie inside the image: none for m past the last result.
+struct GemmPixel {
+  int image, row, column;
+  unsigned inside;
+};
+template <class D, class Params>
+__device__ __forceinline__ GemmPixel pixel_of(const Params& p, int m) {
+  int rest, y, x;
+  divide(min(m, p.rows - 1), p.out_width, rest, x);
+  divide(rest, p.out_height, rest, y);
+  GemmPixel pixel{rest, y * p.stride_h - p.pad_h, x * p.stride_w - p.pad_w, 0};
+  if (m >= p.rows) return pixel;
+#pragma unroll
+  for (int r = 0; r < D::window_rows; ++r) {
+    if (static_cast<unsigned>(pixel.row + r * p.dilation_h) < static_cast<unsigned>(p.height)) pixel.inside |= 1u << r;
+  }
+#pragma unroll
+  for (int s = 0; s < D::window_columns; ++s) {
+    if (static_cast<unsigned>(pixel.column + s * p.dilation_w) < static_cast<unsigned>(p.width))
+      pixel.inside |= 1u << (12 + s);
+  }
+  return pixel;
+}
+template <class S, class Params>
+__device__ __forceinline__ const S* place_of(const S* x, const Params& p, const GemmPixel& pixel) {
+  return x + (pixel.image * p.in[0] + pixel.row * p.in[1] + pixel.column * p.in[2]);
+}
+
+// What a block has to do: its tile of results and its slice of the channels.
+struct GemmWork {
+  int first_row, first_column;
+  int rank;           // In the cluster; 0 without one.
+  int first_channel;  // Of the slice.
+  int present;        // Chunks of the slice that hold channels of x.
+};
+
+// ---- products
+
+// The weights of one step, for all columns of a warp, `ahead` bytes after the given addresses.
+template <class T>
+__device__ __forceinline__ void load_weights(unsigned (&b)[T::n_tiles][2], const unsigned (&weights)[T::n_pairs],
+                                             unsigned ahead) {
+#pragma unroll
+  for (int j = 0; j < T::n_tiles / 2; ++j) {
+    unsigned two[4];
+    load_matrix(two, weights[j] + ahead);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) b[2 * j + e / 2][e % 2] = two[e];
+  }
+  if constexpr (T::n_tiles % 2 == 1) load_matrix(b[T::n_tiles - 1], weights[T::n_tiles / 2] + ahead);
+}
+
+// The operands of one step of a warp.
+template <class T>
+struct GemmFragments {
+  unsigned a[T::m_tiles][4], b[T::n_tiles][2];
+
+  __device__ __forceinline__ void load(const unsigned (&rows)[T::m_tiles], unsigned rows_ahead,
+                                       const unsigned (&weights)[T::n_pairs], unsigned weights_ahead) {
+#pragma unroll
+    for (int i = 0; i < T::m_tiles; ++i) load_matrix(a[i], rows[i] + rows_ahead);
+    load_weights<T>(b, weights, weights_ahead);
+  }
+  __device__ __forceinline__ void multiply(float (&acc)[T::m_tiles][T::n_tiles][4]) {
+#pragma unroll
+    for (int i = 0; i < T::m_tiles; ++i) {
+      prepare_words<typename T::Element>(a[i]);
+#pragma unroll
+      for (int j = 0; j < T::n_tiles; ++j) multiply_add<typename T::Element>(acc[i][j], a[i], b[j]);
+    }
+  }
+};
+
+// Multiplies `rounds` steps, those of this warp; `load(fragments, i)` reads the operands of one, the next ones while
+// those before are multiplied.
+template <class T, int rounds, class Load>
+__device__ __forceinline__ void multiply_unrolled(float (&acc)[T::m_tiles][T::n_tiles][4], const Load& load) {
+  GemmFragments<T> two[2];
+  load(two[0], 0);
+#pragma unroll
+  for (int i = 0; i < rounds; ++i) {
+    if (i + 1 < rounds) load(two[(i + 1) % 2], i + 1);
+    two[i % 2].multiply(acc);
+  }
+}
+template <class T, class Load>
+__device__ __forceinline__ void multiply_rounds(int rounds, float (&acc)[T::m_tiles][T::n_tiles][4], const Load& load) {
+  GemmFragments<T> even, odd;
+  load(even, 0);
+  int i = 1;
+#pragma unroll 1
+  for (; i + 1 < rounds; i += 2) {
+    load(odd, i);
+    even.multiply(acc);
+    load(even, i + 1);
+    odd.multiply(acc);
+  }
+  if (i < rounds) load(odd, i);
+  even.multiply(acc);
+  if (i < rounds) odd.multiply(acc);
+}
+
+// The first `chunks` chunks of k that a block reads, as an array of GemmChunk at the shared address `table`.
+template <class T, class D, class Params>
+__device__ __forceinline__ void fill_table(const Params& p, const GemmWork& work, unsigned table, int chunks) {
+  for (int q = threadIdx.x; q < chunks; q += T::threads) {
+    const int tap = q / D::slice, c = q % D::slice;
+    const int r = tap / D::window_columns, s = tap % D::window_columns;
+    const int channel = work.first_channel + c * T::chunk, count = min(T::chunk, D::channels - channel);
+    const int offset = r * p.dilation_h * p.in[1] + s * p.dilation_w * p.in[2] + channel * p.in[3];
+    const bool there = c < work.present && r < D::window_rows;
+    const unsigned need = there ? 1u << r | 1u << (12 + s) | static_cast<unsigned>(count) << 24 : kNeverThere;
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(table + q * 8), "r"(offset), "r"(need) : "memory");
+  }
+}
+__device__ __forceinline__ GemmChunk read_table(unsigned table, int q) {
+  GemmChunk chunk;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(chunk.offset), "=r"(chunk.need) : "r"(table + q * 8));
+  return chunk;
+}
+
+// ---- x as rows of operands: every row is read once per tap
+
+// A window of 1 x 1 without padding (`taps` false) or any window.
+template <class T, class D, bool taps>
+struct GemmRows {
+  using S = typename T::Element;
+  static constexpr int step = T::threads / T::lanes;
+  static constexpr int per_thread = T::rows / step;
+  static constexpr bool vectors = true;
+  static constexpr int extra_bytes = taps ? D::chunks * 8 : 0;  // The table.
+  static_assert(per_thread * step == T::rows, "every thread reads the same number of rows");
+  const S* x;
+  const S* from[per_thread];
+  unsigned to;
+  unsigned inside[per_thread];
+  unsigned fragments[T::m_tiles];
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const S* data, const Params& p, const GemmWork& work, const GemmShared& at) {
+    x = data;
+    if constexpr (taps) {
+      fill_table<T, D>(p, work, at.extra, D::chunks);
+      __syncthreads();
+    }
+    const int lane = threadIdx.x % T::lanes, first = static_cast<int>(threadIdx.x) / T::lanes;
+#pragma unroll
+    for (int i = 0; i < per_thread; ++i) {
+      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      inside[i] = pixel.inside;
+      from[i] = place_of(x, p, pixel) + (taps ? 0 : work.first_channel + lane * T::chunk);
+      have_ready(from[i]);
+      have_ready(inside[i]);
+    }
+    to = at.rows + first * D::pitch + lane * 16;
+    have_ready(to);
+    const int within = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < T::m_tiles; ++i) {
+      const int r = (T::warp_m() * T::m_tiles + i) * 16 + within % 16;
+      fragments[i] = at.rows + r * D::pitch + within / 16 * 16 + T::warp_k() * 32;
+      have_ready(fragments[i]);
+    }
+  }
+
+  // By 16 bytes. Rows past the last result are not read: all blocks would ask for the same lines at once.
+  template <class Params>
+  __device__ __forceinline__ void load(const Params&, const GemmWork& work, const GemmShared& at) {
+    constexpr int count = (D::chunks + T::lanes - 1) / T::lanes;
+    const int lane = threadIdx.x % T::lanes;
+#pragma unroll(count <= 8 ? count : 4)
+    for (int j = 0; j < count; ++j) {
+      const int q = j * T::lanes + lane;
+      if (D::chunks % T::lanes != 0 && q >= D::chunks) break;
+      GemmChunk chunk{j * T::lanes * T::chunk, 1};
+      if constexpr (taps) chunk = read_table(at.extra, q);
+      const unsigned need = chunk.need & kTapBits;
+      const bool whole = D::whole && D::chunks == D::slice;
+#pragma unroll
+      for (int i = 0; i < per_thread; ++i) {
+        const bool there = taps ? (inside[i] & need) == need : inside[i] != 0 && (whole || q < work.present);
+        copy_async16(to + i * step * D::pitch + j * T::lanes * 16, from[i] + chunk.offset, there);
+      }
+    }
+  }
+
+  // Element by element.
+  template <class Params>
+  __device__ __forceinline__ void gather(const Params& p, const GemmWork& work, const GemmShared& at) {
+    const int lane = threadIdx.x % T::lanes;
+#pragma unroll 1
+    for (int r = static_cast<int>(threadIdx.x) / T::lanes; r < T::rows; r += step) {
+      const GemmPixel pixel = pixel_of<D>(p, work.first_row + r);
+      const S* row = place_of(x, p, pixel);
+#pragma unroll 1
+      for (int q = lane; q < D::chunks; q += T::lanes) {
+        const int channel = work.first_channel + q * T::chunk;
+        GemmChunk chunk{channel * p.in[3], kNeverThere};
+        if constexpr (taps) {
+          chunk = read_table(at.extra, q);
+        } else if (q < work.present) {
+          chunk.need = 1u | static_cast<unsigned>(min(T::chunk, D::channels - channel)) << 24;
+        }
+        const unsigned need = chunk.need & kTapBits;
+        gather_chunk(at.rows + r * D::pitch + q * 16, row + chunk.offset, p.in[3],
+                     (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
+      }
+    }
+  }
+
+  template <class Acc>
+  __device__ __forceinline__ void multiply(const GemmShared&, const unsigned (&weights)[T::n_pairs], Acc& acc) const {
+    auto load = [&](GemmFragments<T>& f, int i) {
+      f.load(fragments, i * 32 * T::warps_k, weights, i * 32 * T::warps_k);
+    };
+    constexpr int few = 16;
+    if constexpr (D::rounds <= few) {
+      multiply_unrolled<T, D::rounds>(acc, load);
+    } else {
+      multiply_rounds<T>(D::rounds, acc, load);
+    }
+  }
+};
+
+// ---- x as a patch: the block's rows of the image are read once for all taps
+
+// The steps of every tap are shared evenly by the warps along k.
+template <class T, class D>
+struct GemmPatch {
+  using S = typename T::Element;
+  static constexpr int step = T::threads / T::lanes;
+  static constexpr int per_tap = D::slice / 2 / T::warps_k;  // Steps of a warp.
+  static constexpr bool vectors = true;
+  static constexpr int extra_bytes = D::slice * 16;  // A pixel of zeros.
+  static_assert(per_tap * T::warps_k * 2 == D::slice, "warps share a tap evenly");
+  const S* from;
+  unsigned to;
+  int from_step, pixels;
+  unsigned zeros;
+  unsigned first[T::m_tiles];  // Address of the first tap's pixel.
+  unsigned inside[T::m_tiles];
+  int row_bytes, column_bytes;
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const S* x, const Params& p, const GemmWork& work, const GemmShared& at) {
+    const int lane = threadIdx.x % T::lanes, start = static_cast<int>(threadIdx.x) / T::lanes;
+    const GemmPixel begin = pixel_of<D>(p, work.first_row);
+    const GemmPixel end = pixel_of<D>(p, min(work.first_row + T::rows, p.rows) - 1);
+    // Rows of all images, one image after the other.
+    const int top = begin.image * p.height + min(max(begin.row, 0), p.height - 1);
+    const int lowest = min(end.row + (D::window_rows - 1) * p.dilation_h, p.height - 1);
+    pixels = max(end.image * p.height + max(lowest, -1) + 1 - top, 0) * p.width;
+    from = x + (top * p.in[1] + start * p.in[2] + (work.first_channel + lane * T::chunk) * p.in[3]);
+    from_step = step * p.in[2];
+    to = at.rows + start * D::pixel_pitch + lane * 16;
+    const int within = threadIdx.x % 32, part = within / 16 * 16 + T::warp_k() * 32;
+    zeros = at.extra + part;
+#pragma unroll
+    for (int i = 0; i < T::m_tiles; ++i) {
+      const GemmPixel pixel = pixel_of<D>(p, work.first_row + (T::warp_m() * T::m_tiles + i) * 16 + within % 16);
+      const int index = (pixel.image * p.height + pixel.row - top) * p.width + pixel.column;
+      first[i] = at.rows + index * D::pixel_pitch + part;
+      inside[i] = pixel.inside;
+      have_ready(first[i]);
+      have_ready(inside[i]);
+    }
+    row_bytes = p.dilation_h * p.width * D::pixel_pitch;
+    column_bytes = p.dilation_w * D::pixel_pitch;
+    have_ready(row_bytes);
+    have_ready(column_bytes);
+    have_ready(zeros);
+    have_ready(from);
+    have_ready(from_step);
+    have_ready(to);
+    have_ready(pixels);
+    for (int q = threadIdx.x; q < D::slice; q += T::threads)
+      asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(at.extra + q * 16), "r"(0) : "memory");
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void load(const Params&, const GemmWork& work, const GemmShared&) {
+    const int lane = threadIdx.x % T::lanes, start = static_cast<int>(threadIdx.x) / T::lanes;
+    for (int q = lane; q < D::slice; q += T::lanes) {
+      const bool there = D::whole || q < work.present;
+      const S* source = from + (q - lane) * T::chunk;
+      unsigned target = to + (q - lane) * 16;
+#pragma unroll 4
+      for (int pixel = start; pixel < pixels; pixel += step) {
+        copy_async16(target, source, there);
+        source += from_step;
+        target += step * D::pixel_pitch;
+      }
+    }
+  }
+  template <class Params>
+  __device__ __forceinline__ void gather(const Params& p, const GemmWork& work, const GemmShared&) {
+    const int lane = threadIdx.x % T::lanes, start = static_cast<int>(threadIdx.x) / T::lanes;
+#pragma unroll 1
+    for (int q = lane; q < D::slice; q += T::lanes) {
+      const int left = q < work.present ? D::channels - work.first_channel - q * T::chunk : 0;
+      const S* source = from + (q - lane) * T::chunk * p.in[3];
+      unsigned target = to + (q - lane) * 16;
+#pragma unroll 1
+      for (int pixel = start; pixel < pixels; pixel += step) {
+        gather_chunk(target, source, p.in[3], left);
+        source += from_step;
+        target += step * D::pixel_pitch;
+      }
+    }
+  }
+
+  // Some taps of a row of the window at a time.
+  template <class Acc>
+  __device__ __forceinline__ void multiply(const GemmShared&, const unsigned (&weights)[T::n_pairs], Acc& acc) const {
+    constexpr int many = 32;
+    constexpr int together = per_tap * D::window_columns <= many ? D::window_columns : 1;
+    unsigned part[T::n_pairs];
+#pragma unroll
+    for (int j = 0; j < T::n_pairs; ++j) part[j] = weights[j];
+    unsigned row_bit = 1;
+    int line = 0;
+#pragma unroll 1
+    for (int r = 0; r < D::window_rows; ++r) {
+      unsigned column_bit = 1u << 12;
+      int place = line;
+#pragma unroll 1
+      for (int s = 0; s < D::window_columns; s += together) {
+        unsigned rows[together][T::m_tiles];
+#pragma unroll
+        for (int tap = 0; tap < together; ++tap) {
+          const unsigned need = row_bit | column_bit << tap;
+#pragma unroll
+          for (int i = 0; i < T::m_tiles; ++i)
+            rows[tap][i] = (inside[i] & need) == need ? first[i] + place + tap * column_bytes : zeros;
+        }
+        auto load = [&](GemmFragments<T>& f, int i) {
+          f.load(rows[together == 1 ? 0 : i / per_tap], (together == 1 ? i : i % per_tap) * 32 * T::warps_k, part,
+                 i * 32 * T::warps_k);
+        };
+        if constexpr (per_tap * together <= many) {
+          multiply_unrolled<T, per_tap * together>(acc, load);
+        } else {
+          multiply_rounds<T>(per_tap * together, acc, load);
+        }
+        column_bit <<= together;
+        place += together * column_bytes;
+#pragma unroll
+        for (int j = 0; j < T::n_pairs; ++j) part[j] += per_tap * together * 32 * T::warps_k;
+      }
+      row_bit <<= 1;
+      line += row_bytes;
+    }
+  }
+};
+
+}  // namespace tw

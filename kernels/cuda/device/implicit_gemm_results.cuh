@@ -1,0 +1,190 @@
+// Results of implicit_gemm.cuh: sums over warps and blocks, and what follows the product.
+#pragma once
+
+#include "implicit_gemm_operands.cuh"
+
+namespace tw {
+
+// V columns of a result row to the elements behind the product, in pieces of `width` or less.
+template <int V, int width, class E>
+struct GemmFinish {
+  static constexpr int piece = V < width ? V : width;
+  typename E::template Early<piece> early[V / piece];
+
+  __device__ __forceinline__ void fetch(const E& elements, int m, int n, int columns) {
+#pragma unroll
+    for (int e = 0; e < V / piece; ++e) {
+      if (n + e * piece < columns) elements.fetch(early[e], m, n + e * piece);
+    }
+  }
+  __device__ __forceinline__ void run(const E& elements, const float (&v)[V], int m, int n, int columns) const {
+#pragma unroll
+    for (int e = 0; e < V / piece; ++e) {
+      if (n + e * piece >= columns) continue;
+      float part[piece];
+#pragma unroll
+      for (int k = 0; k < piece; ++k) part[k] = v[e * piece + k];
+      elements.run(part, early[e], m, n + e * piece);
+    }
+  }
+};
+
+// Results from the registers of one warp: nothing has to be added up.
+template <class T, int width, class E>
+struct GemmDirect {
+  static constexpr int runs = T::n_tiles / T::group;
+  float bias[T::n_tiles * 2];
+  GemmFinish<T::run, width, E> finish[T::m_tiles * 2][runs];
+  int row, column;
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work) {
+    const int lane = threadIdx.x % 32;
+    row = work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4;
+    column = work.first_column + T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run;
+    have_ready(row);
+    have_ready(column);
+#pragma unroll
+    for (int r = 0; r < runs; ++r) {
+#pragma unroll
+      for (int e = 0; e < T::run; ++e) {
+        bias[r * T::run + e] = __ldg(p.bias + column + r * 8 * T::group + e);
+        have_ready(bias[r * T::run + e]);
+      }
+    }
+  }
+  template <class Params>
+  __device__ __forceinline__ void fetch(const Params& p, const E& elements) {
+#pragma unroll
+    for (int i = 0; i < T::m_tiles * 2; ++i) {
+#pragma unroll
+      for (int r = 0; r < runs; ++r) {
+        if (row + i * 8 < p.rows) finish[i][r].fetch(elements, row + i * 8, column + r * 8 * T::group, p.outputs);
+      }
+    }
+  }
+  template <class Params>
+  __device__ __forceinline__ void run(const Params& p, const E& elements, float (&acc)[T::m_tiles][T::n_tiles][4]) {
+#pragma unroll
+    for (int i = 0; i < T::m_tiles * 2; ++i) {
+#pragma unroll
+      for (int r = 0; r < runs; ++r) {
+        float v[T::run];
+#pragma unroll
+        for (int e = 0; e < T::run; ++e)
+          v[e] = acc[i / 2][r * T::group + e / 2][i % 2 * 2 + e % 2] + bias[r * T::run + e];
+        if (row + i * 8 < p.rows) finish[i][r].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+      }
+    }
+  }
+};
+
+// Results that warps (and, with `clustered`, blocks) have added up parts of: the parts meet in shared memory, those of
+// T::rows / splits rows in each block.
+template <class T, bool clustered, int width, class E>
+struct GemmSummed {
+  static constexpr int items_per_row = T::columns / 4;
+  static constexpr int row_step = T::threads / items_per_row;  // Between the rows of one thread's items.
+  static_assert(row_step * items_per_row == T::threads, "all items of a thread are in the same columns");
+  float bias[4];
+  GemmFinish<4, width, E> finish;
+  int own_rows, own_shift;  // A power of two.
+  int line, m, n;           // This thread's first item.
+  unsigned part;            // Where its first part will be.
+  unsigned slot;            // Where this lane's sums go, in row 0 of its warp's slot.
+  int lines;                // This lane's first row.
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, const GemmShared& at) {
+    own_rows = clustered ? T::rows / p.splits : T::rows;
+    own_shift = 31 - __clz(own_rows);
+    line = static_cast<int>(threadIdx.x) / items_per_row;
+    m = work.first_row + work.rank * own_rows + line;
+    const int c = static_cast<int>(threadIdx.x) % items_per_row * 4;
+    n = work.first_column + c;
+    part = at.slots + (line * T::slot_pitch + c) * 4;
+    const int lane = threadIdx.x % 32;
+    slot = at.slots + ((work.rank * T::warps_k + T::warp_k()) * own_rows * T::slot_pitch +
+                       T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run) *
+                          4;
+    lines = T::warp_m() * T::m_tiles * 16 + lane / 4;
+    const float4 four = __ldg(reinterpret_cast<const float4*>(p.bias + n));
+    bias[0] = four.x, bias[1] = four.y, bias[2] = four.z, bias[3] = four.w;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) have_ready(bias[e]);
+    have_ready(line);
+    have_ready(m);
+    have_ready(n);
+    have_ready(part);
+    have_ready(slot);
+    have_ready(lines);
+  }
+  template <class Params>
+  __device__ __forceinline__ void fetch(const Params& p, const E& elements) {
+    if (line < own_rows && m < p.rows) finish.fetch(elements, m, n, p.outputs);
+  }
+
+  // Each warp's part into its slot of the block that finishes the row.
+  template <class Params>
+  __device__ __forceinline__ void push(const Params& p, const GemmWork& work, const GemmShared& at,
+                                       const float (&acc)[T::m_tiles][T::n_tiles][4]) const {
+#pragma unroll
+    for (int i = 0; i < T::m_tiles * 2; ++i) {
+      const int r = lines + i * 8;
+      if (work.first_row + r >= p.rows) continue;
+      const int owner = clustered ? r >> own_shift : 0;
+      unsigned to = slot + (r - owner * own_rows) * T::slot_pitch * 4, barrier = 0;
+      if constexpr (clustered) {
+        to = peer_address(to, owner);
+        barrier = peer_address(at.barrier + 8, owner);
+      }
+#pragma unroll
+      for (int run = 0; run < T::n_tiles / T::group; ++run)
+        push_run(acc[i / 2], run, i % 2 * 2, to + run * 32 * T::group, barrier);
+    }
+  }
+  __device__ __forceinline__ static void push_run(const float (&acc)[T::n_tiles][4], int run, int half, unsigned to,
+                                                  unsigned barrier) {
+    if constexpr (T::group == 1) {
+      const float a = acc[run][half], b = acc[run][half + 1];
+      if constexpr (clustered) {
+        store_async(to, a, b, barrier);
+      } else {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(a), "f"(b) : "memory");
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < T::group; j += 2) {
+        const float a = acc[run * T::group + j][half], b = acc[run * T::group + j][half + 1];
+        const float c = acc[run * T::group + j + 1][half], d = acc[run * T::group + j + 1][half + 1];
+        if constexpr (clustered) {
+          store_async(to + j * 8, a, b, c, d, barrier);
+        } else {
+          asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 8), "f"(a), "f"(b), "f"(c), "f"(d)
+                       : "memory");
+        }
+      }
+    }
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void run(const Params& p, const E& elements) {
+    const int parts = clustered ? p.splits * T::warps_k : T::warps_k;
+    const unsigned part_bytes = own_rows * T::slot_pitch * 4;
+    for (int ahead = 0; line + ahead < own_rows && m + ahead < p.rows; ahead += row_step) {
+      if (ahead > 0) finish.fetch(elements, m + ahead, n, p.outputs);
+      float v[4] = {bias[0], bias[1], bias[2], bias[3]};
+      unsigned from = part + ahead * T::slot_pitch * 4;
+#pragma unroll(clustered ? 4 : T::warps_k)
+      for (int q = 0; q < parts; ++q) {
+        float a, b, c, d;
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(a), "=f"(b), "=f"(c), "=f"(d) : "r"(from));
+        v[0] += a, v[1] += b, v[2] += c, v[3] += d;
+        from += part_bytes;
+      }
+      finish.run(elements, v, m + ahead, n, p.outputs);
+    }
+  }
+};
+
+}  // namespace tw

@@ -1,0 +1,321 @@
+#include "kernels/cuda/implicit_gemm.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "kernels/cuda/block_parts.h"
+#include "kernels/cuda/implicit_gemm_plan.h"
+#include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/staged_elements.h"
+
+namespace torchweld::cuda {
+namespace {
+
+/// A node taken apart.
+struct Parts {
+  Body body;
+  size_t x_index = 0;
+  c10::ScalarType dtype = c10::kHalf;
+  at::Tensor weight;  ///< [outputs, channels, window...]
+  at::Tensor bias;    ///< Undefined when there is none.
+  std::vector<size_t> packed;
+  GemmProblem problem;
+  Loops loops;  ///< Over the results, the last one over their channels.
+};
+
+/// The dimensions but the last as three, outermost first; those of size 1 go, neighbours that lie in a row merge.
+void merge_leading(const TensorType& x, GemmProblem& problem) {
+  std::vector<std::pair<int64_t, int64_t>> merged;  // Size and stride.
+  for (size_t d = 0; d + 1 < x.shape.size(); ++d) {
+    if (x.shape[d] == 1) continue;
+    if (!merged.empty() && merged.back().second == x.strides[d] * x.shape[d]) {
+      merged.back() = {merged.back().first * x.shape[d], x.strides[d]};
+    } else {
+      merged.emplace_back(x.shape[d], x.strides[d]);
+    }
+  }
+  expect(merged.size() <= 3, "rows lie in memory in more than three nested strides");
+  while (merged.size() < 3) merged.insert(merged.begin(), {1, 0});
+  problem.images = merged[0].first;
+  problem.height = problem.out_height = merged[1].first;
+  problem.width = problem.out_width = merged[2].first;
+  for (size_t d = 0; d < 3; ++d) problem.in[d] = merged[d].second;
+}
+
+void describe_linear(const TensorType& x, GemmProblem& problem) {
+  merge_leading(x, problem);
+  problem.channels = x.shape.back();
+  problem.in[3] = x.strides.back();
+}
+
+void describe_conv(const Conv& conv, const TensorType& x, const TensorType& out, const at::Tensor& weight,
+                   GemmProblem& problem) {
+  expect(!conv.transposed && conv.groups == 1, "groups or transposition");
+  int64_t spatial = out.rank() - 2;
+  expect(spatial == 1 || spatial == 2, "three spatial dimensions");
+  problem.images = x.shape[0];
+  problem.channels = x.shape[1];
+  problem.in[0] = x.strides[0];
+  problem.in[3] = x.strides[1];
+  problem.height = spatial == 2 ? x.shape[2] : 1;
+  problem.width = x.shape.back();
+  problem.out_height = spatial == 2 ? out.shape[2] : 1;
+  problem.out_width = out.shape.back();
+  problem.in[2] = x.strides.back();
+  problem.in[1] = spatial == 2 ? x.strides[2] : problem.width * problem.in[2];
+  for (int64_t i = 0; i < spatial; ++i) {
+    int64_t d = i + 2 - spatial;
+    problem.window[d] = weight.size(2 + i);
+    problem.stride[d] = conv.stride[i];
+    problem.padding[d] = conv.padding[i];
+    problem.dilation[d] = conv.dilation[i];
+  }
+}
+
+/// Rows of results count batch, height, width; their loops must nest like that too.
+void add_result_loops(const Node& node, Parts& parts, bool is_conv) {
+  const TensorType& out = node.output()->type;
+  Dims order = {0};
+  for (int64_t d = is_conv ? 2 : 1; d < out.rank(); ++d) order.push_back(d);
+  if (is_conv) order.push_back(1);
+  if (out.rank() == 1) order = {0};
+  for (size_t i = 0; i + 2 < order.size(); ++i) {
+    int64_t outer = order[i];
+    int64_t inner = order[i + 1];
+    bool single = out.shape[outer] == 1 || out.shape[inner] == 1;
+    expect(single || out.strides[outer] >= out.strides[inner], "the result is transposed in memory");
+  }
+  expect(out.strides[order.back()] == 1 || out.shape[order.back()] == 1, "the result's channels are not innermost");
+  add_finish_operands(node, parts.body, order, parts.loops);
+  parts.loops.collapse(1);
+  const TensorType& x = node.input(parts.x_index)->type;
+  parts.loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
+  expect(parts.loops.index_type() == "int", "a tensor of more than 2^30 elements");
+  parts.loops.choose_width(8, false);
+}
+
+bool reads_vectors(const GemmProblem& p) {
+  auto fits = [&](int64_t number) { return number % p.chunk() == 0; };
+  return (p.in[3] == 1 || p.channels == 1) && fits(p.channels) && fits(p.in[0]) && fits(p.in[1]) && fits(p.in[2]);
+}
+
+Parts take_apart(const Node& node, const KernelContext& context) {
+  Parts parts;
+  parts.body = body_of(node);
+  const Node& anchor = *parts.body.anchor;
+  parts.x_index = anchor_input(parts.body, 0);
+  const TensorType& x = node.input(parts.x_index)->type;
+  const TensorType& out = anchor.output()->type;
+  parts.dtype = x.dtype;
+  bool tensor_cores = x.dtype == c10::kHalf || x.dtype == c10::kBFloat16 || x.dtype == c10::kFloat;
+  expect(tensor_cores, "tensor cores take f16, bf16 and f32, not " + dtype_name(x.dtype));
+  expect(x.dtype != c10::kFloat || context.allow_tf32, "f32 without TF32");
+  expect(x.numel() > 0 && out.numel() > 0, "an empty tensor");
+  std::vector<size_t> eaten = {anchor_input(parts.body, 1)};
+  if (anchor.inputs().size() > 2) eaten.push_back(anchor_input(parts.body, 2));
+  parts.packed = packed_inputs_of(node, parts.body, eaten);
+  parts.weight = *constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  GemmProblem& problem = parts.problem;
+  problem.element_bytes = static_cast<int64_t>(c10::elementSize(x.dtype));
+  problem.outputs = parts.weight.size(0);
+  auto* conv = anchor.as<Conv>();
+  if (conv) {
+    describe_conv(*conv, x, out, parts.weight, problem);
+  } else {
+    describe_linear(x, problem);
+  }
+  constexpr int64_t kMostWindow = 11;
+  expect(problem.window[0] <= kMostWindow && problem.window[1] <= kMostWindow, "a window of more than 11 x 11");
+  problem.vector_reads = reads_vectors(problem);
+  add_result_loops(node, parts, conv != nullptr);
+  return parts;
+}
+
+/// f32 numbers rounded to TF32; infinities and NaN stay.
+at::Tensor rounded_to_tf32(const at::Tensor& numbers) {
+  at::Tensor bits = numbers.contiguous().view(c10::kInt);
+  constexpr int kHalf = 0x1000;
+  constexpr int kKept = ~0x1fff;
+  at::Tensor rounded = bits.add(kHalf).bitwise_and(kKept).view(c10::kFloat);
+  return at::where(at::isfinite(numbers), rounded, numbers);
+}
+
+/// The order of weight columns in shared memory: within every 8 * group columns, those that one lane holds of the
+/// products become neighbours.
+at::Tensor column_order(const GemmConfig& config) {
+  int n_tiles = config.columns / config.warps_n / 8;
+  int group = n_tiles % 4 == 0 ? 4 : n_tiles % 2 == 0 ? 2 : 1;
+  std::vector<int64_t> order(config.columns);
+  for (int row = 0; row < config.columns; ++row) {
+    int within = row % (8 * group);
+    int lane = within % 8 / 2;
+    order[row] = row - within + lane * 2 * group + within / 8 * 2 + within % 2;
+  }
+  return at::tensor(order);
+}
+
+/// [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the pitch; see
+/// implicit_gemm.cuh.
+at::Tensor packed_weights(const Node& node, const Parts& parts, const GemmConfig& config) {
+  const GemmProblem& p = parts.problem;
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  at::Tensor weight = parts.weight.to(device, parts.dtype);
+  if (parts.dtype == c10::kFloat) weight = rounded_to_tf32(weight);
+  int64_t tiles = config.column_tiles(p);
+  int64_t more = tiles * config.columns - p.outputs;
+  if (config.source == GemmSource::kPixels) {
+    weight =
+        at::constant_pad_nd(weight.reshape({p.outputs, p.channels, p.window[0], p.window[1]}).permute({0, 2, 3, 1}),
+                            {0, 4 - p.channels, 0, config.slice * p.chunk() / 4 - p.window[1]});
+    weight = at::constant_pad_nd(weight.reshape({p.outputs, p.window[0], 1, -1}), {0, 0, 0, 0, 0, 0, 0, more});
+  } else {
+    int64_t channels = config.splits * config.slice * p.chunk();
+    weight = weight.reshape({p.outputs, p.channels, p.taps()}).transpose(1, 2);
+    weight = at::constant_pad_nd(weight, {0, channels - p.channels, 0, 0, 0, more});
+  }
+  weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
+  weight = at::index_select(weight, 1, column_order(config).to(device)).permute({0, 3, 1, 2, 4});
+  if (config.source == GemmSource::kRing) {
+    int64_t depth = p.taps() * config.slice * p.chunk();
+    int64_t stage = config.stage_chunks * p.chunk();
+    weight =
+        at::constant_pad_nd(weight.reshape({tiles, config.columns, depth}), {0, config.stage_count(p) * stage - depth});
+    weight = weight.reshape({tiles, config.columns, -1, stage}).transpose(1, 2);
+  } else {
+    weight = weight.reshape({tiles, config.splits, config.columns, -1});
+  }
+  int64_t pitch = config.source == GemmSource::kRing ? config.stage_chunks + 1 : config.pitch(p);
+  return at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous();
+}
+
+at::Tensor packed_bias(const Node& node, const Parts& parts, const GemmConfig& config) {
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  int64_t columns = config.column_tiles(parts.problem) * config.columns;
+  if (!parts.bias.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
+  return at::constant_pad_nd(parts.bias.to(device, c10::kFloat), {0, columns - parts.problem.outputs}).contiguous();
+}
+
+std::string numbers(std::initializer_list<int64_t> list) {
+  std::string text;
+  for (int64_t number : list) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return text;
+}
+
+constexpr const char* kParameters =
+    "  const void* weights;\n  const float* bias;\n  int in[4];\n  int rows, outputs, height, width;\n"
+    "  int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;\n"
+    "  tw::Divider out_width, out_height, lines, line_width;\n  int splits, vector_reads, stage_count;\n";
+
+Arguments arguments_of(const Parts& parts, const GemmConfig& config, const at::Tensor& weights,
+                       const at::Tensor& bias) {
+  const GemmProblem& p = parts.problem;
+  Arguments arguments;
+  arguments.add(weights.defined() ? weights.data_ptr() : nullptr);
+  arguments.add(bias.defined() ? bias.data_ptr() : nullptr);
+  auto add = [&](std::initializer_list<int64_t> list) {
+    for (int64_t number : list) arguments.add(static_cast<int32_t>(number));
+  };
+  add({p.in[0], p.in[1], p.in[2], p.in[3], p.rows(), p.outputs, p.height, p.width});
+  add({p.stride[0], p.stride[1], p.padding[0], p.padding[1], p.dilation[0], p.dilation[1]});
+  for (int64_t size : {p.out_width, p.out_height, p.padded_height(), p.padded_width()})
+    add_size(arguments, size, "int");
+  add({config.splits, p.vector_reads, config.stage_count(p)});
+  for (size_t d = 0; d + 1 < parts.loops.sizes.size(); ++d) add_size(arguments, parts.loops.sizes[d], "int");
+  parts.loops.add_arguments(arguments);
+  return arguments;
+}
+
+/// The device function that runs `config`, with its template arguments.
+std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) {
+  if (config.source == GemmSource::kRing) {
+    return "tw::implicit_gemm_ring<Tile, Depth, tw::GemmRing<Tile, Depth, " +
+           numbers({config.stages, config.stage_chunks}) + ">, " + std::to_string(width) + ">";
+  }
+  std::string source = config.source == GemmSource::kPatch    ? "tw::GemmPatch<Tile, Depth>"
+                       : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
+                       : p.is_pointwise()                     ? "tw::GemmRows<Tile, Depth, false>"
+                                                              : "tw::GemmRows<Tile, Depth, true>";
+  return "tw::implicit_gemm<Tile, Depth, " + source + (config.splits > 1 ? ", true, " : ", false, ") +
+         std::to_string(width) + ">";
+}
+
+Program program_of(const Node& node, const Parts& parts, const GemmConfig& config) {
+  const GemmProblem& p = parts.problem;
+  // Two blocks of a ring hide each other's waiting when their sums leave registers for it.
+  constexpr int kFewSums = 32;
+  bool two = config.source == GemmSource::kRing && config.rows * config.columns / config.threads() <= kFewSums;
+  std::string blocks = two ? "2" : "1";
+  std::string header = config.source == GemmSource::kRing ? "implicit_gemm_ring.cuh" : "implicit_gemm.cuh";
+  return {"implicit_gemm",
+          emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + "  tw::Size<I> size[" +
+              std::to_string(parts.loops.sizes.size() - 1) + "];\n" + parts.loops.parameter_members() + "};\n" +
+              emit_staged_elements(parts.body, parts.loops, parts.body.anchor->output()) +
+              "using Tile = tw::GemmTile<" + storage_type(parts.dtype) + ", " +
+              numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
+              ">;\nusing Depth = tw::GemmDepth<Tile, " +
+              numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
+              ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
+              emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  " +
+              emit_elements_object(parts.loops) + "  " + entry_of(config, p, parts.loops.width) + "(x" +
+              std::to_string(parts.x_index) + ", p, elements);\n}\n"};
+}
+
+std::unique_ptr<Kernel> make(const Node& node, const Parts& parts, const GemmConfig& config) {
+  at::Tensor weights;
+  at::Tensor bias;
+  if (!is_collecting()) {
+    weights = packed_weights(node, parts, config);
+    bias = packed_bias(node, parts, config);
+  }
+  Shape shape{.blocks = config.row_tiles(parts.problem) * config.splits,
+              .blocks_y = config.column_tiles(parts.problem),
+              .threads = static_cast<unsigned>(config.threads()),
+              .shared_bytes = static_cast<unsigned>(config.shared_bytes),
+              .cluster = static_cast<unsigned>(config.splits)};
+  return make_own_kernel(node, program_of(node, parts, config), shape, arguments_of(parts, config, weights, bias),
+                         parts.packed, {weights, bias});
+}
+
+}  // namespace
+
+void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers) {
+  auto* fused = node.as<Fused>();
+  const Node* anchor = fused ? anchor_of(*fused) : &node;
+  if (!anchor || !(anchor->as<Conv>() || anchor->as<Linear>())) return;
+  Parts parts = take_apart(node, context);
+  DeviceLimits limits = limits_of(node);
+  expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
+  GemmDevice device{limits.processors, limits.shared_bytes, limits.major >= 9};
+  constexpr size_t kMostOffers = 8;
+  std::vector<GemmConfig> configs = gemm_configs(parts.problem, device, kMostOffers);
+  expect(!configs.empty(), "the operands of a block do not fit into shared memory");
+  if (!context.tune) {
+    // Libraries were measured to be slower on small layers and faster on large ones.
+    constexpr double kMostUntimed = 25;
+    const GemmConfig& best = configs.front();
+    expect(best.source != GemmSource::kRing && best.microseconds < kMostUntimed,
+           "a large product, and kernels are not timed");
+    size_t chosen = choose_untimed(
+        node, configs.size(), [&](size_t i) { return program_of(node, parts, configs[i]); },
+        [&](size_t i) { return configs[i].splits; });
+    configs = {configs[chosen]};
+  }
+  for (const GemmConfig& config : configs)
+    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
+}
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,87 @@
+// Which configurations of the implicit-GEMM kernel can run a layer, best first.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace torchweld::cuda {
+
+/// A convolution without groups as a matrix product: rows are result pixels, k runs over taps and channels. A linear
+/// layer is a window of 1 x 1.
+struct GemmProblem {
+  int64_t images = 1;
+  int64_t height = 1, width = 1;  ///< Of x.
+  int64_t out_height = 1, out_width = 1;
+  int64_t channels = 0, outputs = 0;
+  int64_t window[2] = {1, 1};
+  int64_t stride[2] = {1, 1};
+  int64_t padding[2] = {0, 0};
+  int64_t dilation[2] = {1, 1};
+  int64_t in[4] = {0, 0, 0, 1};  ///< Strides of x in elements: image, row, column, channel.
+  int64_t element_bytes = 2;
+  bool vector_reads = true;  ///< Channels and strides allow copies of 16 bytes.
+
+  int64_t rows() const { return images * out_height * out_width; }
+  int64_t taps() const { return window[0] * window[1]; }
+  /// Elements of a chunk of 16 bytes.
+  int64_t chunk() const { return 16 / element_bytes; }
+  /// Sizes of the image with the padding that windows reach, for kPixels.
+  int64_t padded_height() const { return (out_height - 1) * stride[0] + window[0]; }
+  int64_t padded_width() const;
+  /// True when a result needs one pixel of x, and that always exists.
+  bool is_pointwise() const { return taps() == 1 && padding[0] == 0 && padding[1] == 0; }
+  double operations() const;
+};
+
+/// What the device can do.
+struct GemmDevice {
+  int64_t processors = 132;
+  int64_t shared_bytes = 227 << 10;  ///< Per block, at most.
+  bool clusters = true;
+};
+
+/// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_operands.cuh.
+enum class GemmSource {
+  kRows,    ///< Once per tap.
+  kPatch,   ///< Once for all taps.
+  kPixels,  ///< Once for all taps, at most four channels.
+  kRing,    ///< Once per tap, a few chunks of k at a time; the weights too.
+};
+
+/// One way to run it. See kernels/cuda/device/implicit_gemm.cuh.
+struct GemmConfig {
+  int rows = 0, columns = 0;  ///< Of a block's tile.
+  int warps_m = 1, warps_n = 1, warps_k = 1;
+  int splits = 1;  ///< Blocks of a cluster, which share the channels.
+  GemmSource source = GemmSource::kRows;
+  int lanes = 8;
+  int stages = 0;        ///< Of a ring.
+  int stage_chunks = 0;  ///< Chunks of k in a stage.
+
+  int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
+  int64_t patch_pixels = 0;  ///< Of the largest patch.
+  int64_t shared_bytes = 0;
+  double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
+
+  int threads() const { return 32 * warps_m * warps_n * warps_k; }
+  bool summed() const { return splits > 1 || warps_k > 1; }
+  /// Chunks between rows of operands in shared memory, an odd number.
+  int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }
+  /// Steps of two chunks along k in a block, filled up to the same number for each of its warps.
+  int64_t steps(const GemmProblem& problem) const;
+  /// Stages of k, for a ring.
+  int64_t stage_count(const GemmProblem& problem) const;
+  int64_t pixel_pitch() const { return slice + 1; }
+  int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
+  int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }
+  /// Bytes of x in shared memory, of all stages of a ring.
+  int64_t x_bytes(const GemmProblem& problem) const;
+  /// `64x32 w1,2,4 patch split4`
+  std::string text() const;
+};
+
+/// At most `most` configurations that fit the device, best first by the estimate; empty when none fits.
+std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most);
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,215 @@
+#include "tests/cuda/conv_nodes.h"
+
+#include <ATen/ops/mul.h>
+#include <ATen/ops/randn.h>
+
+#include <cmath>
+
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "core/ops/pointwise.h"
+
+namespace torchweld::cuda_tests {
+namespace {
+
+using After = ConvSpec::After;
+
+Value* add_weight(Graph& graph, const Dims& shape, c10::ScalarType dtype, c10::Device device, bool on_device) {
+  int64_t per_output = 1;
+  for (size_t d = 1; d < shape.size(); ++d) per_output *= shape[d];
+  at::Tensor value = at::mul(at::randn(shape), 1.0 / std::sqrt(static_cast<double>(per_output))).to(dtype);
+  Value* constant = graph.add(Constant{on_device ? value.to(device) : value, "w"}, {});
+  constant->type.device = device;
+  return constant;
+}
+
+/// Channels innermost, pixels `apart` elements from one another.
+Dims pixel_strides(const Dims& shape, int64_t apart) {
+  Dims strides(shape.size(), 1);
+  int64_t step = apart ? apart : shape[1];
+  for (size_t d = shape.size(); d-- > 2;) {
+    strides[d] = step;
+    step *= shape[d];
+  }
+  strides[0] = step;
+  return strides;
+}
+
+/// Fills the body after the anchor's result and gives the values that the node returns.
+std::vector<Value*> add_after(After after, Graph& body, Value* result, c10::Device device,
+                              const std::function<Value*(TensorType)>& operand) {
+  auto number = [&](double value) { return body.add(Constant::immediate(value, device), {}); };
+  const TensorType type = result->type;
+  switch (after) {
+    case After::kNothing:
+      return {result};
+    case After::kRelu:
+      return {body.add(Pointwise{"relu"}, {result})};
+    case After::kRelu6:
+      return {body.add(Pointwise{"clamp"}, {result, number(0), number(6)})};
+    case After::kResidualRelu:
+      return {body.add(Pointwise{"relu"}, {body.add(Pointwise{"add"}, {result, operand(type)})})};
+    case After::kTwoResults: {
+      Value* sum = body.add(Pointwise{"add"}, {result, operand(type)});
+      return {sum, body.add(Pointwise{"silu"}, {sum})};
+    }
+    case After::kScales: {
+      Dims channel(type.shape.size(), 1);
+      channel[1] = type.shape[1];
+      Dims pixel = type.shape;
+      pixel[1] = 1;
+      Value* scaled = body.add(Pointwise{"mul"}, {result, operand(with_shape(type, channel))});
+      return {body.add(Pointwise{"mul"}, {scaled, operand(with_shape(type, pixel))})};
+    }
+  }
+  return {};
+}
+
+Case product_case(const std::string& name, const Attrs& anchor, const TensorType& x, const std::vector<Dims>& weights,
+                  After after, const std::function<Dims(const Dims&)>& result_strides, bool on_device) {
+  auto graph = std::make_unique<Graph>();
+  auto body = std::make_shared<Graph>();
+  std::vector<Value*> outer = {graph->add_input(x)};
+  std::vector<Value*> inner = {body->add_input(x)};
+  for (const Dims& shape : weights) {
+    outer.push_back(add_weight(*graph, shape, x.dtype, x.device, on_device));
+    inner.push_back(body->add_input(outer.back()->type));
+  }
+  Value* result = body->add(anchor, inner);
+  result->type.strides = result_strides(result->type.shape);
+  auto operand = [&](const TensorType& type) {
+    outer.push_back(graph->add_input(type));
+    return body->add_input(type);
+  };
+  std::vector<Value*> results = add_after(after, *body, result, x.device, operand);
+  Node* node = nullptr;
+  if (after == After::kNothing) {
+    node = graph->add_node(anchor, outer);
+  } else {
+    for (Value* value : results) {
+      value->type.strides = result->type.strides;
+      body->add_output(value);
+    }
+    node = graph->add_node(Fused{body}, outer);
+  }
+  for (const auto& value : node->outputs()) {
+    value->type.device = x.device;
+    value->type.strides = result->type.strides;
+    graph->add_output(value.get());
+  }
+  return {name + "/" + dtype_name(x.dtype), std::move(graph)};
+}
+
+}  // namespace
+
+Case conv_case(const ConvSpec& spec, c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  TensorType x{dtype, spec.x,
+               spec.x_is_nchw ? contiguous_strides(spec.x) : pixel_strides(spec.x, spec.x_channels_apart), device};
+  Conv conv{.stride = spec.stride,
+            .padding = spec.padding,
+            .dilation = spec.dilation,
+            .output_padding = Dims(spec.window.size(), 0)};
+  Dims weight = {spec.outputs, spec.x[1]};
+  weight.insert(weight.end(), spec.window.begin(), spec.window.end());
+  auto strides = [&](const Dims& shape) { return pixel_strides(shape, spec.result_channels_apart); };
+  return product_case(spec.name, conv, x, {weight, {spec.outputs}}, spec.after, strides, constants_on_device);
+}
+
+std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  const ConvSpec specs[] = {
+      {.name = "odd_channels", .x = {2, 13, 9, 11}, .outputs = 21, .window = {3, 3}, .padding = {1, 1}},
+      {.name = "stride2",
+       .x = {3, 24, 15, 13},
+       .outputs = 40,
+       .window = {3, 3},
+       .stride = {2, 2},
+       .padding = {1, 1},
+       .after = After::kRelu},
+      {.name = "dilated",
+       .x = {1, 64, 17, 19},
+       .outputs = 48,
+       .window = {3, 3},
+       .padding = {2, 2},
+       .dilation = {2, 2},
+       .after = After::kResidualRelu},
+      {.name = "wide_padding", .x = {2, 32, 5, 6}, .outputs = 16, .window = {3, 3}, .padding = {4, 3}},
+      {.name = "window5", .x = {2, 32, 12, 12}, .outputs = 64, .window = {5, 5}, .padding = {2, 2}},
+      {.name = "row_window", .x = {1, 48, 17, 17}, .outputs = 40, .window = {1, 7}, .padding = {0, 3}},
+      {.name = "column_window", .x = {1, 48, 17, 17}, .outputs = 40, .window = {7, 1}, .padding = {3, 0}},
+      {.name = "uneven_strides",
+       .x = {2, 16, 20, 31},
+       .outputs = 24,
+       .window = {3, 2},
+       .stride = {1, 3},
+       .padding = {0, 1},
+       .dilation = {3, 1}},
+      {.name = "pointwise_stride2", .x = {2, 64, 9, 9}, .outputs = 96, .stride = {2, 2}},
+      {.name = "pointwise_padded", .x = {2, 16, 5, 5}, .outputs = 32, .padding = {1, 1}},
+      {.name = "stem",
+       .x = {2, 3, 45, 45},
+       .outputs = 64,
+       .window = {7, 7},
+       .stride = {2, 2},
+       .padding = {3, 3},
+       .after = After::kRelu},
+      {.name = "stem_nchw",
+       .x = {1, 3, 45, 45},
+       .outputs = 32,
+       .window = {3, 3},
+       .stride = {2, 2},
+       .padding = {1, 1},
+       .after = After::kRelu6,
+       .x_is_nchw = true},
+      {.name = "one_channel", .x = {1, 1, 28, 28}, .outputs = 8, .window = {5, 5}},
+      {.name = "two_results", .x = {2, 40, 7, 7}, .outputs = 72, .after = After::kTwoResults},
+      {.name = "scales", .x = {2, 96, 7, 7}, .outputs = 32, .after = After::kScales},
+      {.name = "into_slice",
+       .x = {2, 64, 14, 14},
+       .outputs = 16,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .after = After::kRelu,
+       .result_channels_apart = 48},
+      {.name = "from_slice",
+       .x = {2, 64, 7, 7},
+       .outputs = 32,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .x_channels_apart = 80},
+      {.name = "from_odd_slice", .x = {2, 24, 7, 7}, .outputs = 32, .x_channels_apart = 27},
+      {.name = "deep",
+       .x = {1, 512, 7, 7},
+       .outputs = 64,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .after = After::kResidualRelu},
+      {.name = "deep_batch", .x = {5, 256, 7, 7}, .outputs = 72, .window = {3, 3}, .padding = {1, 1}},
+      {.name = "deep_pointwise", .x = {1, 2048, 7, 7}, .outputs = 40, .after = After::kRelu},
+      {.name = "one_pixel", .x = {1, 960, 1, 1}, .outputs = 1280, .after = After::kRelu6},
+      {.name = "wide_image", .x = {1, 16, 40, 200}, .outputs = 96, .window = {3, 3}, .padding = {1, 1}},
+      {.name = "sequence",
+       .x = {3, 40, 50},
+       .outputs = 56,
+       .window = {5},
+       .stride = {2},
+       .padding = {2},
+       .dilation = {1},
+       .after = After::kRelu},
+  };
+  std::vector<Case> list;
+  for (const ConvSpec& spec : specs) list.push_back(conv_case(spec, dtype, device, constants_on_device));
+  auto linear = [&](const char* name, Dims shape, int64_t outputs, After after, Dims strides = {}) {
+    TensorType x{dtype, shape, strides.empty() ? contiguous_strides(shape) : strides, device};
+    list.push_back(product_case(name, Linear{}, x, {{outputs, shape.back()}, {outputs}}, after, contiguous_strides,
+                                constants_on_device));
+  };
+  linear("linear_tokens", {197, 768}, 96, After::kRelu);
+  linear("linear_odd", {2, 9, 45}, 33, After::kResidualRelu);
+  linear("linear_sliced", {2, 9, 64}, 1000, After::kTwoResults, {2000, 200, 1});
+  linear("linear_deep", {4, 3072}, 64, After::kNothing);
+  return list;
+}
+
+}  // namespace torchweld::cuda_tests

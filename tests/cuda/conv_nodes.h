@@ -1,0 +1,29 @@
+// Convolutions and linear layers for tests of the kernels that compute them, described in a line each.
+#pragma once
+
+#include "tests/cuda/nodes.h"
+
+namespace torchweld::cuda_tests {
+
+/// A channels-last convolution with constant weights and what follows it in its fused node.
+struct ConvSpec {
+  enum class After { kNothing, kRelu, kRelu6, kResidualRelu, kTwoResults, kScales };
+
+  const char* name;
+  Dims x;  ///< Batch, channels, height, width.
+  int64_t outputs = 0;
+  Dims window = {1, 1};
+  Dims stride = {1, 1};
+  Dims padding = {0, 0};
+  Dims dilation = {1, 1};
+  After after = After::kNothing;
+  bool x_is_nchw = false;
+  int64_t x_channels_apart = 0;       ///< Elements between pixels of x; 0: its channels.
+  int64_t result_channels_apart = 0;  ///< The same of the results: they are slices of a larger tensor.
+};
+Case conv_case(const ConvSpec& spec, c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+/// Convolutions and linear layers of odd sizes, windows, strides, paddings, layouts and fused bodies.
+std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+}  // namespace torchweld::cuda_tests

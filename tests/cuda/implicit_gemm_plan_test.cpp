@@ -1,0 +1,73 @@
+// Configurations of matrix products: what is offered can run, for any sizes.
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/implicit_gemm_plan.h"
+
+namespace torchweld::cuda {
+namespace {
+
+GemmProblem square_conv(int64_t images, int64_t size, int64_t channels, int64_t outputs, int64_t window,
+                        int64_t stride) {
+  GemmProblem p;
+  p.images = images;
+  p.height = p.width = size;
+  p.channels = channels;
+  p.outputs = outputs;
+  for (int d : {0, 1}) p.window[d] = window, p.stride[d] = stride, p.padding[d] = window / 2;
+  p.out_height = p.out_width = (size + 2 * (window / 2) - window) / stride + 1;
+  p.in[0] = size * size * channels, p.in[1] = size * channels, p.in[2] = channels;
+  p.vector_reads = channels % p.chunk() == 0;
+  return p;
+}
+
+std::vector<GemmProblem> many_problems() {
+  std::vector<GemmProblem> list;
+  for (int64_t images : {1, 3, 32}) {
+    for (int64_t size : {1, 7, 14, 57, 224}) {
+      for (int64_t channels : {1, 3, 16, 24, 96, 512, 2048}) {
+        for (int64_t window : {1, 3, 7}) list.push_back(square_conv(images, size, channels, 40, window, 1 + size % 2));
+      }
+    }
+  }
+  return list;
+}
+
+TEST(ImplicitGemmPlan, EveryProblemHasConfigurationsThatFit) {
+  for (int64_t shared_bytes : {64 << 10, 99 << 10, 227 << 10}) {
+    GemmDevice device{.processors = 80, .shared_bytes = shared_bytes, .clusters = shared_bytes > 200 << 10};
+    for (const GemmProblem& p : many_problems()) {
+      std::vector<GemmConfig> configs = gemm_configs(p, device, 8);
+      // A block keeps a table of all of k.
+      constexpr int64_t kLongest = 16384;
+      if (p.channels * p.taps() <= kLongest) EXPECT_FALSE(configs.empty()) << p.channels << " channels at " << p.height;
+      for (const GemmConfig& c : configs) {
+        EXPECT_LE(c.shared_bytes, device.shared_bytes) << c.text();
+        EXPECT_TRUE(c.splits == 1 || device.clusters) << c.text();
+        EXPECT_LE(c.threads(), 512) << c.text();
+        EXPECT_EQ(c.pitch(p) % 2, 1) << c.text();
+        EXPECT_GE(c.slice * c.splits * p.chunk(), c.source == GemmSource::kPixels ? 0 : p.channels) << c.text();
+      }
+    }
+  }
+}
+
+TEST(ImplicitGemmPlan, BestComesFirstAndNamesAreUnique) {
+  for (const GemmProblem& p : many_problems()) {
+    std::vector<GemmConfig> configs = gemm_configs(p, {}, 8);
+    for (size_t i = 1; i < configs.size(); ++i) {
+      EXPECT_LE(configs[i - 1].microseconds, configs[i].microseconds);
+      for (size_t j = 0; j < i; ++j) EXPECT_NE(configs[i].text(), configs[j].text());
+    }
+  }
+}
+
+TEST(ImplicitGemmPlan, FewChannelsAreReadAsPixels) {
+  EXPECT_EQ(gemm_configs(square_conv(1, 224, 3, 64, 7, 2), {}, 1).front().source, GemmSource::kPixels);
+}
+
+TEST(ImplicitGemmPlan, ManyRowsPassThroughARing) {
+  EXPECT_EQ(gemm_configs(square_conv(128, 28, 256, 256, 3, 1), {}, 1).front().source, GemmSource::kRing);
+}
+
+}  // namespace
+}  // namespace torchweld::cuda

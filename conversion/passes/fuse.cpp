@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "conversion/passes/groups.h"
 #include "conversion/passes/passes.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
@@ -25,71 +26,6 @@ constexpr size_t kMaxNodes = 48;
 bool is_pointwise(const Node& node) { return node.as<Pointwise>() || node.as<Cast>(); }
 /// Part of a pointwise group: a copy is nothing but other strides for the group's result or operand.
 bool joins_pointwise(const Node& node) { return is_pointwise(node) || node.as<Copy>(); }
-/// Constants that stand inside a body.
-bool is_inner_constant(const Value* value) { return value->from<Constant>() && value->type.rank() == 0; }
-
-/// Nodes in graph order that become one fused node.
-using Group = std::vector<Node*>;
-
-std::vector<Value*> outer_inputs(const Group& group) {
-  std::unordered_set<const Node*> members(group.begin(), group.end());
-  std::vector<Value*> inputs;
-  for (const Node* node : group) {
-    for (Value* v : node->inputs()) {
-      if (members.count(v->producer()) || is_inner_constant(v)) continue;
-      if (std::find(inputs.begin(), inputs.end(), v) == inputs.end()) inputs.push_back(v);
-    }
-  }
-  return inputs;
-}
-
-/// Values of the group that something outside of it reads.
-std::vector<Value*> outer_outputs(const Graph& graph, const Group& group) {
-  std::unordered_set<const Node*> members(group.begin(), group.end());
-  std::vector<Value*> outputs;
-  for (const Node* node : group) {
-    for (const auto& v : node->outputs()) {
-      bool read =
-          std::any_of(v->users().begin(), v->users().end(), [&](const Node* user) { return !members.count(user); });
-      if (read || graph.is_output(v.get())) outputs.push_back(v.get());
-    }
-  }
-  return outputs;
-}
-
-/// Puts a fused node in the place of the last node of the group.
-void replace_group(Graph& graph, const Group& group) {
-  std::vector<Value*> inputs = outer_inputs(group);
-  std::vector<Value*> outputs = outer_outputs(graph, group);
-  auto body = std::make_shared<Graph>();
-  std::unordered_map<const Value*, Value*> inner;
-  for (const Value* v : inputs) inner[v] = body->add_input(v->type);
-  for (const Node* node : group) {
-    std::vector<Value*> operands;
-    for (Value* v : node->inputs()) {
-      Value*& known = inner[v];
-      if (!known) known = body->add(v->producer()->attrs, {});
-      operands.push_back(known);
-    }
-    if (node->as<Copy>()) {
-      inner[node->output()] = operands[0];
-      // The body's result is written with the strides of the copy.
-      if (operands[0]->producer()) operands[0]->type.strides = node->output()->type.strides;
-      continue;
-    }
-    Value* result = body->add(node->attrs, operands);
-    result->type = node->output()->type;
-    inner[node->output()] = result;
-  }
-  for (const Value* v : outputs) body->add_output(inner.at(v));
-  Graph::InsertBefore here(graph, group.back());
-  graph.origin = group.back()->origin;
-  Node* fused = graph.add_node(Fused{body}, inputs);
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    fused->output(i)->type = outputs[i]->type;
-    graph.replace_uses(outputs[i], fused->output(i));
-  }
-}
 
 // ---- an anchor and what follows it ----
 
@@ -147,15 +83,6 @@ bool joins_epilogue(const Node& user, const Value* value, const Node& anchor, co
   return true;
 }
 
-/// The one node that reads `value`, whatever number of times; null when there are more, or the value leaves the graph.
-Node* only_user(const Graph& graph, const Value* value) {
-  if (graph.is_output(value) || value->users().empty()) return nullptr;
-  Node* first = value->users().front();
-  bool alone =
-      std::all_of(value->users().begin(), value->users().end(), [&](const Node* user) { return user == first; });
-  return alone ? first : nullptr;
-}
-
 void fuse_epilogues(Graph& graph) {
   for (Node* node : graph.node_list()) {
     auto epilogue =
@@ -171,7 +98,7 @@ void fuse_epilogues(Graph& graph) {
       value = user->output();
     }
     if (group.size() == 1) continue;
-    replace_group(graph, group);
+    fuse_group(graph, group);
   }
   graph.sweep();
 }
@@ -265,7 +192,7 @@ class PointwiseGroups {
 
 void fuse(Graph& graph, const PassContext&) {
   fuse_epilogues(graph);
-  for (const Group& group : PointwiseGroups(graph).collect()) replace_group(graph, group);
+  for (const Group& group : PointwiseGroups(graph).collect()) fuse_group(graph, group);
 }
 
 }  // namespace torchweld

@@ -1,5 +1,6 @@
 #include "core/ops/fused.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -8,9 +9,22 @@
 
 namespace torchweld {
 
+namespace {
+
+bool is_anchor(const Node& node) { return !node.as<Pointwise>() && !node.as<Cast>() && !node.as<Constant>(); }
+
+}  // namespace
+
+bool is_block(const Fused& fused) {
+  const auto& nodes = fused.body->nodes();
+  if (std::any_of(nodes.begin(), nodes.end(), [](const auto& node) { return node->template as<Fused>(); })) return true;
+  return std::count_if(nodes.begin(), nodes.end(), [](const auto& node) { return is_anchor(*node); }) > 1;
+}
+
 const Node* anchor_of(const Fused& fused) {
+  expect(!is_block(fused), "a block of several anchors");
   for (const auto& node : fused.body->nodes()) {
-    if (!node->as<Pointwise>() && !node->as<Cast>() && !node->as<Constant>()) return node.get();
+    if (is_anchor(*node)) return node.get();
   }
   return nullptr;
 }

@@ -1,0 +1,87 @@
+#include "kernels/cuda/block_parts.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "kernels/cuda/own_kernel.h"
+
+namespace torchweld::cuda {
+namespace {
+
+/// The tensor of a constant that the block reads as the value `inner` of its body.
+const at::Tensor& constant_input(const Node& block, const Value* inner) {
+  const at::Tensor* tensor = inner->producer() ? nullptr : constant_of(block.input(inner->index()));
+  expect(tensor != nullptr, "weights are not constant");
+  return *tensor;
+}
+
+}  // namespace
+
+BlockPart take_part(const Node& block, const Node& part) {
+  BlockPart result{.body = body_of(part), .node = &part, .x = nullptr, .weight = {}, .bias = {}};
+  expect(result.body.anchor != nullptr, "a part without an anchor");
+  const Node& anchor = result.anchor();
+  auto outer = [&](size_t i) { return part.input(anchor_input(result.body, i)); };
+  result.x = outer(0);
+  if (anchor.inputs().size() > 1) result.weight = constant_input(block, outer(1));
+  if (anchor.inputs().size() > 2) result.bias = constant_input(block, outer(2));
+  for (size_t i = 0; i < part.inputs().size(); ++i) {
+    const auto& users = result.body.graph->inputs()[i]->users();
+    bool read = std::any_of(users.begin(), users.end(), [&](const Node* user) { return user != &anchor; });
+    if (!read) continue;
+    expect(!result.added, "pointwise nodes read more than one tensor");
+    result.added = part.input(i);
+    result.added_input = i;
+  }
+  expect(part.outputs().size() == 1, "a part with several results");
+  return result;
+}
+
+std::string emit_pointwise(const Graph& graph, std::map<const Value*, std::string> names, const std::string& name,
+                           const std::string& operand) {
+  const Value* last = graph.outputs()[0];
+  std::string statements = emit_statements(graph, names, {last});
+  return "  template <int V>\n  static __device__ __forceinline__ void " + name + "(float (&acc)[V]" +
+         (operand.empty() ? "" : ", const float (&" + operand + ")[V]") +
+         ") {\n#pragma unroll\n    for (int k = 0; k < V; ++k) {\n" + statements + "acc[k] = " + names.at(last) +
+         ";\n    }\n  }\n";
+}
+
+std::string emit_after(const BlockPart& part, const std::string& name, bool with_added) {
+  std::map<const Value*, std::string> names{{part.anchor().output(), "acc[k]"}};
+  if (part.added) names[part.body.graph->inputs()[part.added_input].get()] = "added[k]";
+  return emit_pointwise(*part.body.graph, names, name, with_added ? "added" : "");
+}
+
+DeviceLimits limits_of(const Node& node) {
+  DeviceLimits limits;
+  if (is_collecting()) return limits;
+  int device = device_of(node);
+  auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+    return value;
+  };
+  limits.major = attribute(cudaDevAttrComputeCapabilityMajor);
+  limits.processors = attribute(cudaDevAttrMultiProcessorCount);
+  limits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return limits;
+}
+
+size_t choose_untimed(const Node& node, size_t count, const std::function<Program(size_t)>& program_of,
+                      const std::function<int64_t(size_t)>& cluster_of) {
+  constexpr size_t kMostLookedAt = 8;
+  for (size_t i = 0; i < std::min(count, kMostLookedAt) && !is_collecting(); ++i) {
+    if (is_compiled(program_of(i), device_of(node))) return i;
+  }
+  constexpr int64_t kPortableCluster = 8;
+  size_t first = 0;
+  while (first < count && cluster_of(first) > kPortableCluster) ++first;
+  return first;
+}
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,55 @@
+// What kernels for blocks have in common: taking a block apart, and facts of the device that bound their sizes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/codegen.h"
+#include "kernels/cuda/jit.h"
+
+namespace torchweld::cuda {
+
+/// One part of a block with constant weights: an anchor and the pointwise nodes after it.
+struct BlockPart {
+  Body body;                     ///< Of the part alone; its inputs are the part's.
+  const Node* node;              ///< The part, a node of the block's body.
+  const Value* x;                ///< What the anchor reads, a value of the block's body.
+  at::Tensor weight;             ///< Undefined when the anchor takes none.
+  at::Tensor bias;               ///< Undefined when there is none.
+  const Value* added = nullptr;  ///< The one other value that pointwise nodes read; null when there is none.
+  size_t added_input = 0;        ///< Which input of the part that is.
+  const Node& anchor() const { return *body.anchor; }
+};
+
+/// Takes apart a node of a block's body. Throws Unsupported when weights are not constant, or when pointwise nodes read
+/// more than numbers and one other tensor.
+BlockPart take_part(const Node& block, const Node& part);
+
+/// A device function `template <int V> static void name(float (&acc)[V], const float (&operand)[V])` that puts the
+/// result of pointwise nodes into acc; without the second parameter when `operand` is empty. `names` are the variables
+/// of the graph's inputs.
+std::string emit_pointwise(const Graph& graph, std::map<const Value*, std::string> names, const std::string& name,
+                           const std::string& operand);
+
+/// The same for the pointwise nodes after a part's anchor, with the operand "added" when `with_added`.
+std::string emit_after(const BlockPart& part, const std::string& name, bool with_added);
+
+/// What bounds the kernels of a node's device.
+struct DeviceLimits {
+  int major = 9;  ///< Compute capability.
+  int processors = 132;
+  int64_t shared_bytes = 227 << 10;  ///< Per block of threads.
+};
+/// Those of sm_90 while device code is only collected.
+DeviceLimits limits_of(const Node& node);
+
+/// Which of `count` configurations, best first, to take without timing: the first whose code has been compiled before
+/// (`program_of` gives it), so that another shape of a known block needs no compiler; else the first whose cluster is
+/// one that every GPU with clusters can run. `count` when there is none.
+size_t choose_untimed(const Node& node, size_t count, const std::function<Program(size_t)>& program_of,
+                      const std::function<int64_t(size_t)>& cluster_of);
+
+}  // namespace torchweld::cuda

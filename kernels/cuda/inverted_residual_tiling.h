@@ -1,0 +1,63 @@
+// How the work of an inverted residual is cut up, and which ways are worth trying.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/types.h"
+#include "kernels/cuda/block_parts.h"
+
+namespace torchweld::cuda {
+
+/// The sizes of a block. Pairs are height and width.
+struct InvertedResidual {
+  bool expands = false;
+  bool projects = false;
+  bool adds_input = false;
+  bool scales = false;  ///< Channels are scaled instead of a depthwise convolution; then `adds_input` adds any tensor.
+  bool costly_functions = false;  ///< Exponentials and the like after the first two convolutions.
+  int64_t in = 0;
+  int64_t hidden = 0;
+  int64_t out = 0;  ///< As many as `hidden` when there is no projection.
+  Dims window;
+  Dims stride;
+  Dims dilation;
+  Dims padding;
+  int64_t batch = 1;
+  Dims image;  ///< Of the result.
+};
+
+/// Results per block of threads, blocks that share the hidden channels, warps per block.
+struct Tiling {
+  int64_t height = 1;
+  int64_t width = 1;
+  int64_t splits = 1;
+  int64_t warps = 8;
+  /// "2x4 split1 warps8"
+  std::string text() const;
+};
+
+/// A tiling with everything that device code needs to know of it; the members are those of its constants (see
+/// device/inverted_residual.cuh). Places are in bytes, steps in elements.
+struct ResidualLayout {
+  Tiling tiling;
+  int64_t hidden = 0;  ///< Channels of one split.
+  int64_t region_h = 0, region_w = 0;
+  int64_t group_h = 1, group_w = 1, width = 8;
+  int64_t in_step = 0, hidden_step = 0, out_step = 0;
+  int64_t expand_at = 0, project_at = 0, depthwise_at = 0, expand_bias_at = 0, depthwise_bias_at = 0,
+          project_bias_at = 0, weights_bytes = 0;
+  int64_t weights_at = 0, covered_at = 0, x_at = 0, hidden_at = 0, result_at = 0, sums_at = 0, gates_at = 0,
+          added_at = 0, shared_bytes = 0;
+};
+
+ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling);
+/// What a model of the hardware gives for one run.
+double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits);
+/// Every layout that fits the device, the one that should be fastest first.
+std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits);
+
+/// n rounded up to a multiple of `to`.
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,443 @@
+#include "kernels/cuda/pooled_blocks.h"
+
+#include <algorithm>
+#include <bit>
+#include <optional>
+
+#include "core/error.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "core/ops/pointwise.h"
+#include "core/ops/reduce.h"
+#include "core/ops/shape.h"
+#include "kernels/cuda/block_parts.h"
+#include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/packed_bytes.h"
+
+namespace torchweld::cuda {
+namespace {
+
+/// A block taken apart: what is pooled, the products after it, and what applies the gate.
+struct PooledParts {
+  TensorType x;
+  size_t x_index = 0;
+  std::vector<BlockPart> products;
+  std::optional<Body> gate;  ///< Inputs are those of the pointwise node.
+  size_t gate_input = 0;     ///< Which of them is the gate.
+  std::vector<size_t> packed;
+  int64_t channels() const { return x.shape[1]; }
+  int64_t pixels() const { return x.shape[2] * x.shape[3]; }
+};
+
+bool is_pointwise(const Node& node) {
+  auto* fused = node.as<Fused>();
+  return node.as<Pointwise>() || (fused && !is_block(*fused) && !anchor_of(*fused));
+}
+
+void expect_position_product(const BlockPart& part) {
+  if (part.anchor().as<Linear>()) return;
+  auto* conv = part.anchor().as<Conv>();
+  expect(conv && conv->groups == 1 && !conv->transposed && conv->padding == Dims{0, 0} &&
+             part.weight.numel() == part.weight.size(0) * part.weight.size(1),
+         "a product after the mean is no plain 1x1 convolution or linear");
+}
+
+/// What the pointwise node at the end reads: x and the gate.
+void take_gate(const Node& inner, const Value* x, const Value* gate, PooledParts& parts) {
+  parts.gate = body_of(inner);
+  expect(inner.outputs().size() == 1 && inner.output()->type.shape == x->type.shape, "the gate has another use");
+  bool found = false;
+  for (size_t i = 0; i < inner.inputs().size(); ++i) {
+    const Value* v = inner.input(i);
+    if (v == gate) parts.gate_input = i;
+    expect(v != gate || !found, "the gate is read twice");
+    found = found || v == gate;
+    expect(v == x || v == gate || parts.gate->is_literal(i), "the gate's node reads something else");
+  }
+  expect(found, "the last node does not read the gate");
+}
+
+PooledParts take_apart(const Node& node) {
+  const Graph& body = *node.as<Fused>()->body;
+  expect(!body.nodes().empty() && body.nodes().front()->as<Reduce>(), "not a block that begins with a mean");
+  const Node& mean = *body.nodes().front();
+  const Reduce& reduce = *mean.as<Reduce>();
+  const Value* x = mean.input(0);
+  expect(reduce.kind == "mean" && reduce.axes == Dims{2, 3} && x->type.rank() == 4, "no mean over positions");
+  expect(!x->producer(), "the block's input is computed inside it");
+  PooledParts parts;
+  parts.x_index = static_cast<size_t>(x->index());
+  parts.x = node.input(parts.x_index)->type;
+  const Value* value = mean.output();
+  for (const auto& inner : body.nodes()) {
+    if (inner.get() == &mean || inner->op() == "constant") continue;
+    expect(!parts.gate, "work after the gate");
+    if (inner->as<Reshape>()) {
+      expect(inner->input(0) == value && parts.products.empty(), "a reshape after a product");
+    } else if (inner->as<Cast>()) {
+      expect(inner->input(0) == value && inner == body.nodes().back(), "a cast inside the block");
+    } else if (is_pointwise(*inner)) {
+      take_gate(*inner, x, value, parts);
+    } else {
+      BlockPart part = take_part(node, *inner);
+      expect_position_product(part);
+      expect(part.x == value && !part.added, "the products are no chain");
+      parts.products.push_back(std::move(part));
+    }
+    value = inner->output();
+  }
+  expect(body.outputs().size() == 1 && body.outputs()[0] == value, "a value inside the block is a result");
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    if (i != parts.x_index) parts.packed.push_back(i);
+  }
+  return parts;
+}
+
+/// True when all positions of a tensor lie at one distance from one another, and channels side by side.
+bool has_even_pixels(const TensorType& t) {
+  return t.strides[1] == 1 && t.strides[0] % 8 == 0 && t.strides[3] % 8 == 0 &&
+         (t.shape[2] == 1 || t.strides[2] == t.shape[3] * t.strides[3]);
+}
+
+DeviceLimits expect_kernel_takes(const Node& node, const PooledParts& parts) {
+  expect(parts.x.dtype == c10::kHalf || parts.x.dtype == c10::kBFloat16, "only f16 and bf16");
+  for (const BlockPart& part : parts.products)
+    expect(part.node->output()->type.dtype == parts.x.dtype, "the parts have several dtypes");
+  expect(parts.channels() % 8 == 0 && has_even_pixels(parts.x), "not channels-last with a multiple of 8 channels");
+  constexpr int64_t kMost = int64_t{1} << 30;
+  expect(parts.pixels() > 0 && parts.x.storage_bytes() < kMost, "no positions, or too many for 32-bit offsets");
+  DeviceLimits limits = limits_of(node);
+  constexpr int kClusters = 9;
+  expect(limits.major >= kClusters, "the GPU has no clusters of blocks (before sm_90)");
+  return limits;
+}
+
+/// How a sample's channels are shared.
+struct Sharing {
+  int64_t channels = 8;  ///< Of one block of threads.
+  int64_t channel_shares = 1;
+  int64_t pixel_shares = 1;
+  int64_t threads = 512;
+  int64_t blocks() const { return channel_shares * pixel_shares; }  ///< Of a cluster.
+  std::string text() const {
+    return "cluster" + std::to_string(channel_shares) + "x" + std::to_string(pixel_shares) + " threads" +
+           std::to_string(threads);
+  }
+};
+
+/// `shares` of the channels at most, and as many of the pixels as the cluster leaves room for.
+Sharing share_out(const PooledParts& parts, int64_t shares, int64_t cluster, int64_t threads) {
+  constexpr int64_t kFewPixels = 16;
+  Sharing sharing{.channels = ceil_div(parts.channels() / 8, shares) * 8, .threads = threads};
+  sharing.channel_shares = ceil_div(parts.channels(), sharing.channels);
+  sharing.pixel_shares = std::clamp<int64_t>(parts.pixels() / kFewPixels, 1, cluster / sharing.channel_shares);
+  return sharing;
+}
+
+/// Channels per thread: few, so that few partial sums of a channel are to be added up; 16 bytes where x is kept.
+int64_t thread_width(const Sharing& sharing, bool keeps) {
+  constexpr int64_t kFewSums = 16;
+  if (keeps) return 8;
+  for (int64_t width : {2, 4}) {
+    int64_t groups = sharing.threads / (sharing.channels / width);
+    if (groups > 0 && groups <= kFewSums) return width;
+  }
+  return 8;
+}
+
+/// Lanes that work on one row: as many as keep all threads busy, but not more than there is work for.
+int64_t lanes_per_row(int64_t rows, int64_t depth, int64_t threads) {
+  int64_t lanes = 1;
+  while (lanes < 32 && lanes * 2 * rows <= threads && lanes * 2 * 8 <= depth) lanes *= 2;
+  return lanes;
+}
+
+/// Elements from row to row, an odd multiple of 16 bytes, so that rows begin in different banks.
+int64_t row_step(int64_t depth) {
+  int64_t eights = ceil_div(depth, 8);
+  return (eights % 2 == 0 ? eights + 1 : eights) * 8;
+}
+
+/// Where things lie in shared memory; names are those of device code.
+struct SharedPlaces {
+  std::vector<std::pair<std::string, int64_t>> constants;
+  int64_t end = 0;
+  int64_t take(const std::string& name, int64_t bytes) {
+    int64_t at = end;
+    constants.emplace_back(name, at);
+    end += (bytes + 15) / 16 * 16;
+    return at;
+  }
+  std::string text() const {
+    std::string text;
+    for (const auto& [name, value] : constants)
+      text += "  static constexpr int " + name + " = " + std::to_string(value) + ";\n";
+    return text;
+  }
+};
+
+int64_t up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+
+/// What every kernel of this file needs beside its own constants.
+struct Config {
+  Sharing sharing;
+  SharedPlaces weights;
+  SharedPlaces memory;
+  std::string text;
+
+  /// Lays out what pool_share needs, behind the weights.
+  void begin_memory(const PooledParts& parts, bool keeps) {
+    constexpr int64_t kBarriers = 16;
+    memory.end = kBarriers;
+    memory.take("weights_at", weights.end);
+    memory.take("x_at", keeps ? ceil_div(parts.pixels(), sharing.pixel_shares) * sharing.channels * 2 : 0);
+    int64_t width = thread_width(sharing, keeps);
+    memory.take("pool_at", std::max<int64_t>(sharing.threads / (sharing.channels / width), 16) * sharing.channels * 4);
+    memory.take("means_at", sharing.channels * 4);
+    text = "struct Config {\n  using S = " + storage_type(parts.x.dtype) +
+           ";\n  static constexpr bool keeps = " + (keeps ? "true" : "false") + ";\n" +
+           number("total", parts.channels()) + number("channels", sharing.channels) + number("width", width) +
+           number("channel_shares", sharing.channel_shares) + number("pixel_shares", sharing.pixel_shares) +
+           number("blocks", sharing.blocks()) + number("threads", sharing.threads) +
+           number("weights_bytes", weights.end);
+  }
+  static std::string number(const std::string& name, int64_t value) {
+    return "  static constexpr int " + name + " = " + std::to_string(value) + ";\n";
+  }
+  std::string finish() const { return text + weights.text() + memory.text() + "};\n"; }
+};
+
+at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
+
+/// Rows first ... of a matrix [rows, columns] from column `from` on, as many as there are.
+void put_rows(PackedBytes& bytes, int64_t at, int64_t step, const at::Tensor& matrix, int64_t first, int64_t rows,
+              int64_t from, int64_t columns) {
+  const float* data = matrix.const_data_ptr<float>();
+  int64_t all_rows = matrix.size(0), all_columns = matrix.numel() / std::max<int64_t>(all_rows, 1);
+  for (int64_t r = 0; r < std::min(rows, all_rows - first); ++r) {
+    for (int64_t c = 0; c < std::min(columns, all_columns - from); ++c)
+      bytes.put(at + (r * step + c) * 2, data[(first + r) * all_columns + from + c]);
+  }
+}
+
+void put_bias(PackedBytes& bytes, int64_t at, const at::Tensor& bias, int64_t first, int64_t count) {
+  if (!bias.defined()) return;
+  at::Tensor numbers = as_f32(bias);
+  for (int64_t i = 0; i < std::min(count, numbers.numel() - first); ++i)
+    bytes.put_f32(at + i * 4, numbers.const_data_ptr<float>()[first + i]);
+}
+
+/// `template ... void after_gate(float (&x)[V], const float (&gate)[V])`.
+std::string emit_gate(const PooledParts& parts) {
+  const Graph& graph = *parts.gate->graph;
+  std::map<const Value*, std::string> names;
+  for (size_t i = 0; i < graph.inputs().size(); ++i)
+    names[graph.inputs()[i].get()] = i == parts.gate_input ? "gate[k]" : "acc[k]";
+  return emit_pointwise(graph, names, "after_gate", "gate");
+}
+
+Program program_of(const Node& node, const PooledParts& parts, const Config& config, const std::string& name) {
+  return {name,
+          "#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"pooled_blocks.cuh\"\n"
+          "struct Params {\n  const void* weights;\n  int pixels;\n  int x[2], y[2];\n};\n" +
+              config.finish() + "extern \"C\" __global__ void __launch_bounds__(" +
+              std::to_string(config.sharing.threads) + ") kernel(" + emit_pointers(node, parts.packed) +
+              "const __grid_constant__ Params p) {\n  tw::" + name + "<Config>(x" + std::to_string(parts.x_index) +
+              ", y0, p);\n}\n",
+          true};
+}
+
+std::unique_ptr<Kernel> make_kernel(const Node& node, const PooledParts& parts, const Config& config,
+                                    const std::string& name, const std::optional<PackedBytes>& bytes, int64_t blocks,
+                                    int64_t blocks_y) {
+  at::Tensor weights;
+  if (bytes) {
+    weights = bytes->tensor().to(c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node))));
+  }
+  const TensorType& out = node.output()->type;
+  Arguments arguments;
+  arguments.add(weights.defined() ? weights.data_ptr() : nullptr);
+  for (int64_t number : {parts.pixels(), parts.x.strides[0], parts.x.strides[3], out.strides[0],
+                         out.rank() == 4 ? out.strides[3] : int64_t{0}}) {
+    arguments.add(static_cast<int32_t>(number));
+  }
+  Shape shape{.blocks = blocks,
+              .blocks_y = blocks_y,
+              .threads = static_cast<unsigned>(config.sharing.threads),
+              .shared_bytes = static_cast<unsigned>(config.memory.end),
+              .cluster = static_cast<unsigned>(config.sharing.blocks())};
+  return make_own_kernel(node, program_of(node, parts, config, name), shape, std::move(arguments), parts.packed,
+                         {weights});
+}
+
+// ---- squeeze-excitation ----
+
+struct ExciteLayout {
+  Config config;
+  int64_t squeeze_step, excite_step, squeeze_at, excite_at, squeeze_bias_at, excite_bias_at;
+};
+
+ExciteLayout lay_out_excite(const PooledParts& parts, const Sharing& sharing, bool keeps) {
+  ExciteLayout l{};
+  int64_t squeezed = parts.products[0].weight.size(0), channels = sharing.channels;
+  Config& config = l.config;
+  config.sharing = sharing;
+  l.squeeze_step = row_step(channels);
+  l.excite_step = row_step(squeezed);
+  l.squeeze_at = config.weights.take("squeeze_at", up(squeezed, 4) * l.squeeze_step * 2);
+  l.excite_at = config.weights.take("excite_at", channels * l.excite_step * 2);
+  l.squeeze_bias_at = config.weights.take("squeeze_bias_at", squeezed * 4);
+  l.excite_bias_at = config.weights.take("excite_bias_at", channels * 4);
+  config.begin_memory(parts, keeps);
+  config.memory.take("partial_at", up(squeezed, 4) * 4);
+  config.memory.take("sums_at", sharing.blocks() * up(squeezed, 4) * 4);
+  config.memory.take("squeezed_at", up(squeezed, 8) * 4);
+  config.memory.take("gates_at", channels * 4);
+  config.text += std::string("  static constexpr bool gates = ") + (parts.gate ? "true" : "false") + ";\n" +
+                 Config::number("squeezed", squeezed) + Config::number("squeeze_step", l.squeeze_step) +
+                 Config::number("excite_step", l.excite_step) +
+                 Config::number("squeeze_lanes", lanes_per_row(squeezed, channels, sharing.threads)) +
+                 Config::number("excite_lanes", lanes_per_row(channels, squeezed, sharing.threads)) +
+                 emit_after(parts.products[0], "after_squeeze", false) +
+                 emit_after(parts.products[1], "after_excite", false);
+  if (parts.gate) config.text += emit_gate(parts);
+  return l;
+}
+
+std::unique_ptr<Kernel> make_squeeze_excite(const Node& node, const PooledParts& parts, const ExciteLayout& l) {
+  const Sharing& sharing = l.config.sharing;
+  std::optional<PackedBytes> bytes;
+  if (!is_collecting()) {
+    int64_t size = l.config.weights.end;
+    bytes.emplace(size * sharing.channel_shares, parts.x.dtype);
+    at::Tensor squeeze = as_f32(parts.products[0].weight), excite = as_f32(parts.products[1].weight);
+    for (int64_t b = 0; b < sharing.channel_shares; ++b) {
+      int64_t first = b * sharing.channels;
+      put_rows(*bytes, b * size + l.squeeze_at, l.squeeze_step, squeeze, 0, squeeze.size(0), first, sharing.channels);
+      put_rows(*bytes, b * size + l.excite_at, l.excite_step, excite, first, sharing.channels, 0, squeeze.size(0));
+      put_bias(*bytes, b * size + l.squeeze_bias_at, parts.products[0].bias, 0, squeeze.size(0));
+      put_bias(*bytes, b * size + l.excite_bias_at, parts.products[1].bias, first, sharing.channels);
+    }
+  }
+  return make_kernel(node, parts, l.config, "squeeze_excite", bytes, sharing.blocks() * parts.x.shape[0], 1);
+}
+
+// ---- mean and linear ----
+
+struct LinearLayout {
+  Config config;
+  int64_t rows, step, linear_at, bias_at, blocks;
+};
+
+LinearLayout lay_out_linear(const PooledParts& parts, const Sharing& sharing, int64_t clusters) {
+  LinearLayout l{};
+  int64_t outputs = parts.products[0].weight.size(0), depth = sharing.blocks() * sharing.channels;
+  Config& config = l.config;
+  config.sharing = sharing;
+  l.rows = ceil_div(outputs, sharing.blocks() * clusters);
+  l.blocks = up(ceil_div(outputs, l.rows), sharing.blocks());
+  l.step = row_step(depth);
+  l.linear_at = config.weights.take("linear_at", l.rows * l.step * 2);
+  l.bias_at = config.weights.take("bias_at", l.rows * 4);
+  config.begin_memory(parts, false);
+  config.memory.take("sums_at", depth * 4);
+  config.text += Config::number("rows", l.rows) + Config::number("outputs", outputs) + Config::number("step", l.step) +
+                 Config::number("lanes", lanes_per_row(l.rows, depth, sharing.threads)) +
+                 emit_after(parts.products[0], "after_linear", false);
+  return l;
+}
+
+std::unique_ptr<Kernel> make_pooled_linear(const Node& node, const PooledParts& parts, const LinearLayout& l) {
+  std::optional<PackedBytes> bytes;
+  if (!is_collecting()) {
+    int64_t size = l.config.weights.end;
+    bytes.emplace(size * l.blocks, parts.x.dtype);
+    at::Tensor weight = as_f32(parts.products[0].weight);
+    for (int64_t b = 0; b < l.blocks; ++b) {
+      put_rows(*bytes, b * size + l.linear_at, l.step, weight, b * l.rows, l.rows, 0, weight.size(1));
+      put_bias(*bytes, b * size + l.bias_at, parts.products[0].bias, b * l.rows, l.rows);
+    }
+  }
+  return make_kernel(node, parts, l.config, "pooled_linear", bytes, l.blocks, parts.x.shape[0]);
+}
+
+bool is_pooled_block(const Node& node) {
+  auto* fused = node.as<Fused>();
+  return fused && is_block(*fused) && fused->body->nodes().front()->as<Reduce>();
+}
+
+constexpr int64_t kLargestCluster = 16;
+
+/// Offers all layouts, or the one to take without timing. `make` builds a kernel of a layout.
+template <class Layout, class Make>
+void offer_layouts(const Node& node, const PooledParts& parts, const std::vector<Layout>& layouts,
+                   const std::string& name, bool tune, Make make, Offers& offers) {
+  expect(!layouts.empty(), "too few channels to share, or weights that do not fit into shared memory");
+  size_t begin = 0;
+  if (!tune) {
+    begin = choose_untimed(
+        node, layouts.size(), [&](size_t i) { return program_of(node, parts, layouts[i].config, name); },
+        [&](size_t i) { return layouts[i].config.sharing.blocks(); });
+  }
+  for (size_t i = begin; i < (tune ? layouts.size() : std::min(layouts.size(), begin + 1)); ++i) {
+    offers.add(layouts[i].config.sharing.text(),
+               [&node, parts, layout = layouts[i], make] { return make(node, parts, layout); });
+  }
+}
+
+}  // namespace
+
+void propose_squeeze_excite(const Node& node, const KernelContext& context, Offers& offers) {
+  if (!is_pooled_block(node)) return;
+  PooledParts parts = take_apart(node);
+  expect(parts.products.size() == 2, "not two products after the mean");
+  DeviceLimits limits = expect_kernel_takes(node, parts);
+  const TensorType& out = node.output()->type;
+  expect(out.dtype == parts.x.dtype, "the result has another dtype");
+  expect(out.rank() == 4 && (out.shape[2] * out.shape[3] == 1 || has_even_pixels(out)),
+         "the result is not channels-last");
+  std::vector<ExciteLayout> layouts;
+  std::vector<std::string> known;
+  for (int64_t cluster : {kLargestCluster, kLargestCluster / 2}) {
+    for (int64_t threads : {256, 512}) {
+      for (int64_t shares : {cluster, cluster / 2, cluster / 4}) {
+        Sharing sharing = share_out(parts, shares, cluster, threads);
+        bool seen = std::find(known.begin(), known.end(), sharing.text()) != known.end();
+        if (seen || sharing.channels > threads || sharing.blocks() < 2) continue;
+        if (cluster < kLargestCluster && (!known.empty() && context.tune)) continue;
+        ExciteLayout layout = lay_out_excite(parts, sharing, parts.gate.has_value());
+        if (layout.config.memory.end > limits.shared_bytes) layout = lay_out_excite(parts, sharing, false);
+        if (layout.config.memory.end > limits.shared_bytes) continue;
+        layouts.push_back(layout);
+        known.push_back(sharing.text());
+      }
+    }
+  }
+  offer_layouts(node, parts, layouts, "squeeze_excite", context.tune, make_squeeze_excite, offers);
+}
+
+void propose_pooled_linear(const Node& node, const KernelContext& context, Offers& offers) {
+  if (!is_pooled_block(node)) return;
+  PooledParts parts = take_apart(node);
+  expect(parts.products.size() == 1 && !parts.gate, "not one product after the mean");
+  DeviceLimits limits = expect_kernel_takes(node, parts);
+  const TensorType& out = node.output()->type;
+  expect(out.rank() == 2 && out.strides[1] == 1, "the result is not row-major");
+  expect(out.dtype == parts.x.dtype || out.dtype == c10::kFloat, "the result is cast to something else than f32");
+  constexpr int64_t kMostSamples = 8;
+  expect(parts.x.shape[0] <= kMostSamples, "more than 8 samples, each of which would read all weights");
+  std::vector<LinearLayout> layouts;
+  for (int64_t threads : {256, 512}) {
+    for (int64_t shares : {kLargestCluster, kLargestCluster / 2, kLargestCluster / 4}) {
+      Sharing sharing = share_out(parts, shares, shares, threads);
+      sharing.pixel_shares = 1;
+      if (sharing.channels > threads || sharing.blocks() < 2) continue;
+      LinearLayout layout = lay_out_linear(parts, sharing, std::max<int64_t>(1, limits.processors / sharing.blocks()));
+      if (layout.config.memory.end <= limits.shared_bytes) layouts.push_back(layout);
+    }
+  }
+  offer_layouts(node, parts, layouts, "pooled_linear", context.tune, make_pooled_linear, offers);
+}
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,116 @@
+// Times of blocks against their parts; only on a GPU, and only when TORCHWELD_BLOCK_TIMES is set.
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "conversion/measure.h"
+#include "conversion/passes/groups.h"
+#include "conversion/place.h"
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "kernels/cuda/inverted_residual.h"
+#include "kernels/cuda/pooled_blocks.h"
+#include "tests/cuda/blocks.h"
+
+namespace torchweld::cuda_tests {
+namespace {
+
+const c10::Device kDevice(c10::kCUDA, 0);
+
+struct Timed {
+  std::string what;
+  double microseconds = 0;
+};
+
+/// Offers for a part of a block. Those of libraries take long to build: only when TORCHWELD_BLOCK_PARTS is set.
+Offers part_offers(const Node& part) {
+  bool all = std::getenv("TORCHWELD_BLOCK_PARTS") != nullptr;
+  Offers found = offers_for(part, {});
+  Offers kept;
+  for (const Offers::Offer& offer : found.offers()) {
+    bool ours = offer.tactic.starts_with("cuda_") && offer.tactic != "cuda_direct_conv";
+    if (!all && !ours) continue;
+    kept.set_tactic(offer.tactic);
+    kept.add(offer.config, offer.build);
+  }
+  return kept;
+}
+
+/// Every offer that builds and runs, in the order of the offers.
+std::vector<Timed> time_offers(const Node& node, const Offers& offers) {
+  std::vector<std::shared_ptr<Kernel>> kernels(offers.offers().size());
+  in_parallel(kernels.size(), [&](size_t i) {
+    try {
+      kernels[i] = offers.offers()[i].build();
+    } catch (const std::exception& error) {
+      std::printf("%s %s: %s\n", offers.offers()[i].tactic.c_str(), offers.offers()[i].config.c_str(), error.what());
+    }
+  });
+  cudaDeviceSynchronize();
+  Workbench bench(node);
+  std::vector<Timed> times;
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    if (!kernels[i]) continue;
+    const Offers::Offer& offer = offers.offers()[i];
+    times.push_back({offer.tactic + " " + offer.config, measure(*kernels[i], bench, kDevice, 2)});
+  }
+  return times;
+}
+
+Timed best_of(const std::vector<Timed>& times) {
+  Timed best{"nothing", 0};
+  for (const Timed& t : times) {
+    if (best.microseconds == 0 || t.microseconds < best.microseconds) best = t;
+  }
+  return best;
+}
+
+TEST(BlockTimes, AgainstTheirParts) {
+  const char* wanted = std::getenv("TORCHWELD_BLOCK_TIMES");
+  if (!wanted || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
+  int64_t most = std::max(1, std::atoi(wanted));
+  c10::InferenceMode inference;
+  for (const char* network : {"MobileNetV2", "MobileNetV3-L", "EfficientNet-B0"}) {
+    double all = 0;
+    double all_parts = 0;
+    for (const auto& [c, count] : blocks_of_network(network)) {
+      Offers offers;
+      auto offer = [&, &c = c](auto propose) {
+        try {
+          propose(c.node(), offers);
+        } catch (const Unsupported&) {
+        }
+      };
+      offers.set_tactic("block");
+      offer([&](const Node& n, Offers& o) { cuda::offer_inverted_residuals(n, static_cast<size_t>(most), o); });
+      offer([&](const Node& n, Offers& o) { cuda::propose_squeeze_excite(n, {}, o); });
+      offer([&](const Node& n, Offers& o) { cuda::propose_pooled_linear(n, {}, o); });
+      std::vector<Timed> times = time_offers(c.node(), offers);
+      double parts = 0;
+      std::string what;
+      auto graph = parts_of(c.node());
+      for (const auto& node : graph->nodes()) {
+        int64_t view = 0;
+        if (node->as<Constant>() || is_free_view(*node, &view)) continue;
+        Timed best = best_of(time_offers(*node, part_offers(*node)));
+        parts += best.microseconds;
+        what += (what.empty() ? "" : " + ") + best.what + " " + std::to_string(best.microseconds);
+      }
+      Timed best = best_of(times);
+      std::printf("%s x%d: block %.2f us (%s), parts %.2f us (%s)\n", c.name.c_str(), count, best.microseconds,
+                  best.what.c_str(), parts, what.c_str());
+      for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
+      std::fflush(stdout);
+      all += count * std::min(best.microseconds > 0 ? best.microseconds : parts, parts);
+      all_parts += count * parts;
+    }
+    std::printf("%s: blocks %.1f us, parts %.1f us\n", network, all, all_parts);
+  }
+}
+
+}  // namespace
+}  // namespace torchweld::cuda_tests

@@ -1,0 +1,348 @@
+#include "tests/cuda/blocks.h"
+
+#include <ATen/ops/mul.h>
+#include <ATen/ops/randn.h>
+
+#include <cmath>
+
+#include "conversion/passes/passes.h"
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "core/ops/pointwise.h"
+#include "core/ops/reduce.h"
+#include "core/ops/shape.h"
+#include "kernels/cuda/inverted_residual.h"
+#include "kernels/cuda/pooled_blocks.h"
+
+namespace torchweld::cuda_tests {
+namespace {
+
+const c10::Device kDevice(c10::kCUDA, 0);
+
+/// Adds single nodes to a graph.
+class Builder {
+ public:
+  Builder(c10::ScalarType dtype, bool constants_on_device)
+      : graph_(std::make_unique<Graph>()), dtype_(dtype), on_device_(constants_on_device) {}
+
+  Value* input(const Dims& shape) { return graph_->add_input({dtype_, shape, channels_last_strides(shape), kDevice}); }
+  Value* weight(const Dims& shape, double scale) {
+    at::Tensor value = at::mul(at::randn(shape), scale).to(dtype_);
+    Value* constant = graph_->add(Constant{on_device_ ? value.to(kDevice) : value, "w"}, {});
+    constant->type.device = kDevice;
+    return constant;
+  }
+  Value* number(double value) { return graph_->add(Constant::immediate(value, kDevice), {}); }
+
+  Value* conv(Value* x, int64_t out, int64_t window, int64_t stride, int64_t dilation, bool depthwise, bool biased) {
+    int64_t in = x->type.shape[1], groups = depthwise ? in : 1, padding = (window - 1) / 2 * dilation;
+    double fan_in = static_cast<double>(in / groups * window * window);
+    std::vector<Value*> inputs = {x, weight({out, in / groups, window, window}, std::sqrt(2 / fan_in))};
+    if (biased) inputs.push_back(weight({out}, 0.5));
+    Conv op{.stride = {stride, stride},
+            .padding = {padding, padding},
+            .dilation = {dilation, dilation},
+            .groups = groups,
+            .output_padding = {0, 0}};
+    Value* result = graph_->add(op, inputs);
+    result->type.strides = channels_last_strides(result->type.shape);
+    return result;
+  }
+  Value* activation(Value* v, const std::string& name) {
+    if (name.empty()) return v;
+    std::vector<Value*> inputs = {v};
+    if (name == "relu6") inputs.insert(inputs.end(), {number(0), number(6)});
+    return graph_->add(Pointwise{name == "relu6" ? "clamp" : name}, inputs);
+  }
+  Value* add(Attrs attrs, const std::vector<Value*>& inputs) { return graph_->add(std::move(attrs), inputs); }
+
+  /// Runs the passes; all nodes must have become one.
+  Case finish(const std::string& name, Value* result) {
+    graph_->add_output(result);
+    PassContext context;
+    context.tensor_cores = true;
+    for (auto pass : {fuse, fuse_blocks}) {
+      pass(*graph_, context);
+      graph_->sweep();
+      if (on_device_) graph_->verify();  // constants in host memory only stand for others
+    }
+    int nodes = 0;
+    for (const auto& node : graph_->nodes()) nodes += node->as<Constant>() == nullptr;
+    check(nodes == 1 && graph_->nodes().back()->as<Fused>(), name + " is not one block:\n" + graph_->text());
+    return {name + "/" + dtype_name(dtype_), std::move(graph_)};
+  }
+
+ private:
+  std::unique_ptr<Graph> graph_;
+  c10::ScalarType dtype_;
+  bool on_device_;
+};
+
+/// A stage of MobileNetV3 or EfficientNet: an inverted residual with or without squeeze-excitation inside.
+struct Stage {
+  int64_t size, in, hidden, out, window, stride, squeezed;
+  const char* activation;
+  int count;
+  bool adds_input;
+};
+
+const std::vector<Stage>& stages_of(const std::string& network) {
+  static const std::vector<Stage> mobile_v2{
+      {112, 32, 32, 16, 3, 1, 0, "relu6", 1, false}, {112, 16, 96, 24, 3, 2, 0, "relu6", 1, false},
+      {56, 24, 144, 24, 3, 1, 0, "relu6", 1, true},  {56, 24, 144, 32, 3, 2, 0, "relu6", 1, false},
+      {28, 32, 192, 32, 3, 1, 0, "relu6", 2, true},  {28, 32, 192, 64, 3, 2, 0, "relu6", 1, false},
+      {14, 64, 384, 64, 3, 1, 0, "relu6", 3, true},  {14, 64, 384, 96, 3, 1, 0, "relu6", 1, false},
+      {14, 96, 576, 96, 3, 1, 0, "relu6", 2, true},  {14, 96, 576, 160, 3, 2, 0, "relu6", 1, false},
+      {7, 160, 960, 160, 3, 1, 0, "relu6", 2, true}, {7, 160, 960, 320, 3, 1, 0, "relu6", 1, false},
+  };
+  static const std::vector<Stage> mobile_v3{
+      {112, 16, 16, 16, 3, 1, 0, "relu", 1, true},
+      {112, 16, 64, 24, 3, 2, 0, "relu", 1, false},
+      {56, 24, 72, 24, 3, 1, 0, "relu", 1, true},
+      {56, 24, 72, 40, 5, 2, 24, "relu", 1, false},
+      {28, 40, 120, 40, 5, 1, 32, "relu", 2, true},
+      {28, 40, 240, 80, 3, 2, 0, "hardswish", 1, false},
+      {14, 80, 200, 80, 3, 1, 0, "hardswish", 1, true},
+      {14, 80, 184, 80, 3, 1, 0, "hardswish", 2, true},
+      {14, 80, 480, 112, 3, 1, 120, "hardswish", 1, false},
+      {14, 112, 672, 112, 3, 1, 168, "hardswish", 1, true},
+      {14, 112, 672, 160, 5, 2, 168, "hardswish", 1, false},
+      {7, 160, 960, 160, 5, 1, 240, "hardswish", 2, true},
+  };
+  static const std::vector<Stage> efficient{
+      {112, 32, 32, 16, 3, 1, 8, "silu", 1, false},   {112, 16, 96, 24, 3, 2, 4, "silu", 1, false},
+      {56, 24, 144, 24, 3, 1, 6, "silu", 1, true},    {56, 24, 144, 40, 5, 2, 6, "silu", 1, false},
+      {28, 40, 240, 40, 5, 1, 10, "silu", 1, true},   {28, 40, 240, 80, 3, 2, 10, "silu", 1, false},
+      {14, 80, 480, 80, 3, 1, 20, "silu", 2, true},   {14, 80, 480, 112, 5, 1, 20, "silu", 1, false},
+      {14, 112, 672, 112, 5, 1, 28, "silu", 2, true}, {14, 112, 672, 192, 5, 2, 28, "silu", 1, false},
+      {7, 192, 1152, 192, 5, 1, 48, "silu", 3, true}, {7, 192, 1152, 320, 3, 1, 48, "silu", 1, false},
+  };
+  return network == "MobileNetV2" ? mobile_v2 : network == "MobileNetV3-L" ? mobile_v3 : efficient;
+}
+
+}  // namespace
+
+Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
+  Builder build(dtype, constants_on_device);
+  Value* x = build.input({spec.batch, spec.in, spec.height, spec.width});
+  Value* v = x;
+  if (spec.expands) v = build.activation(build.conv(v, spec.hidden, 1, 1, 1, false, spec.biased), spec.activation);
+  v = build.conv(v, v->type.shape[1], spec.window, spec.stride, spec.dilation, true, spec.biased);
+  v = build.activation(v, spec.activation);
+  if (spec.projects) v = build.conv(v, spec.out, 1, 1, 1, false, spec.biased);
+  if (spec.adds_input) v = build.add(Pointwise{"add"}, {v, x});
+  if (spec.projects) v = build.activation(v, spec.last_activation);
+  return build.finish(spec.name, v);
+}
+
+Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
+  Builder build(dtype, constants_on_device);
+  Value* x = build.input({spec.batch, spec.channels, spec.height, spec.width});
+  Value* v = build.add(Reduce{.kind = "mean", .axes = {2, 3}, .keepdim = true}, {x});
+  if (spec.classes > 0) {
+    v = build.add(Reshape{{spec.batch, spec.channels}}, {v});
+    v = build.add(Linear{}, {v, build.weight({spec.classes, spec.channels}, 0.05), build.weight({spec.classes}, 0.5)});
+    v = build.activation(v, spec.activation);
+    return build.finish(spec.name, spec.casts ? build.add(Cast{c10::kFloat}, {v}) : v);
+  }
+  v = build.activation(build.conv(v, spec.squeezed, 1, 1, 1, false, true), spec.activation);
+  v = build.activation(build.conv(v, spec.channels, 1, 1, 1, false, true), spec.gate);
+  if (spec.multiplies) v = build.add(Pointwise{"mul"}, {x, v});
+  return build.finish(spec.name, v);
+}
+
+Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
+  Builder build(dtype, constants_on_device);
+  Value* x = build.input({spec.batch, spec.in, spec.height, spec.width});
+  Value* gate = build.input({spec.batch, spec.in, 1, 1});
+  Value* v = build.conv(build.add(Pointwise{"mul"}, {x, gate}), spec.out, 1, 1, 1, false, true);
+  if (spec.adds) v = build.add(Pointwise{"add"}, {v, build.input({spec.batch, spec.out, spec.height, spec.width})});
+  return build.finish(spec.name, v);
+}
+
+std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
+  const std::vector<ResidualSpec> specs{
+      {.name = "whole", .height = 15, .width = 13, .in = 24, .hidden = 144, .out = 24, .adds_input = true},
+      {.name = "whole_stride2", .batch = 2, .height = 15, .width = 17, .in = 16, .hidden = 96, .out = 24, .stride = 2},
+      {.name = "even_stride2", .batch = 3, .height = 12, .width = 18, .in = 24, .hidden = 72, .out = 40, .stride = 2},
+      {.name = "window5",
+       .height = 9,
+       .width = 20,
+       .in = 40,
+       .hidden = 120,
+       .out = 40,
+       .window = 5,
+       .activation = "hardswish",
+       .adds_input = true},
+      {.name = "window5_stride2",
+       .batch = 2,
+       .height = 13,
+       .width = 13,
+       .in = 40,
+       .hidden = 200,
+       .out = 80,
+       .window = 5,
+       .stride = 2,
+       .activation = "silu"},
+      {.name = "deep", .batch = 2, .height = 7, .width = 7, .in = 160, .hidden = 960, .out = 160, .adds_input = true},
+      {.name = "deep_wide", .height = 7, .width = 7, .in = 160, .hidden = 960, .out = 320, .biased = false},
+      {.name = "dilated",
+       .height = 17,
+       .width = 11,
+       .in = 8,
+       .hidden = 56,
+       .out = 8,
+       .adds_input = true,
+       .dilation = 2,
+       .last_activation = "relu"},
+      {.name = "window7",
+       .height = 10,
+       .width = 10,
+       .in = 16,
+       .hidden = 48,
+       .out = 16,
+       .window = 7,
+       .activation = "gelu"},
+      {.name = "no_expansion", .height = 21, .width = 19, .in = 32, .out = 16, .expands = false},
+      {.name = "no_expansion_added",
+       .batch = 2,
+       .height = 21,
+       .width = 19,
+       .in = 24,
+       .out = 24,
+       .expands = false,
+       .adds_input = true},
+      {.name = "no_expansion_deep",
+       .height = 7,
+       .width = 7,
+       .in = 512,
+       .out = 512,
+       .stride = 2,
+       .activation = "relu",
+       .expands = false},
+      {.name = "no_projection",
+       .batch = 2,
+       .height = 11,
+       .width = 14,
+       .in = 24,
+       .hidden = 88,
+       .window = 5,
+       .activation = "silu",
+       .projects = false},
+      {.name = "no_projection_deep",
+       .height = 14,
+       .width = 14,
+       .in = 112,
+       .hidden = 672,
+       .window = 5,
+       .stride = 2,
+       .activation = "silu",
+       .projects = false},
+      {.name = "one_pixel", .batch = 5, .height = 1, .width = 1, .in = 16, .hidden = 32, .out = 16, .adds_input = true},
+  };
+  const std::vector<PooledSpec> pooled{
+      {.name = "excite", .batch = 2, .height = 15, .width = 13, .channels = 96, .squeezed = 4},
+      {.name = "excite_odd",
+       .batch = 3,
+       .height = 7,
+       .width = 7,
+       .channels = 72,
+       .squeezed = 7,
+       .activation = "silu",
+       .gate = "hardsigmoid"},
+      {.name = "excite_deep", .height = 7, .width = 7, .channels = 1152, .squeezed = 48, .activation = "silu"},
+      {.name = "excite_wide", .height = 14, .width = 14, .channels = 960, .squeezed = 240, .gate = "hardsigmoid"},
+      {.name = "excite_large", .height = 112, .width = 112, .channels = 32, .squeezed = 8, .activation = "silu"},
+      {.name = "excite_8", .height = 9, .width = 10, .channels = 8, .squeezed = 2},
+      {.name = "gate_alone", .batch = 2, .height = 9, .width = 9, .channels = 120, .squeezed = 32, .multiplies = false},
+      {.name = "classifier",
+       .height = 7,
+       .width = 7,
+       .channels = 1280,
+       .activation = "",
+       .classes = 1000,
+       .casts = true},
+      {.name = "classifier_odd",
+       .batch = 3,
+       .height = 5,
+       .width = 6,
+       .channels = 72,
+       .activation = "hardswish",
+       .classes = 37},
+  };
+  const std::vector<ScaledSpec> scaled{
+      {.name = "scaled", .batch = 2, .height = 9, .width = 11, .in = 72, .out = 40},
+      {.name = "scaled_added", .batch = 3, .height = 14, .width = 14, .in = 96, .out = 24, .adds = true},
+      {.name = "scaled_deep", .batch = 2, .height = 7, .width = 7, .in = 1152, .out = 192, .adds = true},
+      {.name = "scaled_wide", .height = 56, .width = 57, .in = 144, .out = 24, .adds = true},
+  };
+  std::vector<Case> cases;
+  for (const ScaledSpec& spec : scaled) cases.push_back(make_block(spec, dtype, constants_on_device));
+  for (const ResidualSpec& spec : specs) cases.push_back(make_block(spec, dtype, constants_on_device));
+  for (const PooledSpec& spec : pooled) cases.push_back(make_block(spec, dtype, constants_on_device));
+  return cases;
+}
+
+std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network) {
+  std::vector<std::pair<Case, int>> blocks;
+  for (const Stage& s : stages_of(network)) {
+    std::string name = network + " " + std::to_string(s.size) + " " + std::to_string(s.in) + "-" +
+                       std::to_string(s.hidden) + "-" + std::to_string(s.out) + " w" + std::to_string(s.window) + "s" +
+                       std::to_string(s.stride);
+    bool expands = s.in != s.hidden;
+    if (expands || !s.squeezed) {
+      ResidualSpec spec{.name = name,
+                        .height = s.size,
+                        .width = s.size,
+                        .in = s.in,
+                        .hidden = s.hidden,
+                        .out = s.out,
+                        .window = s.window,
+                        .stride = s.stride,
+                        .activation = s.activation,
+                        .expands = expands,
+                        .projects = s.squeezed == 0,
+                        .adds_input = s.adds_input && s.squeezed == 0};
+      blocks.emplace_back(make_block(spec, c10::kHalf, true), s.count);
+    }
+    if (s.squeezed) {
+      bool hard = network == "MobileNetV3-L";
+      PooledSpec spec{.name = name + " excite",
+                      .height = (s.size - 1) / s.stride + 1,
+                      .width = (s.size - 1) / s.stride + 1,
+                      .channels = s.hidden,
+                      .squeezed = s.squeezed,
+                      .activation = hard ? "relu" : "silu",
+                      .gate = hard ? "hardsigmoid" : "sigmoid",
+                      .multiplies = false};
+      blocks.emplace_back(make_block(spec, c10::kHalf, true), s.count);
+      ScaledSpec end{.name = name + " scaled",
+                     .height = spec.height,
+                     .width = spec.height,
+                     .in = s.hidden,
+                     .out = s.out,
+                     .adds = s.adds_input};
+      blocks.emplace_back(make_block(end, c10::kHalf, true), s.count);
+    }
+  }
+  bool hard = network == "MobileNetV3-L";
+  PooledSpec classifier{.name = network + " classifier",
+                        .height = 7,
+                        .width = 7,
+                        .channels = hard ? 960 : 1280,
+                        .activation = hard ? "hardswish" : "",
+                        .classes = hard ? 1280 : 1000};
+  blocks.emplace_back(make_block(classifier, c10::kHalf, true), 1);
+  return blocks;
+}
+
+std::vector<NamedTactic> block_tactics() {
+  return {{"inverted_residual", cuda::propose_inverted_residual},
+          {"squeeze_excite", cuda::propose_squeeze_excite},
+          {"pooled_linear", cuda::propose_pooled_linear}};
+}
+
+}  // namespace torchweld::cuda_tests

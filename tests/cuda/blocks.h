@@ -1,0 +1,71 @@
+// Blocks for tests of CUDA kernels: built from single nodes and grouped by the passes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/cuda/nodes.h"
+
+namespace torchweld::cuda_tests {
+
+/// An inverted residual, or part of one.
+struct ResidualSpec {
+  std::string name = "";
+  int64_t batch = 1;
+  int64_t height = 14;
+  int64_t width = 14;
+  int64_t in = 16;
+  int64_t hidden = 32;
+  int64_t out = 16;
+  int64_t window = 3;
+  int64_t stride = 1;
+  std::string activation = "relu6";  ///< After the first two convolutions.
+  bool expands = true;
+  bool projects = true;
+  bool adds_input = false;
+  bool biased = true;
+  int64_t dilation = 1;
+  std::string last_activation = "";
+};
+
+/// A mean over positions, two 1x1 convolutions and the gating, or (`squeezed` 0) a mean and a linear.
+struct PooledSpec {
+  std::string name = "";
+  int64_t batch = 1;
+  int64_t height = 14;
+  int64_t width = 14;
+  int64_t channels = 32;
+  int64_t squeezed = 8;
+  std::string activation = "relu";
+  std::string gate = "sigmoid";
+  bool multiplies = true;
+  int64_t classes = 0;
+  bool casts = false;  ///< To f32 at the end.
+};
+
+/// A tensor scaled by one number per channel, and a 1x1 convolution.
+struct ScaledSpec {
+  std::string name = "";
+  int64_t batch = 1;
+  int64_t height = 14;
+  int64_t width = 14;
+  int64_t in = 96;
+  int64_t out = 24;
+  bool adds = false;
+};
+
+/// The graph of a block after the passes. Constants lie in host memory unless `constants_on_device`.
+Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_on_device);
+Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
+Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
+
+/// Blocks of odd and even sizes with all kinds of parts.
+std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device);
+/// The different blocks of a network at 224 x 224, batch 1, each with how often it occurs: "MobileNetV2",
+/// "MobileNetV3-L" or "EfficientNet-B0".
+std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network);
+
+/// The tactics that take blocks.
+std::vector<NamedTactic> block_tactics();
+
+}  // namespace torchweld::cuda_tests

@@ -1,0 +1,197 @@
+// Kernels for blocks: their device code compiles everywhere, and on a GPU they mean what their parts mean.
+#include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/randn.h>
+#include <c10/core/InferenceMode.h>
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <regex>
+
+#include "conversion/passes/groups.h"
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/fused.h"
+#include "kernels/cuda/own_kernel.h"
+#include "tests/cuda/blocks.h"
+#include "tests/cuda/tolerance.h"
+
+namespace torchweld::cuda_tests {
+namespace {
+
+Offers offers_of(const Case& c) {
+  Offers offers;
+  for (const NamedTactic& tactic : block_tactics()) {
+    offers.set_tactic(tactic.name);
+    try {
+      tactic.propose(c.node(), {}, offers);
+    } catch (const Unsupported& reason) {
+      offers.refuse(reason.what());
+    }
+  }
+  return offers;
+}
+
+std::vector<cuda::Program> block_programs(const Case& c) {
+  std::vector<cuda::Program> programs;
+  cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program); });
+  Offers offers = offers_of(c);
+  for (const Offers::Offer& offer : offers.offers()) offer.build();
+  for (const auto& [tactic, reason] : offers.refusals())
+    std::cout << c.name << ": " << tactic << ": " << reason << "\n";
+  return programs;
+}
+
+/// The meaning with all floating-point numbers in f64, on the CPU.
+std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
+  std::unordered_map<const Value*, at::Tensor> values;
+  for (size_t i = 0; i < inputs.size(); ++i) values[graph.inputs()[i].get()] = inputs[i].to(c10::kCPU, c10::kDouble);
+  for (const auto& node : graph.nodes()) {
+    std::vector<at::Tensor> arguments;
+    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
+    auto* fused = node->as<Fused>();
+    std::vector<at::Tensor> results =
+        fused ? run_f64(*fused->body, arguments) : node->attrs.def().aten(node->attrs.data(), arguments);
+    for (size_t i = 0; i < results.size(); ++i) {
+      bool number = results[i].dim() == 0;
+      values[node->output(i)] = number ? results[i].cpu() : results[i].to(c10::kCPU, c10::kDouble);
+    }
+  }
+  std::vector<at::Tensor> outputs;
+  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
+  return outputs;
+}
+
+at::Tensor place(const TensorType& type, int64_t offset) {
+  int64_t elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
+  at::Tensor memory = at::empty({elements + offset}, at::TensorOptions(type.dtype).device(type.device));
+  return memory.as_strided(type.shape, type.strides, offset);
+}
+
+void put_specials(at::Tensor& t) {
+  t.select(0, 0).select(0, 0).select(0, 0).select(0, 0).fill_(INFINITY);
+  if (t.size(0) > 1) t[1].fill_(NAN);
+}
+
+/// Runs every offer of every case and compares; returns how many ran.
+int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
+  int ran = 0;
+  for (const Case& c : cases) {
+    std::vector<at::Tensor> inputs;
+    for (const auto& value : c.graph->inputs()) {
+      at::Tensor numbers = at::randn(value->type.shape);
+      if (specials && inputs.empty()) put_specials(numbers);
+      inputs.push_back(place(value->type, offset));
+      inputs.back().copy_(numbers);
+    }
+    at::Tensor eager = run_aten(*c.graph, inputs)[0];
+    at::Tensor reference = run_f64(*c.graph, inputs)[0];
+    const TensorType& type = c.graph->inputs()[0]->type;
+    double unit = rounding_unit(type.dtype, false);
+    Offers offers = offers_of(c);
+    for (const auto& [tactic, reason] : offers.refusals())
+      std::cout << c.name << ": " << tactic << ": " << reason << "\n";
+    EXPECT_FALSE(offers.offers().empty()) << c.name;
+    for (const Offers::Offer& offer : offers.offers()) {
+      std::string what = c.name + " by " + offer.tactic + " " + offer.config + (offset ? " misaligned" : "");
+      try {
+        std::unique_ptr<Kernel> kernel = offer.build();
+        std::vector<const at::Tensor*> in;
+        for (const Value* v : c.node().inputs()) in.push_back(constant_of(v) ? constant_of(v) : &inputs[v->index()]);
+        at::Tensor output = place(c.node().output()->type, offset).fill_(std::nan(""));
+        std::vector<at::Tensor*> out = {&output};
+        at::Tensor workspace =
+            at::empty({kernel->workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
+        kernel->run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
+        cudaError_t status = cudaDeviceSynchronize();
+        if (status != cudaSuccess) {
+          ADD_FAILURE() << what << ": " << cudaGetErrorString(status);
+          return ran;
+        }
+        std::string wrong = compare(output, eager, reference, largest_number(inputs), unit);
+        EXPECT_TRUE(wrong.empty()) << what << ": " << wrong;
+        ++ran;
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << what << ": " << error.what();
+      }
+    }
+  }
+  std::cout << ran << " kernels run\n";
+  return ran;
+}
+
+void compile_ahead(const std::vector<Case>& cases) {
+  std::vector<cuda::Program> programs;
+  for (const Case& c : cases) {
+    for (cuda::Program& program : block_programs(c)) programs.push_back(std::move(program));
+  }
+  std::string arch = cuda::arch_of_device(0);
+  in_parallel(programs.size(), [&](size_t i) {
+    try {
+      cuda::compile(programs[i], arch);
+    } catch (const std::exception&) {
+    }
+  });
+}
+
+TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) {
+  std::map<std::string, std::pair<std::string, cuda::Program>> programs;
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kBFloat16}) {
+    for (const Case& c : block_cases(dtype, false)) {
+      std::vector<cuda::Program> found = block_programs(c);
+      EXPECT_FALSE(found.empty()) << c.name;
+      // The other offers differ from these in sizes, or only in the type.
+      if (size_t most = dtype == c10::kHalf ? 4 : 1; found.size() > most)
+        found.erase(found.begin() + most, found.end());
+      for (const cuda::Program& program : found) programs.emplace(program.text, std::pair(c.name, program));
+    }
+  }
+  std::vector<std::pair<std::string, cuda::Program>> list;
+  for (const auto& [text, program] : programs) list.push_back(program);
+  // All programs for one architecture, and some for each of the others.
+  std::vector<std::pair<size_t, std::string>> jobs;
+  for (size_t i = 0; i < list.size(); ++i) jobs.emplace_back(i, "sm_90a");
+  for (const char* arch : {"sm_80", "sm_86", "sm_89", "sm_100", "sm_120"}) {
+    for (size_t i = 0; i < list.size(); i += 16) jobs.emplace_back(i, arch);
+  }
+  std::vector<std::string> wrong(jobs.size());
+  in_parallel(jobs.size(), [&](size_t i) {
+    static const std::regex spill("([1-9][0-9]*) bytes spill stores");
+    try {
+      cuda::Compiled compiled = cuda::compile_afresh(list[jobs[i].first].second, jobs[i].second);
+      std::smatch found;
+      if (std::regex_search(compiled.log, found, spill)) wrong[i] = "registers spill: " + found.str();
+    } catch (const std::exception& error) {
+      wrong[i] = error.what();
+    }
+  });
+  for (size_t i = 0; i < jobs.size(); ++i)
+    EXPECT_EQ(wrong[i], "") << list[jobs[i].first].first << " for " << jobs[i].second;
+  std::cout << list.size() << " programs, " << jobs.size() << " compilations\n";
+}
+
+class CudaBlocks : public ::testing::TestWithParam<c10::ScalarType> {
+ protected:
+  void SetUp() override {
+    if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
+  }
+  c10::InferenceMode inference_;
+};
+
+TEST_P(CudaBlocks, MeanWhatTheirPartsMean) {
+  std::vector<Case> cases = block_cases(GetParam(), true);
+  compile_ahead(cases);
+  for (int64_t offset : {0, 1}) EXPECT_GT(run_all(cases, offset, false), 0);
+}
+
+TEST_P(CudaBlocks, KeepNanAndInfinities) { EXPECT_GT(run_all(block_cases(GetParam(), true), 0, true), 0); }
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaBlocks, ::testing::Values(c10::kHalf, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
+}  // namespace
+}  // namespace torchweld::cuda_tests

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/ops/aten.h"
 #include "core/ops/constant.h"
+#include "core/ops/pointwise.h"
 
 namespace torchweld {
 
@@ -59,6 +60,51 @@ bool writes_a_tensor(const c10::FunctionSchema& schema) {
   return false;
 }
 
+/// True when `value` is or holds a tensor in the memory of `tensor`.
+bool shares_memory(const c10::IValue& value, const at::Tensor& tensor) {
+  auto shares = [&](const c10::IValue& v) { return shares_memory(v, tensor); };
+  if (value.isTensor()) return value.toTensor().defined() && value.toTensor().is_alias_of(tensor);
+  if (value.isList()) return std::any_of(value.toListRef().begin(), value.toListRef().end(), shares);
+  if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    return std::any_of(elements.begin(), elements.end(), shares);
+  }
+  if (!value.isGenericDict()) return false;
+  for (const auto& entry : value.toGenericDict()) {
+    if (shares(entry.value())) return true;
+  }
+  return false;
+}
+
+/// True when nothing that runs after `node` reads `value`.
+bool is_dead_after(const jit::Value* value, const jit::Node* node) {
+  for (const jit::Use& use : value->uses()) {
+    if (use.user != node && !use.user->isBefore(node)) return false;
+  }
+  // In a loop around the node, readers of what stands outside of it come again.
+  for (const jit::Block* block = node->owningBlock(); block != value->node()->owningBlock();
+       block = block->owningNode()->owningBlock()) {
+    if (!block->owningNode() || block->owningNode()->kind() == prim::Loop) return false;
+  }
+  return true;
+}
+
+/// True when `value` may be `of` seen through other sizes and strides.
+bool is_view_of(const Value* value, const Value* of) {
+  while (value != of && value->producer() && value->producer()->attrs.def().is_view) {
+    value = value->producer()->input(0);
+  }
+  return value == of || value->from<Aten>();
+}
+
+/// TorchScript's own overloads for lists without None: "aten::index.Tensor_hacked_twin" -> "aten::index.Tensor".
+std::string dispatcher_name(std::string name) {
+  for (const char* ending : {"_hacked_twin", ".hacked_twin"}) {
+    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
+  }
+  return name;
+}
+
 /// "aten::relu_" -> "aten::relu", "aten::add_.Tensor" -> "aten::add.Tensor"; empty when the name is not in-place.
 std::string functional_name(const c10::OperatorName& name) {
   if (name.name.size() < 2 || name.name.back() != '_' || name.name[name.name.size() - 2] == '_') return "";
@@ -94,6 +140,7 @@ std::vector<c10::IValue> Interpreter::run(const jit::Graph& script, const std::v
 }
 
 Value* Interpreter::value_of(const at::Tensor& tensor) {
+  expect(tensor.defined(), "reads a result that the call before leaves out");
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (auto found = symbolic_.find(impl); found != symbolic_.end()) return found->second;
   if (auto found = constants_.find(impl); found != constants_.end()) return found->second;
@@ -109,7 +156,7 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
                                            " and the inputs are on " + device_.str() +
                                            "; move the module with .to(...) first");
   }
-  foreign_storages_.insert(tensor.storage().unsafeGetStorageImpl());  // from now on it must not change
+  constant_storages_.insert(tensor.storage().unsafeGetStorageImpl());  // from now on it must not change
   kept_.push_back(tensor);
   return constants_[impl] = graph_.add(std::move(constant), {});
 }
@@ -178,16 +225,40 @@ void Interpreter::mark_alias(const at::Tensor& tensor, const at::Tensor& of) {
   ++group_size_[group->second];
 }
 
-void Interpreter::rebind(const at::Tensor& tensor, Value* value) {
+void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node* writer) {
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   expect(!input_tensors_.count(impl), "writes to an input in place");
   int group = alias_group_.at(impl);
   for (const c10::TensorImpl* input : input_tensors_) {
     expect(alias_group_.at(input) != group, "writes in place to a view of an input");
   }
-  expect(group_size_.at(group) == 1, "writes in place to a tensor that another tensor is a view of");
+  if (group_size_.at(group) > 1) {
+    for (const auto& [name, held] : environment_) {
+      expect(!mentions_group(held, group, impl) || (held.isTensor() && is_dead_after(name, writer)),
+             "writes in place to a tensor that another tensor is a view of");
+    }
+  }
   expect(value->type.shape == tensor.sizes().vec(), "writes in place a result of another shape");
   symbolic_[impl] = value;
+}
+
+bool Interpreter::mentions_group(const c10::IValue& value, int group, const c10::TensorImpl* beside) const {
+  auto any = [&](const auto& list) {
+    return std::any_of(list.begin(), list.end(),
+                       [&](const c10::IValue& v) { return mentions_group(v, group, beside); });
+  };
+  if (value.isTensor()) {
+    const c10::TensorImpl* impl = value.toTensor().unsafeGetTensorImpl();
+    auto own = alias_group_.find(impl);
+    return impl != beside && own != alias_group_.end() && own->second == group;
+  }
+  if (value.isList()) return any(value.toListRef());
+  if (value.isTuple()) return any(value.toTupleRef().elements());
+  if (!value.isGenericDict()) return false;
+  for (const auto& entry : value.toGenericDict()) {
+    if (mentions_group(entry.value(), group, beside)) return true;
+  }
+  return false;
 }
 
 void Interpreter::learn_concrete(const c10::IValue& value, bool foreign) {
@@ -201,7 +272,9 @@ void Interpreter::forbid_foreign_writes(const jit::Node* node, const Stack& argu
     const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
     if (!alias || !alias->isWrite() || !arguments[i].isTensor()) continue;
     const at::Tensor& tensor = arguments[i].toTensor();
-    expect(!tensor.has_storage() || !foreign_storages_.count(tensor.storage().unsafeGetStorageImpl()),
+    if (!tensor.has_storage()) continue;
+    const c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
+    expect(!foreign_storages_.count(storage) && !constant_storages_.count(storage),
            "writes to a tensor of the module in place");
   }
 }
@@ -388,12 +461,25 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
     set(node->output(), device_.is_cpu());
     return {};
   }
-  std::string name = toString(schema.operator_name());
-  if (const ImportFn* importer = op_set().find_import(name)) return run_importer(node, *importer, false);
-  if (writes_a_tensor(schema)) {
-    const ImportFn* importer = op_set().find_import(functional_name(schema.operator_name()));
-    expect(importer != nullptr, "writes its argument in place");
-    return run_importer(node, *importer, true);
+  std::string name = dispatcher_name(toString(schema.operator_name()));
+  bool in_place = writes_a_tensor(schema);
+  const ImportFn* importer = op_set().find_import(name);
+  if (in_place) {
+    name = dispatcher_name(functional_name(schema.operator_name()));
+    if (!importer) importer = op_set().find_import(name);
+  }
+  if (importer) {
+    try {
+      return run_importer(node, *importer, in_place);
+    } catch (const Unsupported& reason) {
+      // The operator may run as itself; if not, the importer's reason is the better one.
+      if (!why_not_generic(name).empty()) throw;
+      try {
+        return run_generic(node, name, in_place);
+      } catch (const Unsupported&) {
+        throw reason;
+      }
+    }
   }
   if (node->kind().toQualString() == std::string("prim::data")) {
     set(node->output(), get(node->input()));
@@ -406,7 +492,7 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
       throw Unsupported("reads the values of a tensor, which are known only at run time");
     }
   }
-  return run_generic(node);
+  return run_generic(node, name, in_place);
 }
 
 NodeOutcome Interpreter::run_concrete(const jit::Node* node) {
@@ -439,32 +525,59 @@ std::vector<ImportArgs::Argument> Interpreter::named_arguments(const jit::Node* 
 NodeOutcome Interpreter::run_importer(const jit::Node* node, const ImportFn& importer, bool in_place) {
   ImportArgs arguments(graph_, *this, named_arguments(node), device_);
   std::vector<Value*> results = importer(arguments);
-  if (!in_place) {
+  if (in_place) {
+    write_result(node, results);
+  } else {
     wrap_results(node, results);
-    return {Kind::kNative, "", 0};
   }
-  const at::Tensor& self = get(node->inputs()[0]).toTensor();
-  expect(is_symbolic(self), "writes a computed result into a tensor of the module in place");
-  check(results.size() == 1, "an in-place operator has one result");
-  rebind(self, arguments.cast(results[0], self.scalar_type()));
-  for (const jit::Value* output : node->outputs()) set(output, self);
   return {Kind::kNative, "", 0};
 }
 
-NodeOutcome Interpreter::run_generic(const jit::Node* node) {
-  const c10::FunctionSchema& schema = node->getOperator().schema();
-  std::string name = toString(schema.operator_name());
+void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>& results) {
+  check(results.size() == 1, "an in-place operator has one result");
+  const auto& formal = node->getOperator().schema().arguments();
+  for (size_t i = 0; i < formal.size(); ++i) {
+    bool writes = formal[i].alias_info() && formal[i].alias_info()->isWrite();
+    expect(writes == (i == 0), "writes to another argument than its first in place");
+  }
+  at::Tensor self = get(node->inputs()[0]).toTensor();
+  Value* result = results[0];
+  if (result->type.dtype != self.scalar_type()) result = graph_.add(Cast{self.scalar_type()}, {result});
+  if (!is_symbolic(self)) self = make_computed(self);
+  rebind(self, result, node);
+  for (const jit::Value* output : node->outputs()) set(output, self);
+}
+
+at::Tensor Interpreter::make_computed(const at::Tensor& known) {
+  expect(!foreign_storages_.count(known.storage().unsafeGetStorageImpl()),
+         "writes a computed result into a tensor of the module in place");
+  at::Tensor computed = make_symbolic(value_of(known));
+  for (auto& [name, held] : environment_) {
+    if (held.isTensor() && held.toTensor().is_same(known)) {
+      held = computed;
+    } else {
+      expect(!shares_memory(held, known),
+             "writes in place to a tensor that another tensor or a list shares memory with");
+    }
+  }
+  return computed;
+}
+
+NodeOutcome Interpreter::run_generic(const jit::Node* node, const std::string& name, bool in_place) {
   std::string reason = why_not_generic(name);
-  expect(reason.empty(), reason);
+  bool no_functional_form = in_place && reason.find("is not an operator") != std::string::npos;
+  expect(reason.empty(), no_functional_form ? "writes its argument in place" : reason);
   std::vector<ImportArgs::Argument> named = named_arguments(node);
 
   Aten op{.op = name, .arguments = {}, .results = {}};
   std::vector<Value*> inputs;
   std::vector<c10::IValue> meta_arguments;
   auto meta = [&](const at::Tensor& tensor) {
-    Value* value = value_of(tensor);
-    inputs.push_back(value);
-    return is_symbolic(tensor) ? tensor : tensor.to(c10::kMeta);
+    bool symbolic = is_symbolic(tensor);
+    // A known 0-d tensor keeps its dtype: here it may be more than a number beside larger ones.
+    bool exact = !symbolic && tensor.dim() == 0 && !tensor.is_meta();
+    inputs.push_back(exact ? graph_.add(Constant{.value = tensor.detach(), .name = ""}, {}) : value_of(tensor));
+    return symbolic ? tensor : tensor.to(c10::kMeta);
   };
   for (const ImportArgs::Argument& argument : named) {
     const c10::IValue& value = argument.value;
@@ -473,7 +586,9 @@ NodeOutcome Interpreter::run_generic(const jit::Node* node) {
       op.arguments.emplace_back("$");
     } else if (value.isList() && value.toList().elementType()->isSubtypeOf(*c10::OptionalType::ofTensor())) {
       c10::impl::GenericList places(value.toList().elementType());
-      c10::impl::GenericList metas(value.toList().elementType());
+      bool optional = name == "aten::index.Tensor" || name == "aten::index_put";
+      c10::impl::GenericList metas(optional ? c10::TypePtr(c10::OptionalType::ofTensor())
+                                            : value.toList().elementType());
       for (const c10::IValue& element : value.toListRef()) {
         bool is_tensor = element.isTensor() && element.toTensor().defined();
         metas.push_back(is_tensor ? c10::IValue(meta(element.toTensor())) : c10::IValue());
@@ -490,7 +605,11 @@ NodeOutcome Interpreter::run_generic(const jit::Node* node) {
   Node* added = graph_.add_node(std::move(op), inputs);
   std::vector<Value*> results;
   for (const auto& output : added->outputs()) results.push_back(output.get());
-  wrap_results(node, results);
+  if (in_place) {
+    write_result(node, results);
+  } else {
+    wrap_results(node, results);
+  }
   return {Kind::kGeneric, "", 0};
 }
 
@@ -501,12 +620,18 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
     const c10::Argument& result = schema.returns()[i];
     auto take = [&] {
       check(next < values.size(), "too few results from the importer of " + op_name(node));
-      at::Tensor tensor = make_symbolic(values[next++]);
+      Value* value = values[next++];
+      if (!value) return at::Tensor();
+      // What an importer made up at compile time is known, so the program may go on working on it.
+      const at::Tensor* known = constant_of(value);
+      if (known && !known->unsafeGetTensorImpl()->is_wrapped_number()) return *known;
+      at::Tensor tensor = make_symbolic(value);
       for (const jit::Value* input : node->inputs()) {
         const c10::IValue& argument = get(input);
         if (!argument.isTensor() || !argument.toTensor().defined() || !is_symbolic(argument.toTensor())) continue;
         bool same = value_of(argument.toTensor()) == value_of(tensor);
-        if (result.alias_info() || same) mark_alias(tensor, argument.toTensor());
+        bool views = result.alias_info() && is_view_of(value, value_of(argument.toTensor()));
+        if (views || same) mark_alias(tensor, argument.toTensor());
       }
       return tensor;
     };

@@ -74,7 +74,12 @@ class Interpreter final : public ValueSource {
   NodeOutcome run_operator(const torch::jit::Node* node);
   NodeOutcome run_concrete(const torch::jit::Node* node);
   NodeOutcome run_importer(const torch::jit::Node* node, const ImportFn& importer, bool in_place);
-  NodeOutcome run_generic(const torch::jit::Node* node);
+  /// Runs the node as the generic op `name`, which is its own operator or (in_place) the functional form of it.
+  NodeOutcome run_generic(const torch::jit::Node* node, const std::string& name, bool in_place);
+  /// Ends an in-place operator: its first argument holds the one result from now on.
+  void write_result(const torch::jit::Node* node, const std::vector<Value*>& results);
+  /// The symbolic tensor that takes the place of a known one, no part of the module, in the whole program.
+  at::Tensor make_computed(const at::Tensor& known);
   /// Both branches, for reports, when the condition is unknown; a loop body once when its trip count is.
   void probe_blocks(const torch::jit::Node* node);
 
@@ -85,7 +90,10 @@ class Interpreter final : public ValueSource {
   bool mentions_symbolic(const c10::IValue& value) const;
   at::Tensor make_symbolic(Value* value);
   void mark_alias(const at::Tensor& tensor, const at::Tensor& of);
-  void rebind(const at::Tensor& tensor, Value* value);
+  /// `writer` makes `tensor` hold `value`. Tensors that share its memory must not be read any more.
+  void rebind(const at::Tensor& tensor, Value* value, const torch::jit::Node* writer);
+  /// True when `value` is or holds a tensor of the alias group other than `beside`.
+  bool mentions_group(const c10::IValue& value, int group, const c10::TensorImpl* beside) const;
   void forbid_foreign_writes(const torch::jit::Node* node, const Stack& arguments) const;
   void learn_concrete(const c10::IValue& value, bool foreign);
   std::vector<ImportArgs::Argument> named_arguments(const torch::jit::Node* node) const;
@@ -103,7 +111,8 @@ class Interpreter final : public ValueSource {
   std::unordered_map<const c10::TensorImpl*, int> alias_group_;
   std::unordered_map<int, int> group_size_;
   std::unordered_set<const c10::TensorImpl*> input_tensors_;
-  std::unordered_set<const c10::StorageImpl*> foreign_storages_;
+  std::unordered_set<const c10::StorageImpl*> foreign_storages_;   // of tensors from outside: the module's
+  std::unordered_set<const c10::StorageImpl*> constant_storages_;  // of known tensors that the graph has read
   std::vector<at::Tensor> attributes_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;

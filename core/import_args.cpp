@@ -39,6 +39,16 @@ Value* ImportArgs::value(const std::string& name) {
   wrong_kind(name, "a tensor");
 }
 
+Value* ImportArgs::exact_value(const std::string& name) {
+  const c10::IValue& v = raw(name);
+  return v.isTensor() && v.toTensor().defined() ? exact_value_of(v.toTensor()) : value(name);
+}
+
+Value* ImportArgs::exact_value_of(const at::Tensor& tensor) {
+  bool known_number = tensor.dim() == 0 && !tensor.is_meta();
+  return known_number ? emit(Constant{.value = tensor.detach().to(device_), .name = ""}, {}) : source_.value_of(tensor);
+}
+
 Value* ImportArgs::optional_value(const std::string& name) {
   if (!has(name)) return nullptr;
   const c10::IValue& v = raw(name);
@@ -52,7 +62,7 @@ std::vector<Value*> ImportArgs::values(const std::string& name) {
   std::vector<Value*> result;
   for (const c10::IValue& element : list.toListRef()) {
     if (!element.isTensor()) wrong_kind(name, "a list of tensors");
-    result.push_back(source_.value_of(element.toTensor()));
+    result.push_back(exact_value_of(element.toTensor()));
   }
   return result;
 }

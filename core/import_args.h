@@ -38,8 +38,12 @@ class ImportArgs {
 
   /// A tensor argument; a number becomes an immediate (see ops/constant.h).
   Value* value(const std::string& name);
-  /// The same, null when the argument is None or absent.
+  /// The same, but a known 0-d tensor keeps its dtype, for ops to which it is more than a number.
+  Value* exact_value(const std::string& name);
+  Value* exact_value_of(const at::Tensor& tensor);
+  /// value(), null when the argument is None or absent.
   Value* optional_value(const std::string& name);
+  /// A list of tensors, each as by exact_value.
   std::vector<Value*> values(const std::string& name);
   /// The tensor of an argument as TorchScript sees it, for its dtype and dimension count in type promotion.
   bool is_number(const std::string& name) const;

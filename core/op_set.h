@@ -17,7 +17,7 @@ class ImportArgs;
 using Tensors = std::span<const at::Tensor>;
 using Types = std::span<const TensorType>;
 /// Translates one call of a TorchScript operator into nodes and returns its results, one value per tensor result (a
-/// result of type Tensor[] gives all its elements).
+/// result of type Tensor[] gives all its elements). Null stands for a result that the call does not ask for.
 using ImportFn = std::function<std::vector<Value*>(ImportArgs&)>;
 
 /// What is known about one op. Functions take the op's attributes as erased pointer; OpBuilder hides that.

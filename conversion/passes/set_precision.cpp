@@ -7,12 +7,15 @@
 
 #include "conversion/passes/passes.h"
 #include "core/ops/aten.h"
+#include "core/ops/attention.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
+#include "core/ops/index.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
+#include "core/ops/recurrent.h"
 #include "core/ops/reduce.h"
 #include "core/ops/resize.h"
 #include "core/ops/shape.h"
@@ -54,7 +57,9 @@ Manner manner_of_pointwise(const std::string& fn) {
 
 Manner manner_of(const Node& node) {
   if (node.as<Cast>()) return Manner::kMoves;
-  if (node.as<Conv>() || node.as<Linear>() || node.as<Matmul>()) return Manner::kReduced;
+  if (node.as<Conv>() || node.as<Linear>() || node.as<Matmul>() || node.as<Attention>() || node.as<Recurrent>())
+    return Manner::kReduced;
+  if (node.as<Take>() || node.as<Gather>()) return Manner::kMoves;
   if (auto* op = node.as<Pointwise>()) return manner_of_pointwise(op->fn);
   if (auto* reduce = node.as<Reduce>()) {
     return holds({"mean", "amax", "amin", "argmax", "argmin", "any", "all"}, reduce->kind) ? Manner::kFollows
@@ -68,10 +73,7 @@ Manner manner_of(const Node& node) {
     return Manner::kFollows;
   }
   if (auto* aten = node.as<Aten>()) {
-    return holds({"aten::embedding", "aten::index_select", "aten::gather", "aten::flip", "aten::roll", "aten::repeat"},
-                 aten->op)
-               ? Manner::kMoves
-               : Manner::kSensitive;
+    return aten->op == "aten::flip" || aten->op == "aten::index.Tensor" ? Manner::kMoves : Manner::kSensitive;
   }
   return Manner::kSensitive;
 }
@@ -111,9 +113,13 @@ class Precision {
     return largest <= 65504 || std::isinf(largest);
   }
 
+  /// True for an operand whose numbers need the range of f32 beside reduced ones: the mask of attention.
+  static bool stays_wide(const Node& node, size_t i) { return node.as<Attention>() && i == 3; }
+
   bool runs_reduced(const Node& node) const {
     bool any_f32 = std::any_of(node.inputs().begin(), node.inputs().end(), [](const Value* v) { return is_f32(v); });
-    bool all_fit = std::all_of(node.inputs().begin(), node.inputs().end(), [&](const Value* v) { return fits(v); });
+    bool all_fit = true;
+    for (size_t i = 0; i < node.inputs().size(); ++i) all_fit &= stays_wide(node, i) || fits(node.input(i));
     if (!any_f32 || !all_fit) return false;
     Manner manner = manner_of(node);
     if (manner == Manner::kReduced) return true;
@@ -130,7 +136,10 @@ class Precision {
   /// The same op on reduced operands.
   void reduce(Node* node) {
     std::vector<Value*> inputs;
-    for (Value* v : node->inputs()) inputs.push_back(is_f32(v) ? narrow(v) : v);
+    for (size_t i = 0; i < node->inputs().size(); ++i) {
+      Value* v = node->input(i);
+      inputs.push_back(!is_f32(v) ? v : stays_wide(*node, i) ? wide(v) : narrow(v));
+    }
     Node* copy = graph_.add_node(node->attrs, inputs);
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       Value* old = node->output(i);

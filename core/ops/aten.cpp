@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/ops/aten_types.h"
 #include "core/ops/layout.h"
 
 namespace torchweld {
@@ -59,6 +60,8 @@ bool is_known_exception(const std::string& name) {
                                      "torchvision::nms",
                                      "aten::nested_tensor",
                                      "aten::cartesian_prod",
+                                     "aten::set",
+                                     "aten::resize",
                                      "aten::rrelu"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
@@ -145,36 +148,6 @@ void check_mode(const c10::FunctionSchema& schema, const std::vector<c10::IValue
   }
 }
 
-const at::Tensor& tensor_at(const std::vector<c10::IValue>& arguments, size_t i) {
-  expect(i < arguments.size() && arguments[i].isTensor(), "an argument is not a tensor");
-  return arguments[i].toTensor();
-}
-
-/// Result types of common operators that have no meta kernel in C++, as if on the meta device.
-std::optional<TensorType> known_type(const std::string& op, const std::vector<c10::IValue>& arguments) {
-  static constexpr std::array kLikeSelf{"aten::flip", "aten::nan_to_num", "aten::logit"};
-  if (arguments.empty() || !arguments[0].isTensor()) return std::nullopt;
-  TensorType type = type_of(arguments[0].toTensor());
-  if (std::find(kLikeSelf.begin(), kLikeSelf.end(), op) != kLikeSelf.end()) {
-    return with_strides(type, dense_strides_like(type.shape, type.strides));
-  }
-  Dims sizes = type.shape;
-  if (op == "aten::index_select") {
-    if (!sizes.empty()) sizes[normalize_axis(arguments.at(1).toInt(), type.rank())] = tensor_at(arguments, 2).numel();
-  } else if (op == "aten::embedding") {
-    expect(type.rank() == 2, "embedding: weight must have rank 2");
-    sizes = tensor_at(arguments, 1).sizes().vec();
-    sizes.push_back(type.shape[1]);
-  } else if (op == "aten::scaled_dot_product_attention") {
-    const at::Tensor& value = tensor_at(arguments, 2);
-    expect(type.rank() >= 2 && value.dim() == type.rank(), "attention: operands must have one rank of 2 or more");
-    sizes.back() = value.size(-1);
-  } else {
-    return std::nullopt;
-  }
-  return with_shape(type, std::move(sizes));
-}
-
 void check_index(const std::string& op, const std::vector<c10::IValue>& arguments) {
   if (op != "aten::index.Tensor") return;
   for (const c10::IValue& index : arguments.at(1).toListRef()) {
@@ -232,9 +205,9 @@ std::vector<TensorType> infer_by_meta_run(const std::string& op, const std::vect
   c10::OperatorHandle handle = operator_named(op);
   check_mode(handle.schema(), arguments);
   check_index(op, arguments);
-  if (auto type = known_type(op, arguments)) {
-    type->device = device;
-    return {*type};
+  if (auto types = known_result_types(op, arguments)) {
+    for (TensorType& type : *types) type.device = device;
+    return *types;
   }
   std::vector<at::Tensor> results;
   try {
@@ -246,6 +219,7 @@ std::vector<TensorType> infer_by_meta_run(const std::string& op, const std::vect
   for (const at::Tensor& tensor : results) {
     expect(tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized() && !tensor.is_nested(),
            "it gives something other than dense tensors");
+    expect(tensor.is_meta() || tensor.device() == device, "it gives a tensor on another device");
     // Results that are views lose their gaps and overlaps, for the engine gives them memory of their own.
     TensorType type = type_of(tensor);
     type.device = device;

@@ -7,6 +7,7 @@
 #include "core/import_args.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/shape.h"
+#include "core/ops/shape_emit.h"
 
 namespace torchweld {
 namespace {
@@ -44,10 +45,6 @@ TensorType infer_linear(const Linear&, Types in) {
   Dims shape = in[0].shape;
   shape.back() = weight.shape[0];
   return with_shape(in[0], std::move(shape));
-}
-
-Value* reshape(ImportArgs& a, Value* x, Dims shape) {
-  return x->type.shape == shape ? x : a.emit(Reshape{.shape = std::move(shape)}, {x});
 }
 
 /// torch.matmul of operands of any rank from 1.
@@ -127,8 +124,9 @@ Value* import_outer(ImportArgs& a) {
 }  // namespace
 
 void define_matmul(OpSet& ops) {
-  ops.add<Matmul>("matmul")
-      .infer(infer_matmul)
+  auto matmul = ops.add<Matmul>("matmul");
+  define_einsum_import(matmul);
+  matmul.infer(infer_matmul)
       .aten([](const Matmul&, Tensors in) { return at::matmul(in[0], in[1]); })
       .flops([](const Matmul&, Types in, Types out) {
         return 2.0 * static_cast<double>(out[0].numel()) * static_cast<double>(in[0].shape.back());
@@ -141,7 +139,8 @@ void define_matmul(OpSet& ops) {
       .import("aten::addmm", product_sum("mat1", "mat2", 2, 2))
       .import("aten::addmv", product_sum("mat", "vec", 2, 1))
       .import("aten::baddbmm", product_sum("batch1", "batch2", 3, 3))
-      .import("aten::outer", import_outer);
+      .import("aten::outer", import_outer)
+      .import("aten::ger", import_outer);
   ops.add<Linear>("linear")
       .infer(infer_linear)
       .aten([](const Linear&, Tensors in) {

@@ -16,6 +16,8 @@ struct Linear {
   void fields(auto&&) {}
 };
 
+/// einsum of one or two operands as products of matrices; others run as the generic op.
+void define_einsum_import(OpSet::Builder<Matmul>& op);
 void define_matmul(OpSet& ops);
 
 }  // namespace torchweld

@@ -4,6 +4,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/layer_norm.h>
+#include <ATen/ops/rms_norm.h>
 
 #include "core/error.h"
 #include "core/import_args.h"
@@ -47,6 +48,18 @@ TensorType infer_group_norm(const GroupNorm& a, Types in) {
   for (size_t i = 1; i < in.size(); ++i) check_weight("group_norm", x, in[i], {x.shape[1]});
   if (!x.device.is_cpu()) return with_shape(x, x.shape);
   return with_suggested_layout(x, x.shape);
+}
+
+TensorType infer_rms_norm(const RmsNorm& a, Types in) {
+  expect(in.size() == 1 || in.size() == 2, "rms_norm: takes x and optionally weight");
+  const TensorType& x = in[0];
+  expect(x.is_floating(), "rms_norm: x must be floating point");
+  expect(a.rank >= 1 && a.rank <= x.rank(), "rms_norm: normalises 1 to rank dimensions");
+  if (in.size() == 2) {
+    expect(in[1].dtype == x.dtype, "rms_norm: weight must have the dtype of x");
+    check_weight("rms_norm", x, in[1], Dims(x.shape.end() - a.rank, x.shape.end()));
+  }
+  return with_shape(x, x.shape);
 }
 
 std::optional<at::Tensor> optional_input(Tensors in, size_t i) {
@@ -116,11 +129,34 @@ Value* import_layer_norm(ImportArgs& a) {
   return a.emit(LayerNorm{.rank = rank, .eps = a.real("eps")}, with_weights(a, x, shape));
 }
 
+Value* import_rms_norm(ImportArgs& a) {
+  Value* x = a.value("input");
+  Dims shape = a.ints("normalized_shape");
+  auto rank = static_cast<int64_t>(shape.size());
+  expect(rank >= 1 && rank <= x->type.rank() && Dims(x->type.shape.end() - rank, x->type.shape.end()) == shape,
+         "rms_norm: normalized_shape must be the last sizes of the input");
+  RmsNorm norm{.rank = rank, .eps = std::nullopt};
+  if (a.has("eps")) norm.eps = a.real("eps");
+  std::vector<Value*> inputs{x};
+  if (Value* weight = a.optional_value("weight")) inputs.push_back(weight);
+  return a.emit(norm, inputs);
+}
+
 Value* import_group_norm(ImportArgs& a) {
   Value* x = a.value("input");
   expect(x->type.rank() >= 2, "group_norm: x must have rank 2 or more");
   GroupNorm norm{.groups = a.integer("num_groups"), .eps = a.real("eps")};
   return a.emit(norm, with_weights(a, x, {x->type.shape[1]}));
+}
+
+/// The operators behind layer_norm and group_norm; their other results serve training.
+std::vector<Value*> import_native_layer_norm(ImportArgs& a) { return {import_layer_norm(a), nullptr, nullptr}; }
+
+std::vector<Value*> import_native_group_norm(ImportArgs& a) {
+  Value* x = a.value("input");
+  expect(x->type.rank() >= 2, "group_norm: x must have rank 2 or more");
+  GroupNorm norm{.groups = a.integer("group"), .eps = a.real("eps")};
+  return {a.emit(norm, with_weights(a, x, {x->type.shape[1]})), nullptr, nullptr};
 }
 
 }  // namespace
@@ -137,13 +173,22 @@ void define_norm(OpSet& ops) {
         at::IntArrayRef shape = in[0].sizes().slice(static_cast<size_t>(in[0].dim() - a.rank));
         return at::layer_norm(in[0], shape, optional_input(in, 1), optional_input(in, 2), a.eps);
       })
-      .import("aten::layer_norm", import_layer_norm);
+      .import("aten::layer_norm", import_layer_norm)
+      .import("aten::native_layer_norm", import_native_layer_norm);
+  ops.add<RmsNorm>("rms_norm")
+      .infer(infer_rms_norm)
+      .aten([](const RmsNorm& a, Tensors in) {
+        at::IntArrayRef shape = in[0].sizes().slice(static_cast<size_t>(in[0].dim() - a.rank));
+        return at::rms_norm(in[0], shape, optional_input(in, 1), a.eps);
+      })
+      .import("aten::rms_norm", import_rms_norm);
   ops.add<GroupNorm>("group_norm")
       .infer(infer_group_norm)
       .aten([](const GroupNorm& a, Tensors in) {
         return at::group_norm(in[0], a.groups, optional_input(in, 1), optional_input(in, 2), a.eps);
       })
-      .import("aten::group_norm", import_group_norm);
+      .import("aten::group_norm", import_group_norm)
+      .import("aten::native_group_norm", import_native_group_norm);
 }
 
 }  // namespace torchweld

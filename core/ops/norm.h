@@ -34,6 +34,18 @@ struct GroupNorm {
   }
 };
 
+/// x / sqrt(mean(x^2) + eps) [* weight] over the last `rank` dimensions. Inputs: x, then weight of those dimensions'
+/// sizes where there is one. Without eps the smallest difference from 1 that the dtype of x (f32 for f16 and bf16) can
+/// hold. Statistics in f32.
+struct RmsNorm {
+  int64_t rank = 1;
+  std::optional<double> eps;
+  void fields(auto&& f) {
+    f("rank", rank);
+    f("eps", eps);
+  }
+};
+
 void define_norm(OpSet& ops);
 
 }  // namespace torchweld

@@ -53,6 +53,12 @@ c10::ScalarType operand_dtype(Types in);
 /// repeated elements, closed up where they have gaps; row-major when there is none.
 Dims result_strides(const Dims& shape, Types in);
 
+/// Throws Unsupported when the row does not take operands of `dtype`.
+void check_pointwise_dtype(const PointwiseFn& fn, c10::ScalarType dtype);
+
+/// The importers of the family.
+void define_pointwise_imports(OpSet::Builder<Pointwise>& op);
+void define_cast_imports(OpSet::Builder<Cast>& cast);
 void define_pointwise(OpSet& ops);
 
 }  // namespace torchweld

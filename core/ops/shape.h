@@ -67,8 +67,10 @@ struct Copy {
 /// copy.
 Value* emit_memory_format(ImportArgs& a, Value* x, int64_t format);
 
-/// The importers of the family, which emit several of its ops.
+/// The importers of the family, which emit several of its ops: views and pieces, and those that repeat, join, shuffle
+/// and pad.
 void define_shape_imports(OpSet::Builder<Reshape>& op);
+void define_rearranging_imports(OpSet::Builder<Reshape>& op);
 void define_shape(OpSet& ops);
 
 }  // namespace torchweld

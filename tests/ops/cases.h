@@ -29,8 +29,8 @@ struct Case {
   std::vector<std::vector<Shape>> shapes;
   Dtypes dtypes = Dtypes::kFloat;
   /// What the tensors hold, a letter for each: n numbers around 0, p positive numbers, u numbers in (0.05, 0.95), s
-  /// numbers with NaN, infinities and both zeros, b bools, i indices 0 or 1 (i64), f f32 whatever the row's dtype is, h
-  /// numbers around 0 without 0 itself. Letters left out are n.
+  /// numbers with NaN, infinities and both zeros, b bools, i indices 0 or 1 (i64), j indices -2 to 1 (i64), f f32
+  /// whatever the row's dtype is, h numbers around 0 without 0 itself. Letters left out are n.
   const char* content = "";
   /// The import must be refused with a message that has these words. Empty: it must not be refused.
   const char* refusal = "";
@@ -47,6 +47,10 @@ const std::vector<Case>& norm_cases();
 const std::vector<Case>& softmax_cases();
 const std::vector<Case>& shape_cases();
 const std::vector<Case>& resize_cases();
+const std::vector<Case>& index_cases();
+const std::vector<Case>& attention_cases();
+const std::vector<Case>& recurrent_cases();
+const std::vector<Case>& creation_cases();
 const std::vector<Case>& generic_cases();
 
 struct Family {

@@ -36,6 +36,8 @@ double draw(char content, std::mt19937& engine) {
       return uniform < 0.5 ? 0 : 1;
     case 'i':
       return uniform < 0.5 ? 0 : 1;
+    case 'j':
+      return std::floor(uniform * 4) - 2;
     case 'h':
       return (uniform < 0.5 ? -1 : 1) * (0.6 + 2 * std::abs(uniform - 0.5));
     case 's':
@@ -47,7 +49,7 @@ double draw(char content, std::mt19937& engine) {
 
 c10::ScalarType content_dtype(char content, c10::ScalarType dtype) {
   if (content == 'b') return c10::kBool;
-  if (content == 'i') return c10::kLong;
+  if (content == 'i' || content == 'j') return c10::kLong;
   return content == 'f' ? c10::kFloat : dtype;
 }
 
@@ -58,7 +60,7 @@ at::Tensor numbers(const Shape& shape, char content, c10::ScalarType dtype, std:
   bool is_integer = c10::isIntegralType(dtype, false);
   for (int64_t i = 0; i < result.numel(); ++i) {
     double number = draw(content, engine);
-    if (is_integer && content != 'i') {
+    if (is_integer && content != 'i' && content != 'j') {
       number = std::isfinite(number) ? std::round(number * 2) : 3;
       if (dtype == c10::kByte || content == 'p') number = std::abs(number);
       if (content == 'h' && number == 0) number = 1;

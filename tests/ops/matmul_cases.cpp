@@ -43,6 +43,17 @@ const std::vector<Case>& matmul_cases() {
       {"attention",
        "torch.matmul(torch.softmax(torch.matmul(x, y.transpose(-2, -1)) * 0.25, -1), z)",
        {{{2, 3, 5, 8}, {2, 3, 6, 8}, {2, 3, 6, 8}}}},
+      {"einsum", "torch.einsum(\"ij,jk->ik\", [x, y])", {{{4, 6}, {6, 3}}}},
+      {"einsum_heads", "torch.einsum(\"bhid,bhjd->bhij\", [x, y])", {{{2, 3, 4, 8}, {2, 3, 5, 8}}}},
+      {"einsum_reordered", "torch.einsum(\"bqnc,bnchw->bqnhw\", [x, y])", {{{2, 3, 4, 5}, {2, 4, 5, 2, 3}}}},
+      {"einsum_summed", "torch.einsum(\"ijk,kl->l\", [x, y])", {{{2, 3, 4}, {4, 5}}}},
+      {"einsum_outer", "torch.einsum(\"i,j\", [x, y])", {{{4}, {5}}}},
+      {"einsum_inner", "torch.einsum(\"ij,ij->\", [x, y])", {{{4, 5}, {4, 5}}}},
+      {"einsum_one", "torch.einsum(\"ijk->ki\", [x])", {{{4, 5, 3}}}, kFloat, "", "", true},
+      {"einsum_diagonal", "torch.einsum(\"ii->i\", [x])", {{{4, 4}}}, kSingle, "", "", true},
+      {"einsum_ellipsis", "torch.einsum(\"...ij,...jk->...ik\", [x, y])", {{{2, 4, 5}, {2, 5, 3}}}},
+      {"einsum_three", "torch.einsum(\"ij,jk,kl->il\", [x, y, z])", {{{4, 5}, {5, 3}, {3, 2}}}, kSingle},
+      {"ger", "torch.ger(x, y)", {{{4}, {5}}}},
   };
   return cases;
 }

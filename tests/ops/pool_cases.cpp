@@ -26,7 +26,7 @@ const std::vector<Case>& pool_cases() {
       {"avg_pool2d_ceil", "torch.avg_pool2d(x, 3, 2, 1, True)", {{{2, 5, 9, 8}}, {{1, 2, 4, 6}}}},
       {"avg_pool2d_ceil_without_padding", "torch.avg_pool2d(x, 3, 2, 1, True, False)", {{{2, 5, 9, 8}}}},
       {"avg_pool2d_divisor", "torch.avg_pool2d(x, 3, 2, 1, False, True, 5)", flat},
-      {"avg_pool2d_integer", "torch.avg_pool2d(x, 3)", flat, kInteger, "", "must be floating point"},
+      {"avg_pool2d_integer", "torch.avg_pool2d(x, 3)", flat, kInteger, "", "", true},
       {"avg_pool1d", "torch.avg_pool1d(x, 3, 2, 1)", {{{2, 5, 9}}, {{5, 9}}}},
       {"avg_pool3d", "torch.avg_pool3d(x, 3, 2, 1)", {{{1, 3, 5, 6, 7}}}},
       {"adaptive_avg_pool2d_1", "torch.adaptive_avg_pool2d(x, [1, 1])", flat},

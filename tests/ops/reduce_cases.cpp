@@ -75,7 +75,7 @@ const std::vector<Case>& reduce_cases() {
       {"linalg_vector_norm", "torch.linalg_vector_norm(x, 2, [1])", matrix},
       {"linalg_norm", "torch.linalg_norm(x)", matrix},
       {"linalg_norm_axis", "torch.linalg_norm(x, 1, [1])", matrix},
-      {"linalg_norm_matrix", "torch.linalg_norm(x, 1, [0, 1])", matrix, kSingle, "", "norms of matrices"},
+      {"linalg_norm_matrix", "torch.linalg_norm(x, 1, [0, 1])", {{{3, 7}}}, kSingle},
       {"frobenius_norm", "torch.frobenius_norm(x, [0, 1])", matrix},
   };
   return cases;

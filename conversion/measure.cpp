@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -82,19 +83,20 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
 
 }  // namespace
 
+at::Tensor random_tensor(const TensorType& type) {
+  at::Tensor tensor = empty_tensor(type);
+  if (type.is_floating()) {
+    tensor.uniform_(-1, 1);
+  } else {
+    tensor.zero_();
+  }
+  return tensor;
+}
+
 Workbench::Workbench(const Node& node) {
-  auto make = [](const TensorType& type) {
-    at::Tensor tensor = empty_tensor(type);
-    if (type.is_floating()) {
-      tensor.uniform_(-1, 1);
-    } else {
-      tensor.zero_();
-    }
-    return tensor;
-  };
   for (const Value* input : node.inputs()) {
     const at::Tensor* constant = constant_of(input);
-    inputs.push_back(constant ? *constant : make(input->type));
+    inputs.push_back(constant ? *constant : random_tensor(input->type));
   }
   for (const auto& output : node.outputs()) outputs.push_back(empty_tensor(output->type));
 }
@@ -118,6 +120,30 @@ double measure(const Kernel& kernel, Workbench& bench, c10::Device device, doubl
     return now_us() - begin;
   };
   return sample(once, budget_ms);
+}
+
+Contest contest(const std::function<void()>& first, const std::function<void()>& second, c10::Device device,
+                double budget_ms) {
+  constexpr int kWarmUps = 3;
+  constexpr size_t kFewestRounds = 7;
+  auto once = [&](const std::function<void()>& run) {
+    double begin = now_us();
+    run();
+    if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+    return now_us() - begin;
+  };
+  for (int i = 0; i < kWarmUps; ++i) {
+    once(first);
+    once(second);
+  }
+  std::vector<double> firsts;
+  std::vector<double> seconds;
+  double end = now_us() + budget_ms * 1000;
+  while (firsts.size() < kFewestRounds || (now_us() < end && firsts.size() < 1000)) {
+    firsts.push_back(once(first));
+    seconds.push_back(once(second));
+  }
+  return {median(firsts), median(seconds)};
 }
 
 }  // namespace torchweld

@@ -9,16 +9,20 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <thread>
 
 #include "conversion/measure.h"
+#include "conversion/passes/groups.h"
 #include "conversion/place.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/fused.h"
 
 #ifdef TORCHWELD_WITH_CUDA
 #include <ATen/cuda/CUDAContext.h>
@@ -73,8 +77,24 @@ std::string describe(const Offers::Offer& offer) {
   return offer.tactic + (offer.config.empty() ? "" : " " + offer.config);
 }
 
-/// Decides in two rounds: unknown kinds of node are timed, each kind once, then every node gets the kernel that the
-/// cache says. What can run side by side, building kernels, does.
+/// Nodes that become steps: neither constants nor free views.
+std::vector<const Node*> steps_of(const Graph& graph) {
+  std::vector<const Node*> nodes;
+  for (const auto& node : graph.nodes()) {
+    int64_t offset = 0;
+    if (!node->as<Constant>() && !is_free_view(*node, &offset)) nodes.push_back(node.get());
+  }
+  return nodes;
+}
+
+bool is_block(const Node& node) {
+  auto* fused = node.as<Fused>();
+  return fused && torchweld::is_block(*fused);
+}
+
+/// Decides in three rounds: unknown kinds of node (and of parts of blocks) are timed, each kind once; blocks that are
+/// slower than their parts dissolve; then every node gets the kernel that the cache says. What can run side by side,
+/// building kernels, does.
 class Selector {
  public:
   Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
@@ -83,16 +103,53 @@ class Selector {
     if (options.workspace_size > 0) context_.workspace_limit = options.workspace_size;
   }
 
-  Selection run(const std::vector<const Node*>& nodes, const std::function<void(size_t, size_t)>& progress) {
-    if (tune_) time_unknown(nodes, progress);
-    std::vector<Choice> choices(nodes.size());
-    for_each_in_parallel(nodes.size(), device_, [&](size_t i) { choices[i] = choose(*nodes[i]); });
-    Selection selection;
-    for (size_t i = 0; i < nodes.size(); ++i) selection.emplace(nodes[i], std::move(choices[i]));
-    return selection;
+  Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress) {
+    std::vector<const Node*> nodes = steps_of(graph);
+    std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
+    if (tune_) {
+      std::vector<const Node*> all = nodes;
+      for (const auto& part : parts) {
+        for (const Node* node : steps_of(*part)) all.push_back(node);
+      }
+      time_unknown(all, progress);
+    }
+    if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
+    std::vector<const Node*> open;
+    for (const Node* node : steps_of(graph)) {
+      if (!timed_.count(node)) open.push_back(node);
+    }
+    std::vector<Choice> choices(open.size());
+    for_each_in_parallel(open.size(), device_, [&](size_t i) { choices[i] = choose(*open[i]); });
+    for (size_t i = 0; i < open.size(); ++i) timed_.emplace(open[i], std::move(choices[i]));
+    return std::move(timed_);
   }
 
  private:
+  static std::vector<std::unique_ptr<Graph>> parts_of_blocks(const std::vector<const Node*>& nodes) {
+    std::vector<std::unique_ptr<Graph>> parts;
+    for (const Node* node : nodes) {
+      if (is_block(*node)) parts.push_back(parts_of(*node));
+    }
+    return parts;
+  }
+
+  /// Whether one kernel for a block is faster than its parts, each by its best kernel. Without timings the tactic's own
+  /// rule decides, which makes no offer where it expects less.
+  bool is_worth_it(const Node& block) {
+    auto known = cache_.find(timing_key(block, device_));
+    if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
+    // Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
+    constexpr double kBoundary = 0.1;
+    double parts = -kBoundary;
+    std::unique_ptr<Graph> graph = parts_of(block);
+    for (const Node* node : steps_of(*graph)) {
+      auto part = cache_.find(timing_key(*node, device_));
+      if (!part || part->microseconds == 0) return true;
+      parts += part->microseconds + kBoundary;
+    }
+    return known->microseconds < parts;
+  }
+
   void time_unknown(const std::vector<const Node*>& nodes, const std::function<void(size_t, size_t)>& progress) {
     std::map<std::string, const Node*> unknown;
     for (const Node* node : nodes) {
@@ -101,18 +158,20 @@ class Selector {
       if (!known || known->microseconds == 0) unknown.emplace(std::move(key), node);
     }
     std::vector<std::pair<std::string, const Node*>> kinds(unknown.begin(), unknown.end());
-    std::vector<Candidates> candidates(kinds.size());
-    if (progress) progress(0, kinds.size());
-    for_each_in_parallel(kinds.size(), device_, [&](size_t i) {
-      const Node& node = *kinds[i].second;
-      candidates[i] = candidates_for(node, /*all=*/true);
-      if (candidates[i].kernels.size() < 2) return;  // nothing to decide
-      for (size_t k = 0; k < candidates[i].kernels.size(); ++k) build(node, candidates[i], k);
-    });
-    for (size_t i = 0; i < kinds.size(); ++i) {
-      if (progress) progress(i, kinds.size());
-      time_candidates(kinds[i].first, *kinds[i].second, candidates[i]);
-      candidates[i] = {};  // kernels hold packed weights
+    // Candidates hold packed weights, so only as many kinds are open at once as keep all cores busy.
+    const size_t group = 2 * std::clamp(std::thread::hardware_concurrency(), 1u, 32u);
+    for (size_t begin = 0; begin < kinds.size(); begin += group) {
+      std::vector<Candidates> candidates(std::min(group, kinds.size() - begin));
+      if (progress) progress(begin, kinds.size());
+      for_each_in_parallel(candidates.size(), device_, [&](size_t i) {
+        const Node& node = *kinds[begin + i].second;
+        candidates[i] = candidates_for(node, /*all=*/true);
+        for (size_t k = 0; k < candidates[i].kernels.size(); ++k) build(node, candidates[i], k);
+      });
+      for (size_t i = 0; i < candidates.size(); ++i) {
+        if (progress) progress(begin + i, kinds.size());
+        time_candidates(kinds[begin + i].first, *kinds[begin + i].second, candidates[i]);
+      }
     }
   }
 
@@ -121,6 +180,8 @@ class Selector {
     KernelContext context = context_;
     context.tune = all;
     Candidates result{.offers = offers_for(node, context), .kernels = {}, .failures = {}};
+    // Running a block's parts one by one is what dissolving it does better.
+    if (is_block(node)) result.offers.drop("aten");
     for (const auto& [tactic, reason] : result.offers.refusals()) log(4, node.op() + ": " + tactic + ": " + reason);
     result.kernels.resize(result.offers.offers().size());
     return result;
@@ -138,29 +199,49 @@ class Selector {
     }
   }
 
-  void time_candidates(const std::string& key, const Node& node, const Candidates& candidates) {
-    if (candidates.kernels.size() < 2) return;
+  /// Microseconds of each candidate, infinite where it was not built or failed. A short look at all, a longer one at
+  /// those that may be the fastest.
+  std::vector<double> times_of(const Node& node, Candidates& candidates) {
+    constexpr double kShortShare = 0.25;
+    constexpr double kClose = 1.15;
     Workbench bench(node);
-    TimingCache::Entry best;
-    for (size_t i = 0; i < candidates.kernels.size(); ++i) {
-      if (!candidates.kernels[i]) continue;
+    std::vector<double> times(candidates.kernels.size(), std::numeric_limits<double>::infinity());
+    auto look = [&](size_t i, double budget) {
       const Offers::Offer& offer = candidates.offers.offers()[i];
       try {
-        double microseconds = measure(*candidates.kernels[i], bench, device_, budget_ms());
-        log(4, node.op() + ": " + describe(offer) + " " + std::to_string(microseconds) + " us");
-        if (best.tactic.empty() || microseconds < best.microseconds) best = {offer.tactic, offer.config, microseconds};
+        times[i] = measure(*candidates.kernels[i], bench, device_, budget);
+        log(4, node.op() + ": " + describe(offer) + " " + std::to_string(times[i]) + " us");
       } catch (const std::exception& error) {
         log(2, "dropped for " + node.op() + ": " + describe(offer) + ": " + error.what());
+        times[i] = std::numeric_limits<double>::infinity();
       }
+    };
+    for (size_t i = 0; i < times.size(); ++i) {
+      if (candidates.kernels[i]) look(i, budget_ms() * kShortShare);
     }
-    if (!best.tactic.empty()) cache_.set(key, best);
+    if (times.empty()) return times;
+    double limit = kClose * *std::min_element(times.begin(), times.end());
+    for (size_t i = 0; i < times.size(); ++i) {
+      if (std::isfinite(times[i]) && times[i] <= limit) look(i, budget_ms());
+    }
+    return times;
+  }
+
+  void time_candidates(const std::string& key, const Node& node, Candidates& candidates) {
+    std::vector<double> times = times_of(node, candidates);
+    auto best = std::min_element(times.begin(), times.end());
+    if (best == times.end() || !std::isfinite(*best)) return;
+    size_t i = static_cast<size_t>(best - times.begin());
+    const Offers::Offer& offer = candidates.offers.offers()[i];
+    cache_.set(key, {offer.tactic, offer.config, *best});
+    if (!is_block(node)) timed_.emplace(&node, Choice{candidates.kernels[i], offer.tactic, offer.config, *best});
   }
 
   Choice choose(const Node& node) {
     std::string key = timing_key(node, device_);
     auto known = cache_.find(key);
-    // A remembered choice may be any of the tuned offers, so all must be on the table to find it again.
-    Candidates candidates = candidates_for(node, known.has_value());
+    // A timed choice may be any of the tuned offers, so all must be on the table to find it again.
+    Candidates candidates = candidates_for(node, known && known->microseconds > 0);
     const auto& offers = candidates.offers.offers();
     for (size_t i = 0; known && i < offers.size(); ++i) {
       if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;
@@ -187,6 +268,7 @@ class Selector {
   TimingCache& cache_;
   c10::Device device_;
   KernelContext context_;
+  Selection timed_;
 };
 
 }  // namespace
@@ -203,6 +285,14 @@ std::string device_name(c10::Device device) {
   return "cpu, " + at::get_cpu_capability() + ", " + std::to_string(at::get_num_threads()) + " threads";
 }
 
+bool has_tensor_cores(c10::Device device) {
+#ifdef TORCHWELD_WITH_CUDA
+  if (device.is_cuda()) return at::cuda::getDeviceProperties(device.index())->major >= 8;
+#endif
+  (void)device;
+  return false;
+}
+
 std::string timing_key(const Node& node, c10::Device device) {
   std::string key = device_name(device) + " | " + node.attrs.text() + "(";
   for (size_t i = 0; i < node.inputs().size(); ++i) {
@@ -217,16 +307,11 @@ std::string timing_key(const Node& node, c10::Device device) {
   return key;
 }
 
-Selection select(const Graph& graph, const Options& options, bool tune, TimingCache& cache,
+Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress) {
-  Selection selection;
-  std::vector<const Node*> nodes;
-  for (const auto& node : graph.nodes()) {
-    int64_t offset = 0;
-    if (!node->as<Constant>() && !is_free_view(*node, &offset)) nodes.push_back(node.get());
-  }
-  if (nodes.empty()) return selection;
-  return Selector(options, tune, cache, nodes.front()->output()->type.device).run(nodes, progress);
+  std::vector<const Node*> nodes = steps_of(graph);
+  if (nodes.empty()) return {};
+  return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress);
 }
 
 }  // namespace torchweld

@@ -22,14 +22,17 @@ using Selection = std::unordered_map<const Node*, Choice>;
 
 /// Chooses for every node that is neither constant nor free view: what the timing cache says when that is still on
 /// offer, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
-/// measurements go to the cache. `progress(done, total)` is called for each node and may throw to cancel. Throws
+/// measurements go to the cache. Blocks (see core/ops/fused.h) that are not worth it become their parts in `graph`.
+/// `progress(done, total)` is called for each node and may throw to cancel. Throws
 /// Unsupported when nothing runs a node.
-Selection select(const Graph& graph, const Options& options, bool tune, TimingCache& cache,
+Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress = {});
 
 /// The timing cache's key of a node: op with attributes, types of inputs and outputs, device model.
 std::string timing_key(const Node& node, c10::Device device);
 /// "NVIDIA H100 80GB HBM3, sm_90" or "cpu, AVX512, 2 threads".
 std::string device_name(c10::Device device);
+/// Whether the device multiplies f16 and bf16 matrices in hardware: CUDA from compute capability 8.0 on.
+bool has_tensor_cores(c10::Device device);
 
 }  // namespace torchweld

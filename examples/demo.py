@@ -155,8 +155,9 @@ def show_report(report):
 
 
 def main():
+    can_use_cuda = torch.cuda.is_available() and torchweld.has_cuda
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda:0" if can_use_cuda else "cpu")
     parser.add_argument("--precision", default="f32", choices=list(PRECISIONS))
     parser.add_argument("--run-saved", nargs=2, metavar=("MODULE", "RESULTS"), help=argparse.SUPPRESS)
     args = parser.parse_args()

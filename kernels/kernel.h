@@ -59,6 +59,11 @@ class Offers {
   }
   void refuse(std::string reason) { refusals_.push_back({tactic_, std::move(reason)}); }
 
+  /// Takes a tactic's offers away.
+  void drop(const std::string& tactic) {
+    std::erase_if(offers_, [&](const Offer& offer) { return offer.tactic == tactic; });
+  }
+
   void set_tactic(std::string name) { tactic_ = std::move(name); }
   const std::vector<Offer>& offers() const { return offers_; }
   const std::vector<std::pair<std::string, std::string>>& refusals() const { return refusals_; }

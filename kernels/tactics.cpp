@@ -3,15 +3,22 @@
 #include "kernels/aten/aten_kernel.h"
 #include "kernels/cpu/conv.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/own_conv.h"
 #include "kernels/cpu/pointwise.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/reduce.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/kernel.h"
 #include "kernels/split.h"
 #ifdef TORCHWELD_WITH_CUDA
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/conv.h"
+#include "kernels/cuda/implicit_gemm.h"
+#include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/pointwise.h"
 #include "kernels/cuda/pool.h"
+#include "kernels/cuda/pooled_blocks.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/regroup.h"
 #include "kernels/cuda/rows.h"
@@ -22,14 +29,23 @@ namespace torchweld {
 
 const std::vector<Tactic>& tactics() {
   static const std::vector<Tactic> table{
+      {"cpu_conv", c10::kCPU, cpu::propose_own_conv},
+      {"cpu_linear", c10::kCPU, cpu::propose_own_linear},
       {"onednn_conv", c10::kCPU, cpu::propose_conv},
       {"onednn_linear", c10::kCPU, cpu::propose_linear},
       {"cpu_pointwise", c10::kCPU, cpu::propose_pointwise},
+      {"cpu_reduce", c10::kCPU, cpu::propose_reduce},
+      {"cpu_rows", c10::kCPU, cpu::propose_rows},
+      {"cpu_pool", c10::kCPU, cpu::propose_pool},
       {"split", c10::kCPU, propose_split},
       {"aten", c10::kCPU, propose_aten},
 #ifdef TORCHWELD_WITH_CUDA
+      {"cuda_inverted_residual", c10::kCUDA, cuda::propose_inverted_residual},
+      {"cuda_squeeze_excite", c10::kCUDA, cuda::propose_squeeze_excite},
+      {"cuda_pooled_linear", c10::kCUDA, cuda::propose_pooled_linear},
       {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
       {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},
+      {"cuda_implicit_gemm", c10::kCUDA, cuda::propose_implicit_gemm},
       {"cudnn_conv", c10::kCUDA, cudnn::propose_conv},
       {"cublaslt_gemm", c10::kCUDA, cublaslt::propose_gemm},
       {"cuda_direct_conv", c10::kCUDA, cuda::propose_direct_conv},

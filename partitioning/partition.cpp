@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <unordered_set>
 
 #include "partitioning/levels.h"
 
@@ -15,6 +16,24 @@ using Kind = NodeOutcome::Kind;
 namespace {
 
 bool is_tensor(const jit::Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+
+bool is_container(const jit::Value* value) {
+  auto kind = value->type()->kind();
+  return kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType;
+}
+
+/// True for nodes that ask for a tensor's sizes or dtype, which writing its elements does not change.
+bool is_about_type(const jit::Node* node) {
+  static const std::unordered_set<std::string> names{
+      "aten::size",       "aten::dim",     "aten::numel",  "aten::len",     "aten::stride",
+      "prim::device",     "prim::dtype",   "prim::layout", "prim::is_cuda", "aten::is_floating_point",
+      "aten::is_complex", "aten::sym_size"};
+  return names.count(node->kind().toQualString()) > 0;
+}
+
+bool is_graph_input(const jit::Value* value) {
+  return value->node()->kind() == c10::prim::Param && !value->node()->owningBlock()->owningNode();
+}
 
 /// Operator calls in a node and in its blocks that were imported.
 int64_t count_operations(const jit::Node* node, const Probe& probe) {
@@ -39,18 +58,24 @@ double count_flops(const jit::Node* node, const Probe& probe) {
   return flops;
 }
 
+/// What is known about memory that is written.
+struct Writes {
+  const jit::AliasDb& aliases;
+  const std::optional<std::unordered_set<const jit::Value*>>& inputs;  ///< Of the graph; nothing: perhaps every one.
+};
+
 /// Cuts up one block.
 class BlockPartitioner {
  public:
-  BlockPartitioner(jit::Block* block, const jit::AliasDb& aliases, const Probe& probe, const Options& options,
+  BlockPartitioner(jit::Block* block, const Writes& writes, const Probe& probe, const Options& options,
                    Partition& result)
-      : block_(block), aliases_(aliases), probe_(probe), options_(options), result_(result) {
+      : block_(block), writes_(writes), aliases_(writes.aliases), probe_(probe), options_(options), result_(result) {
     for (jit::Node* node : block->nodes()) nodes_.push_back(node);
   }
 
   void run() {
     for (jit::Node* node : nodes_) classify(node);
-    group_containers();
+    group_written();
     // Each round takes nodes out of engines; it ends when none has to go.
     do {
       find_live();
@@ -73,9 +98,6 @@ class BlockPartitioner {
       if (node->blocks().empty()) reasons_[node] = outcome.reason;
     } else if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr) {
       role = Role::kFree;
-    } else if (touches_written_tensor(node)) {
-      role = Role::kTorch;
-      if (outcome.kind != Kind::kConcrete) reasons_[node] = "touches memory that is written in place";
     } else if (outcome.kind != Kind::kConcrete || !node->blocks().empty() || gives_symbolic(node)) {
       role = Role::kEngine;
     }
@@ -87,55 +109,81 @@ class BlockPartitioner {
                        [&](const jit::Value* v) { return probe_.symbolic.count(v) > 0; });
   }
 
-  bool touches_written_tensor(const jit::Node* node) const {
-    auto written = [&](const jit::Value* v) { return is_tensor(v) && aliases_.hasWriters(v); };
-    std::vector<const jit::Value*> read = values_read(node);
-    return std::any_of(read.begin(), read.end(), written) ||
-           std::any_of(node->outputs().begin(), node->outputs().end(), written);
-  }
+  /// Values that may share memory which is written, and the nodes that touch it.
+  struct WrittenGroup {
+    std::vector<const jit::Value*> values;
+    std::vector<jit::Node*> nodes;
+    bool stays = false;  ///< LibTorch keeps it.
+    bool may_hold(const jit::Value* value, const jit::AliasDb& aliases) const {
+      return std::any_of(values.begin(), values.end(),
+                         [&](const jit::Value* v) { return v == value || aliases.mayAlias(v, value); });
+    }
+  };
 
-  /// Lists and dicts that are written (append): when everything that touches one is fine and in this block, it lives
-  /// inside a segment; else LibTorch keeps it.
-  void group_containers() {
-    std::vector<std::vector<const jit::Value*>> groups;
-    std::map<const jit::Node*, std::set<size_t>> touched;
-    std::set<size_t> outside;
-    auto group_of = [&](const jit::Value* value) -> std::optional<size_t> {
-      auto kind = value->type()->kind();
-      bool is_container = kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType;
-      if (!is_container || !aliases_.hasWriters(value)) return std::nullopt;
-      for (size_t g = 0; g < groups.size(); ++g) {
-        if (!aliases_.mayAlias(groups[g].front(), value)) continue;
-        groups[g].push_back(value);
-        return g;
+  /// Every written list, dict and tensor that a node of this block touches, or that it gives back.
+  std::vector<WrittenGroup> find_written() const {
+    std::vector<WrittenGroup> groups;
+    auto touch = [&](const jit::Value* value, jit::Node* node) {
+      if (!(is_container(value) || is_tensor(value)) || !aliases_.hasWriters(value)) return;
+      WrittenGroup merged{{value}, {}, false};
+      if (node) merged.nodes.push_back(node);
+      // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
+      bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
+      bool only_read = writes_.inputs && is_graph_input(value) && !writes_.inputs->count(value);
+      merged.stays = (comes_in && !only_read) || (!node && !is_tensor(value));
+      for (auto group = groups.begin(); group != groups.end();) {
+        if (!group->may_hold(value, aliases_)) {
+          ++group;
+          continue;
+        }
+        for (const jit::Value* v : group->values) {
+          if (v != value) merged.values.push_back(v);
+        }
+        merged.nodes.insert(merged.nodes.end(), group->nodes.begin(), group->nodes.end());
+        merged.stays = merged.stays || group->stays;
+        group = groups.erase(group);
       }
-      groups.push_back({value});
-      return groups.size() - 1;
+      groups.push_back(std::move(merged));
     };
     for (jit::Node* node : nodes_) {
+      bool asks_for_type = is_about_type(node);
       std::vector<const jit::Value*> values = values_read(node);
       values.insert(values.end(), node->outputs().begin(), node->outputs().end());
       for (const jit::Value* value : values) {
-        auto group = group_of(value);
-        if (!group) continue;
-        touched[node].insert(*group);
-        if (value->node()->owningBlock() != block_ || role(node) == Role::kTorch) outside.insert(*group);
+        if (!asks_for_type || !is_tensor(value)) touch(value, node);
       }
     }
-    for (const jit::Value* value : block_->outputs()) {
-      if (auto group = group_of(value)) outside.insert(*group);
-    }
-    chains_.assign(groups.size(), {});
-    for (jit::Node* node : nodes_) {
-      for (size_t group : touched[node]) {
-        bool stays = outside.count(group) > 0;
-        if (stays) {
-          roles()[node] = Role::kTorch;
-        } else if (role(node) != Role::kTorch) {
-          roles()[node] = Role::kEngine;
+    for (const jit::Value* value : block_->outputs()) touch(value, nullptr);
+    return groups;
+  }
+
+  /// When everything that touches a written group is fine and in this block, it lives inside a segment; else LibTorch
+  /// keeps all of it.
+  void group_written() {
+    std::vector<WrittenGroup> groups = find_written();
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (WrittenGroup& group : groups) {
+        auto in_torch = [&](const jit::Node* node) { return role(node) == Role::kTorch; };
+        group.stays = group.stays || std::any_of(group.nodes.begin(), group.nodes.end(), in_torch);
+        if (!group.stays) continue;
+        const char* what = is_tensor(group.values.front()) ? "memory" : "a list or dict";
+        for (const jit::Node* node : group.nodes) {
+          if (in_torch(node)) continue;
+          changed = demote(node, std::string("touches ") + what + " that is written in place");
         }
-        chains_[group].push_back(node);
       }
+    }
+    std::unordered_map<const jit::Node*, size_t> place;
+    for (jit::Node* node : nodes_) place.emplace(node, place.size());
+    for (WrittenGroup& group : groups) {
+      std::vector<jit::Node*>& nodes = group.nodes;
+      std::sort(nodes.begin(), nodes.end(), [&](auto* a, auto* b) { return place.at(a) < place.at(b); });
+      nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
+      for (const jit::Node* node : nodes) {
+        if (!group.stays) roles()[node] = Role::kEngine;
+      }
+      chains_.push_back(nodes);
     }
     // Whatever LibTorch does to memory or the outside world keeps its order.
     std::vector<jit::Node*> ordered;
@@ -313,6 +361,7 @@ class BlockPartitioner {
   }
 
   jit::Block* block_;
+  const Writes& writes_;
   const jit::AliasDb& aliases_;
   const Probe& probe_;
   const Options& options_;
@@ -324,13 +373,13 @@ class BlockPartitioner {
   std::map<const jit::Node*, std::string> reasons_;
 };
 
-void partition_block(jit::Block* block, const jit::AliasDb& aliases, const Probe& probe, const Options& options,
+void partition_block(jit::Block* block, const Writes& writes, const Probe& probe, const Options& options,
                      Partition& result) {
-  BlockPartitioner(block, aliases, probe, options, result).run();
+  BlockPartitioner(block, writes, probe, options, result).run();
   for (jit::Node* node : block->nodes()) {
     bool reached = probe.outcomes.count(node) > 0;
     if (result.roles.at(node) != Role::kTorch || !reached) continue;
-    for (jit::Block* inner : node->blocks()) partition_block(inner, aliases, probe, options, result);
+    for (jit::Block* inner : node->blocks()) partition_block(inner, writes, probe, options, result);
   }
 }
 
@@ -386,9 +435,11 @@ std::vector<const jit::Value*> values_read(const jit::Node* node) {
   return values;
 }
 
-Partition partition(jit::Graph& graph, const jit::AliasDb& aliases, const Probe& probe, const Options& options) {
+Partition partition(jit::Graph& graph, const jit::AliasDb& aliases,
+                    const std::optional<std::unordered_set<const jit::Value*>>& written_inputs, const Probe& probe,
+                    const Options& options) {
   Partition result;
-  partition_block(graph.block(), aliases, probe, options, result);
+  partition_block(graph.block(), {aliases, written_inputs}, probe, options, result);
   return result;
 }
 

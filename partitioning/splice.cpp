@@ -107,6 +107,22 @@ class SegmentBuilder {
   std::vector<SegmentModule::Argument> inputs_;
 };
 
+/// Whether something that is not `inside` reads the value, itself or through dead nodes: these are copied to where they
+/// are needed.
+bool is_read_outside(const jit::Value* value, const jit::Block* block, const std::set<const jit::Node*>& inside,
+                     const std::set<const jit::Node*>& dead, std::set<const jit::Node*>& seen) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [&](const jit::Use& use) {
+    if (use.user == block->return_node()) return true;
+    const jit::Node* user = use.user;
+    while (user->owningBlock() != block) user = user->owningBlock()->owningNode();
+    if (inside.count(user)) return false;
+    if (!dead.count(user)) return true;
+    if (!seen.insert(user).second) return false;
+    return std::any_of(user->outputs().begin(), user->outputs().end(),
+                       [&](const jit::Value* output) { return is_read_outside(output, block, inside, dead, seen); });
+  });
+}
+
 /// Tensors of the segment that something outside it reads.
 std::vector<const jit::Value*> outputs_of(const Segment& segment, const std::set<const jit::Node*>& dead) {
   std::set<const jit::Node*> inside(segment.nodes.begin(), segment.nodes.end());
@@ -115,13 +131,8 @@ std::vector<const jit::Value*> outputs_of(const Segment& segment, const std::set
   for (const jit::Node* node : segment.nodes) {
     for (const jit::Value* output : node->outputs()) {
       if (!output->type()->isSubtypeOf(*c10::TensorType::get())) continue;
-      bool needed = std::any_of(output->uses().begin(), output->uses().end(), [&](const jit::Use& use) {
-        if (use.user == block->return_node()) return true;
-        const jit::Node* user = use.user;
-        while (user->owningBlock() != block) user = user->owningBlock()->owningNode();
-        return !inside.count(user) && !dead.count(user);
-      });
-      if (needed) outputs.push_back(output);
+      std::set<const jit::Node*> seen;
+      if (is_read_outside(output, block, inside, dead, seen)) outputs.push_back(output);
     }
   }
   return outputs;

@@ -207,7 +207,6 @@ void bind_report(py::module_& m) {
       .def_readonly("engines", &Report::engines)
       .def_readonly("fallbacks", &Report::fallbacks)
       .def_readonly("flops_in_engines", &Report::flops_in_engines)
-      .def_readonly("build_seconds", &Report::build_seconds)
       .def_property_readonly("text", &Report::text)
       .def("to_json", &Report::json)
       .def("__str__", &Report::text);
@@ -228,5 +227,6 @@ PYBIND11_MODULE(_C, m) {
     return explain(module);
   });
   m.def("warm_up", &warm_up_module);
+  m.attr("has_cuda") = has_cuda();
   m.def("module_of_function", &module_of_function);
 }

@@ -1,11 +1,10 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
-#include <chrono>
-
 #include "conversion/source_line.h"
 #include "core/environment.h"
 #include "core/error.h"
+#include "lowering/in_place_writes.h"
 #include "lowering/lower.h"
 #include "partitioning/partition.h"
 #include "partitioning/splice.h"
@@ -20,7 +19,9 @@ namespace jit = torch::jit;
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+/// From this optimization_level on, a segment that LibTorch runs faster is left to it.
+constexpr int64_t kNeverSlowerLevel = 3;
+constexpr double kContestMilliseconds = 100;
 
 /// A method with everything that is known about it before anything is built.
 struct Analysis {
@@ -34,10 +35,13 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
   Analysis result;
   WrittenAttributes written = written_attributes(module);
   result.graph = lower(module, method, written);
-  jit::AliasDb aliases(result.graph);
+  // Where all writes could be followed, attributes are known to share no memory with anything else that is written.
+  std::optional<GraphInputs> written_inputs = add_in_place_writes(*result.graph, module, written);
+  jit::AliasDb aliases(result.graph, /*isFrozen=*/written_inputs.has_value());
   auto is_written = [&](const jit::Node* node) {
     auto type = node->input()->type()->cast<c10::ClassType>();
-    return (type && written.count({type.get(), node->s(c10::attr::name)})) || aliases.hasWriters(node->output());
+    if (type && written.count({type.get(), node->s(c10::attr::name)})) return true;
+    return !written_inputs && aliases.hasWriters(node->output());
   };
   Exclusion exclusion = exclusion_of(options);
   for (const std::vector<c10::IValue>& arguments : specification.arguments) {
@@ -45,7 +49,7 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
     with_self.insert(with_self.end(), arguments.begin(), arguments.end());
     result.probes.push_back(probe(*result.graph, with_self, specification.device, exclusion, is_written));
   }
-  result.partition = partition(*result.graph, aliases, result.probes.front(), options);
+  result.partition = partition(*result.graph, aliases, written_inputs, result.probes.front(), options);
   return result;
 }
 
@@ -108,7 +112,6 @@ void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, con
   state.name = segment.name;
   state.options = options;
   state.ranges = ranges_of(segment, probes);
-  auto begin = Clock::now();
   auto engine = c10::make_intrusive<Engine>(state);
   engine->timings().merge(timings.text());
   segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(),
@@ -118,10 +121,12 @@ void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, con
   try {
     engine->build(segment.module._ivalue(), *signature, progress);
     timings.merge(engine->timings().text());
+    if (options.optimization_level < kNeverSlowerLevel || is_disabled("leave_slow_segments")) return;
+    std::string reason = engine->leave_if_slower(segment.module._ivalue(), kContestMilliseconds);
+    if (!reason.empty()) report.fallbacks.push_back({segment.name, "slower than LibTorch: " + reason, ""});
   } catch (const Unsupported& reason) {
     report.fallbacks.push_back({segment.name, reason.what(), ""});
   }
-  engine->set_build_seconds(std::chrono::duration<double>(Clock::now() - begin).count());
 }
 
 void replace_method(jit::Module& module, const std::string& name, std::shared_ptr<jit::Graph> graph) {
@@ -140,7 +145,6 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
 
 jit::Module compile(const jit::Module& module, const Signature& signature, const Options& options,
                     const Progress& progress) {
-  auto begin = Clock::now();
   auto tell = [&](const std::string& what, double share) {
     if (progress) progress(what, share);
   };
@@ -174,7 +178,6 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
     replace_method(result, method, analysis.graph);
   }
   if (!options.timing_cache.empty()) timings.save(options.timing_cache);
-  report.build_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   store_report(result, report);
   tell("done", 1);
   return result;
@@ -213,6 +216,14 @@ Report explain(const jit::Module& compiled) {
     report.engines.push_back(engine->report());
   }
   return report;
+}
+
+bool has_cuda() {
+#ifdef TORCHWELD_WITH_CUDA
+  return true;
+#else
+  return false;
+#endif
 }
 
 void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {

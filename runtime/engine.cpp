@@ -4,9 +4,11 @@
 #include <torch/csrc/jit/api/function_impl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "conversion/convert.h"
+#include "conversion/measure.h"
 #include "core/environment.h"
 #include "core/error.h"
 
@@ -52,7 +54,7 @@ void EngineState::fields(auto&& f) {
   f("ranges", ranges);
   f("signatures", signatures);
   f("timings", timings);
-  f("build_seconds", build_seconds);
+  f("left_to_torch", left_to_torch);
 }
 
 void print_field(std::string& out, const Range& range) { out += print_fields(range); }
@@ -99,6 +101,7 @@ Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_s
 
 std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
+  if (state_.left_to_torch) return run_in_torch(segment, arguments);
   std::vector<c10::IValue> ready(arguments.begin(), arguments.end());
   std::vector<at::Tensor> tensors;
   for (c10::IValue& argument : ready) {
@@ -109,10 +112,6 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     argument = std::move(tensor);
   }
   std::shared_ptr<const Entry> entry = find(ready);
-  if (entry && entry->executor && !entry->executor->plan().is_current()) {
-    remove(entry);
-    entry = nullptr;
-  }
   if (!entry) {
     CallSignature signature = CallSignature::of(ready);
     if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
@@ -124,7 +123,11 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
   try {
-    return entry->executor->run(tensors);
+    std::vector<at::Tensor> outputs = entry->executor->run(tensors);
+    // Looking at all weights takes longer than a launch does, so it is done while the device works.
+    if (entry->executor->plan().is_current()) return outputs;
+    remove(entry);
+    return run(segment, arguments);
   } catch (const InternalError& error) {
     warn_once(std::string("an engine failed and LibTorch ran in its place: ") + error.what());
   } catch (const c10::Error& error) {
@@ -175,6 +178,24 @@ void Engine::build(const c10::IValue& segment, const CallSignature& signature,
   std::lock_guard lock(plan_mutex_);
   add(plan(segment, signature, state_.options.optimization_level > 0, progress));
   state_.signatures.push_back(signature);
+}
+
+std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms) {
+  constexpr double kMargin = 1.05;
+  std::vector<at::Tensor> tensors;
+  std::vector<c10::IValue> arguments;
+  for (const TensorType& type : state_.signatures.front().tensors) {
+    tensors.push_back(random_tensor(type));
+    arguments.emplace_back(tensors.back());
+  }
+  std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
+  c10::Device device = executor->plan().device;
+  Contest times =
+      contest([&] { executor->run(tensors); }, [&] { run_in_torch(segment, arguments); }, device, budget_ms);
+  if (times.first <= kMargin * times.second) return "";
+  state_.left_to_torch = true;
+  return "measured " + std::to_string(std::lround(times.first)) + " us as an engine, " +
+         std::to_string(std::lround(times.second)) + " us in LibTorch";
 }
 
 void Engine::build_remembered(const c10::IValue& segment) {
@@ -332,7 +353,12 @@ c10::intrusive_ptr<Engine> Engine::load(Saved saved) {
 }
 
 c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment) {
-  return segment.toObjectRef().getAttr("engine").toCustomClass<Engine>();
+  // By name a segment's hundreds of weights would be searched at each call; the engine is the attribute added last.
+  const std::vector<c10::IValue>& slots = segment.toObjectRef().slots();
+  for (auto slot = slots.rbegin(); slot != slots.rend(); ++slot) {
+    if (slot->isCustomClass()) return slot->toCustomClass<Engine>();
+  }
+  throw Error("torchweld::run takes a segment of a compiled module and a tuple of its inputs");
 }
 
 }  // namespace torchweld

@@ -51,7 +51,7 @@ struct EngineState {
   std::vector<Range> ranges;              ///< One per tensor input; empty: every shape is allowed.
   std::vector<CallSignature> signatures;  ///< Planned at compile, the tuned one first.
   std::string timings;                    ///< TimingCache::text of this engine's nodes.
-  double build_seconds = 0;
+  bool left_to_torch = false;             ///< LibTorch was found to be faster and runs every call.
   void fields(auto&& f);
 };
 
@@ -67,12 +67,14 @@ class Engine : public torch::CustomClassHolder {
   /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
   void build(const c10::IValue& segment, const CallSignature& signature,
              const std::function<void(size_t, size_t)>& progress);
+  /// Times the engine beside LibTorch's run of `segment`, on random data of the first signature and for about
+  /// `budget_ms`. When LibTorch is clearly faster it gets all calls from now on, and the reason is returned.
+  std::string leave_if_slower(const c10::IValue& segment, double budget_ms);
   /// Makes the plans of all remembered signatures that are still missing.
   void build_remembered(const c10::IValue& segment);
   /// Adds what is known about the timing of kernels.
   TimingCache& timings() { return timings_; }
 
-  void set_build_seconds(double seconds) { state_.build_seconds = seconds; }
   EngineReport report() const;
   const EngineState& state() const { return state_; }
   std::shared_ptr<Executor> executor_for(const CallSignature& signature) const;
@@ -110,7 +112,7 @@ class Engine : public torch::CustomClassHolder {
   std::vector<std::string> warned_;
 };
 
-/// The engine of a segment module.
+/// The engine of a segment module. Throws Error when there is none.
 c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment);
 
 }  // namespace torchweld

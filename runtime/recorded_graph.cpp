@@ -36,8 +36,9 @@ cudaGraphNode_t last_node(cudaStream_t stream) {
 struct Patch {
   CUgraphNode node = nullptr;
   const cuda::Launch* launch = nullptr;
-  std::vector<int> slots;       // of each pointer parameter
-  std::vector<void*> pointers;  // as last set
+  std::vector<int> slots;                    // of each pointer parameter
+  std::vector<void*> pointers;               // as last set
+  std::unique_ptr<cuda::NodeParams> params;  // reads `pointers`, whose memory stays where it is
 };
 
 class RecordedCudaGraph final : public RecordedGraph {
@@ -60,6 +61,7 @@ class RecordedCudaGraph final : public RecordedGraph {
   std::vector<at::Tensor> slots_;  // what each slot was bound to when recording
   std::vector<void*> base_;        // storage -> where its owner's first element is
   std::vector<bool> direct_;       // storage -> addresses are written into nodes
+  std::vector<int> fresh_;         // storages that are allocated for each launch
   std::vector<Patch> patches_;
   at::cuda::CUDAGraph graph_;
   CUgraphExec exec_ = nullptr;
@@ -131,7 +133,7 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
         auto touches_direct = [&](int slot) { return direct[plan.slots[slot].storage]; };
         std::vector<int> slots = step.kernel->launch() ? pointer_slots(step) : std::vector<int>{};
         if (std::any_of(slots.begin(), slots.end(), touches_direct) && step.kernel->launch()->grid[0] > 0) {
-          recorded->patches_.push_back({last_node(stream.stream()), step.kernel->launch(), slots, {}});
+          recorded->patches_.push_back({last_node(stream.stream()), step.kernel->launch(), slots, {}, {}});
         }
         for (int slot : context.steps_[i].slots_to_release) context.slots_[slot].reset();
       }
@@ -153,6 +155,10 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
   recorded->direct_ = direct;
   for (Patch& patch : recorded->patches_) {
     for (int slot : patch.slots) patch.pointers.push_back(recorded->address(slot));
+    patch.params = std::make_unique<cuda::NodeParams>(*patch.launch, patch.pointers.data());
+  }
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    if (direct[i] && plan.storages[i].kind == Storage::Kind::kOutput) recorded->fresh_.push_back(static_cast<int>(i));
   }
   context.take_outputs();
   return recorded;
@@ -169,11 +175,10 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
       elements_of(slots_[slot]).copy_(elements_of(inputs[i]), /*non_blocking=*/true);
     }
   }
-  std::vector<at::Tensor> fresh(plan.storages.size());
-  for (size_t i = 0; i < plan.storages.size(); ++i) {
-    if (!direct_[i] || plan.storages[i].kind != Storage::Kind::kOutput) continue;
-    fresh[i] = empty_tensor(plan.storages[i].type);
-    base_[i] = fresh[i].data_ptr();
+  std::vector<at::Tensor> fresh(fresh_.size());
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    fresh[i] = empty_tensor(plan.storages[fresh_[i]].type);
+    base_[fresh_[i]] = fresh[i].data_ptr();
   }
   for (Patch& patch : patches_) {
     bool changed = false;
@@ -183,8 +188,7 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
       patch.pointers[k] = now;
     }
     if (!changed) continue;
-    cuda::NodeParams params(*patch.launch, patch.pointers.data());
-    cuda::check_driver(cuda::driver().graph_exec_kernel_node_set_params(exec_, patch.node, &params.params()),
+    cuda::check_driver(cuda::driver().graph_exec_kernel_node_set_params(exec_, patch.node, &patch.params->params()),
                        "write addresses into a CUDA graph");
   }
   C10_CUDA_CHECK(cudaGraphLaunch(exec_, static_cast<cudaStream_t>(stream)));
@@ -193,9 +197,10 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
   for (int slot : plan.outputs) {
     const Slot& s = plan.slots[slot];
     auto kind = plan.storages[s.storage].kind;
-    at::Tensor base = direct_[s.storage] && kind == Storage::Kind::kOutput ? fresh[s.storage]
-                      : kind == Storage::Kind::kInput                      ? inputs[plan.storages[s.storage].index]
-                                                                           : at::Tensor();
+    auto made = std::find(fresh_.begin(), fresh_.end(), s.storage);
+    at::Tensor base = made != fresh_.end()            ? fresh[made - fresh_.begin()]
+                      : kind == Storage::Kind::kInput ? inputs[plan.storages[s.storage].index]
+                                                      : at::Tensor();
     if (!base.defined()) {
       outputs.push_back(slots_[slot].clone());
     } else if (s.is_view) {

@@ -11,7 +11,7 @@ namespace {
 
 /// torchweld::run(Any segment, Any inputs) -> Tensor[]; `inputs` is a tuple.
 std::vector<at::Tensor> run(const c10::IValue& segment, const c10::IValue& inputs) {
-  if (!segment.isObject() || !segment.toObjectRef().type()->hasAttribute("engine") || !inputs.isTuple()) {
+  if (!segment.isObject() || !inputs.isTuple()) {
     throw Error("torchweld::run takes a segment of a compiled module and a tuple of its inputs");
   }
   return engine_of(segment)->run(segment, inputs.toTupleRef().elements().asArrayRef());

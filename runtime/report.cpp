@@ -26,11 +26,9 @@ void parse_field(TextReader& in, StoredFallback& fallback) { fallback = parse_fi
 struct Stored {
   std::vector<StoredFallback> fallbacks;
   double flops_in_engines = 0;
-  double build_seconds = 0;
   void fields(auto&& f) {
     f("fallbacks", fallbacks);
     f("flops_in_engines", flops_in_engines);
-    f("build_seconds", build_seconds);
   }
 };
 
@@ -83,7 +81,7 @@ std::string short_op(const std::string& text) {
 }  // namespace
 
 void store_report(torch::jit::Module& module, const Report& report) {
-  Stored stored{{}, report.flops_in_engines, report.build_seconds};
+  Stored stored{{}, report.flops_in_engines};
   for (const Fallback& f : report.fallbacks) stored.fallbacks.push_back({f.op, f.reason, f.source});
   module.register_attribute(kAttribute, c10::StringType::get(), print_fields(stored));
 }
@@ -98,7 +96,6 @@ Report stored_report(const torch::jit::Module& module) {
   Stored stored = parse_fields<Stored>(in);
   Report report;
   report.flops_in_engines = stored.flops_in_engines;
-  report.build_seconds = stored.build_seconds;
   for (const StoredFallback& f : stored.fallbacks) report.fallbacks.push_back({f.op, f.reason, f.source});
   return report;
 }
@@ -107,7 +104,7 @@ std::string Report::text() const {
   std::string out = std::to_string(engines.size()) + (engines.size() == 1 ? " engine, " : " engines, ") +
                     number(flops_in_engines * 100, 1) + " % of the arithmetic in engines, " +
                     std::to_string(fallbacks.size()) + " operation" + (fallbacks.size() == 1 ? "" : "s") +
-                    " left to LibTorch, built in " + number(build_seconds, 1) + " s\n";
+                    " left to LibTorch\n";
   for (const EngineReport& engine : engines) {
     out += "\n" + engine.name + ": " + std::to_string(engine.steps.size()) + " steps";
     if (!engine.precision.empty()) out += " in " + engine.precision;
@@ -147,8 +144,7 @@ std::string Report::json() const {
     return "{\"op\": " + quoted(f.op) + ", \"reason\": " + quoted(f.reason) + ", \"source\": " + quoted(f.source) + "}";
   };
   return "{\"engines\": " + json_list(engines, engine) + ", \"fallbacks\": " + json_list(fallbacks, fallback) +
-         ", \"flops_in_engines\": " + number(flops_in_engines, 6) + ", \"build_seconds\": " + number(build_seconds, 3) +
-         "}";
+         ", \"flops_in_engines\": " + number(flops_in_engines, 6) + "}";
 }
 
 }  // namespace torchweld

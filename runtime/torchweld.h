@@ -71,7 +71,6 @@ struct Report {
   std::vector<EngineReport> engines;
   std::vector<Fallback> fallbacks;
   double flops_in_engines = 0;  ///< 0..1
-  double build_seconds = 0;
   std::string text() const;
   std::string json() const;
 };
@@ -87,6 +86,8 @@ torch::jit::Module compile(const torch::jit::Module& module, const Signature& si
 Report dry_run(const torch::jit::Module& module, const Signature& signature, const Options& options = {});
 /// What a compiled module holds. Engines that have not been planned in this process are planned first.
 Report explain(const torch::jit::Module& compiled);
+/// Whether this build makes engines for CUDA; it needs no GPU to say so.
+bool has_cuda();
 /// Plans every engine for these arguments, as a first call would.
 void warm_up(torch::jit::Module& compiled, std::vector<c10::IValue> arguments);
 

@@ -21,11 +21,18 @@ void dump(const std::string& folder, const std::string& name, int number, const 
 
 const std::vector<Pass>& passes() {
   static const std::vector<Pass> table{
-      {"fold_constants", fold_constants},         {"simplify", simplify},
-      {"fold_batch_norm", fold_batch_norm},       {"share_common_nodes", share_common_nodes},
-      {"set_precision", set_precision},           {"layout", layout},
-      {"fold_constants", fold_constants},         {"simplify", simplify},
-      {"share_common_nodes", share_common_nodes}, {"fuse", fuse},
+      {"fold_constants", fold_constants},
+      {"simplify", simplify},
+      {"fold_batch_norm", fold_batch_norm},
+      {"share_common_nodes", share_common_nodes},
+      {"recognise_attention", recognise_attention},
+      {"set_precision", set_precision},
+      {"layout", layout},
+      {"fold_constants", fold_constants},
+      {"simplify", simplify},
+      {"share_common_nodes", share_common_nodes},
+      {"fuse", fuse},
+      {"fuse_blocks", fuse_blocks},
   };
   return table;
 }

@@ -17,6 +17,8 @@ struct PassContext {
   std::vector<c10::ScalarType> precisions = {c10::kFloat};
   /// Head of the names of dumped files, e.g. the engine's name.
   std::string name = "graph";
+  /// The device has kernels that take blocks of f16 and bf16 (CUDA, compute capability 8.0 and later).
+  bool tensor_cores = false;
 };
 
 /// One row of the table.
@@ -49,6 +51,12 @@ void fold_batch_norm(Graph& graph, const PassContext& context);
 /// Nodes with equal attributes and inputs are computed once. Large constants are equal when they are the same tensor.
 void share_common_nodes(Graph& graph, const PassContext& context);
 
+/// softmax(scale * q k^T + mask) v written out becomes an Attention node, whether the scale stands at q or behind the
+/// product, and the mask is added or (-inf) filled in; nothing else may read the scores and weights. Rows that are
+/// masked throughout keep their meaning (NaN for -inf). In f16 additive masks stay written out, for their large
+/// negative numbers do not hide a score from f32.
+void recognise_attention(Graph& graph, const PassContext& context);
+
 /// Computes f32 values in f16 or bf16 where the context allows it: convolutions, products, pooling, pointwise ops and
 /// what only moves elements. Powers, exponentials, sums, statistics, and whatever is not known to be safe stay f32;
 /// softmax and norms take reduced values and compute inside in f32. Graph inputs and outputs keep their dtypes by
@@ -63,5 +71,14 @@ void layout(Graph& graph, const PassContext& context);
 /// Groups nodes into Fused ones (see core/ops/fused.h): convolutions and products with the pointwise nodes that follow
 /// them, and chains and trees of pointwise nodes. The body means what the nodes meant.
 void fuse(Graph& graph, const PassContext& context);
+
+/// Groups what one kernel can keep on chip into blocks (fused nodes with several anchors) where the device has kernels
+/// for them: a depthwise convolution with the 1x1 convolutions before and after it (inverted residual, also with the
+/// block's input added); a scaling by one number per channel with the 1x1 convolution after it; a mean over positions
+/// with the two 1x1 convolutions after it, and the gating where no convolution follows it (squeeze-excitation); a mean
+/// over positions with a linear (and a cast to f32) after it. What lies between them must be read by nothing else. A
+/// block's body holds the nodes as they were; where no kernel is faster than these, `expand_blocks` (see groups.h) puts
+/// them back.
+void fuse_blocks(Graph& graph, const PassContext& context);
 
 }  // namespace torchweld

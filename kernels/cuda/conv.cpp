@@ -100,7 +100,13 @@ std::string entry(const Node& node, const ConvParts& parts, const std::string& c
          std::to_string(parts.x_index) + ", p, elements);\n}\n";
 }
 
-std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, int tile) {
+/// Results that one thread computes.
+struct DepthwiseTile {
+  int height = 1;
+  int width = 1;
+};
+
+std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, DepthwiseTile tile) {
   const Conv& conv = parts.conv;
   Loops& loops = parts.loops;
   loops.choose_width(width_of(parts, parts.x.shape[1]), false);
@@ -109,17 +115,18 @@ std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, int ti
   std::string window = "tw::Window<" +
                        numbers({rows, columns, conv.stride[0], conv.stride[1], conv.dilation[0], conv.dilation[1]}) +
                        ">";
-  Program program{"depthwise",
-                  emit_head(loops, {"conv.cuh"}) +
-                      "struct Params {\n  const void* weights;\n  const void* bias;\n  I items;\n  tw::Size<I> "
-                      "size[4];\n  I in[4];\n"
-                      "  I channels;\n  I out_width;\n  int height, width, pad_h, pad_w, vector_reads;\n" +
-                      loops.parameter_members() + "};\n" +
-                      emit_elements(parts.body, loops, parts.body.anchor->output()) +
-                      entry(node, parts, "tw::depthwise<" + window + ", " + numbers({tile, loops.width}) + ">")};
+  Program program{
+      "depthwise",
+      emit_head(loops, {"conv.cuh"}) +
+          "struct Params {\n  const void* weights;\n  const void* bias;\n  I items;\n  tw::Size<I> "
+          "size[4];\n  I in[4];\n"
+          "  I channels;\n  I out_height;\n  I out_width;\n  int height, width, pad_h, pad_w, vector_reads;\n" +
+          loops.parameter_members() + "};\n" + emit_elements(parts.body, loops, parts.body.anchor->output()) +
+          entry(node, parts, "tw::depthwise<" + window + ", " + numbers({tile.height, tile.width, loops.width}) + ">")};
   PackedConv packed = pack(node, parts, {2, 3, 0, 1});
   std::string type = loops.index_type();
-  Dims items = {loops.sizes[0], loops.sizes[1], ceil_div(loops.sizes[2], tile), loops.sizes[3] / loops.width};
+  Dims items = {loops.sizes[0], ceil_div(loops.sizes[1], tile.height), ceil_div(loops.sizes[2], tile.width),
+                loops.sizes[3] / loops.width};
   int64_t count = std::accumulate(items.begin(), items.end(), int64_t{1}, std::multiplies<>());
   Arguments arguments;
   add_pointer(arguments, packed.weight);
@@ -128,6 +135,7 @@ std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, int ti
   for (int64_t size : items) add_size(arguments, size, type);
   for (int64_t stride : strides_nhwc(parts.x)) add_index(arguments, stride, type);
   add_index(arguments, parts.x.shape[1], type);
+  add_index(arguments, loops.sizes[1], type);
   add_index(arguments, loops.sizes[2], type);
   for (int64_t number : {parts.x.shape[2], parts.x.shape[3], conv.padding[0], conv.padding[1]})
     arguments.add(static_cast<int32_t>(number));
@@ -194,16 +202,21 @@ void propose_depthwise(const Node& node, const KernelContext& context, Offers& o
   expect(parts.channels_last && (parts.x.strides[1] == 1 || parts.x.shape[1] == 1), "not channels-last");
   constexpr int64_t kLargestWindow = 121;
   expect(parts.weight.size(2) * parts.weight.size(3) <= kLargestWindow, "a window of more than 121 elements");
-  // More results per thread read less, fewer fill the machine.
-  constexpr int64_t kEnoughThreads = 1 << 15;
+  // More results per thread read less, fewer fill the machine. The largest tile that leaves enough threads comes first.
+  constexpr int64_t kEnoughThreads = 1 << 13;
   int64_t threads = parts.loops.positions() / width_of(parts, parts.x.shape[1]);
-  int preferred = threads / 4 >= kEnoughThreads ? 4 : threads / 2 >= kEnoughThreads ? 2 : 1;
-  std::vector<int> tiles = {preferred};
-  for (int tile : {1, 2, 4}) {
-    if (context.tune && tile != preferred) tiles.push_back(tile);
-  }
-  for (int tile : tiles) {
-    offers.add("tile" + std::to_string(tile), [&node, parts, tile] { return make_depthwise(node, parts, tile); });
+  // Registers do not do for several rows of results and a large window.
+  constexpr int64_t kSmallWindow = 25;
+  bool small = parts.weight.size(2) * parts.weight.size(3) <= kSmallWindow;
+  std::vector<DepthwiseTile> tiles = {{2, 2}, {2, 1}, {1, 2}, {1, 1}};
+  if (!small) tiles = {{1, 2}, {1, 1}};
+  auto fills = [&](DepthwiseTile tile) { return threads / (tile.height * tile.width) >= kEnoughThreads; };
+  std::stable_partition(tiles.begin(), tiles.end(), fills);
+  if (std::none_of(tiles.begin(), tiles.end(), fills)) std::reverse(tiles.begin(), tiles.end());
+  if (!context.tune) tiles.resize(1);
+  for (DepthwiseTile tile : tiles) {
+    std::string config = std::to_string(tile.height) + "x" + std::to_string(tile.width);
+    offers.add(config, [&node, parts, tile] { return make_depthwise(node, parts, tile); });
   }
 }
 

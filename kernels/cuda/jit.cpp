@@ -40,9 +40,12 @@ std::string nvrtc_version() {
   return std::to_string(major) + "." + std::to_string(minor);
 }
 
-std::vector<std::string> compile_options(const std::string& arch) {
-  return {"--gpu-architecture=" + arch, "--std=c++17", "--device-as-default-execution-space",
-          "--extra-device-vectorization", "--ptxas-options=--verbose"};
+std::vector<std::string> compile_options(const Program& program, const std::string& arch) {
+  std::vector<std::string> options = {"--gpu-architecture=" + arch, "--std=c++17",
+                                      "--device-as-default-execution-space", "--extra-device-vectorization",
+                                      "--ptxas-options=--verbose"};
+  if (program.coarse) options.insert(options.end(), {"--prec-div=false", "--prec-sqrt=false"});
+  return options;
 }
 
 std::string key_of(const Program& program, const std::string& arch) {
@@ -53,7 +56,7 @@ std::string key_of(const Program& program, const std::string& arch) {
   }();
   static const std::string version = nvrtc_version();
   std::string all = version + "\n" + headers + "\n";
-  for (const std::string& option : compile_options(arch)) all += option + "\n";
+  for (const std::string& option : compile_options(program, arch)) all += option + "\n";
   return program.name + "-" + arch + "-" + digest(all + program.text);
 }
 
@@ -219,7 +222,7 @@ std::string arch_of_device(int device) {
 
 Compiled compile_afresh(const Program& program, const std::string& arch) {
   NvrtcProgram unit(program);
-  nvrtcResult result = unit.compile(compile_options(arch));
+  nvrtcResult result = unit.compile(compile_options(program, arch));
   if (result != NVRTC_SUCCESS) {
     throw InternalError("device code '" + program.name + "' does not compile for " + arch + ":\n" + unit.log() +
                         program.text);
@@ -241,24 +244,44 @@ std::string compile(const Program& program, const std::string& arch) {
   return key;
 }
 
-Function load(const Program& program, int device, unsigned shared_bytes) {
+bool is_compiled(const Program& program, int device) {
+  return !store().find(key_of(program, arch_of_device(device))).empty();
+}
+
+Function load(const Program& program, int device, unsigned shared_bytes, unsigned cluster) {
   static std::mutex mutex;
-  static auto* loaded = new std::map<std::pair<std::string, int>, CUfunction>;
+  struct Loaded {
+    CUfunction function = nullptr;
+    unsigned shared_bytes = 48 << 10;  // What a launch may use without asking.
+  };
+  static auto* loaded = new std::map<std::pair<std::string, int>, Loaded>;
   std::string key = compile(program, arch_of_device(device));
   std::lock_guard lock(mutex);
-  CUfunction& function = (*loaded)[{key, device}];
+  Loaded& entry = (*loaded)[{key, device}];
+  CUfunction& function = entry.function;
   if (!function) {
     c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     C10_CUDA_CHECK(cudaFree(nullptr));  // Makes the device's primary context current.
     CUmodule module = nullptr;
     check_driver(driver().module_load_data(&module, store().find(key).data()), "load machine code");
     check_driver(driver().module_get_function(&function, module, "kernel"), "find a kernel's entry point");
+    // Neighbouring kernels with different splits of the SM's memory do not overlap, so all ask for the same one.
+    constexpr int kMostSharedMemory = 100;
+    check_driver(
+        driver().func_set_attribute(function, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, kMostSharedMemory),
+        "choose a kernel's split of memory");
   }
-  constexpr unsigned kWithoutAsking = 48 << 10;
-  if (shared_bytes > kWithoutAsking) {
+  // Launches of several sizes share a function, and the largest must stay allowed.
+  if (shared_bytes > entry.shared_bytes) {
+    entry.shared_bytes = shared_bytes;
     check_driver(driver().func_set_attribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                              static_cast<int>(shared_bytes)),
                  "give a kernel " + std::to_string(shared_bytes) + " bytes of shared memory");
+  }
+  constexpr unsigned kPortableCluster = 8;
+  if (cluster > kPortableCluster) {
+    check_driver(driver().func_set_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
+                 "allow a kernel clusters of " + std::to_string(cluster) + " blocks");
   }
   return {function, key};
 }

@@ -14,6 +14,8 @@ namespace torchweld::cuda {
 struct Program {
   std::string name;  ///< What reports call it, e.g. "pointwise".
   std::string text;
+  /// Results are rounded to 16 bits: divisions and square roots may be 2 units of f32 off, and cost less.
+  bool coarse = false;
 };
 
 /// The name by which NVRTC knows an architecture, from a device's compute capability: "sm_80", "sm_90a".
@@ -25,6 +27,8 @@ std::string arch_of_device(int device);
 /// Threads that ask for the same program wait for one compilation. Throws InternalError with the compiler's log, or
 /// UnavailableError without NVRTC. Returns the key under which the code is kept.
 std::string compile(const Program& program, const std::string& arch);
+/// True when machine code of the program for a CUDA device of this machine is in memory.
+bool is_compiled(const Program& program, int device);
 /// Compiles without any cache and returns the log of the assembler (registers, spills) beside the machine code.
 struct Compiled {
   std::string cubin;
@@ -33,12 +37,12 @@ struct Compiled {
 Compiled compile_afresh(const Program& program, const std::string& arch);
 
 /// The entry point of the program on a device, which stays loaded until the process ends. `shared_bytes` is the dynamic
-/// shared memory it will be launched with.
+/// shared memory it will be launched with, `cluster` the number of blocks per cluster.
 struct Function {
   CUfunction handle = nullptr;
   std::string cubin;
 };
-Function load(const Program& program, int device, unsigned shared_bytes = 0);
+Function load(const Program& program, int device, unsigned shared_bytes = 0, unsigned cluster = 1);
 
 /// Machine code of these keys, for a saved module; unknown keys are left out.
 std::vector<std::pair<std::string, std::string>> export_cubins(const std::vector<std::string>& keys);

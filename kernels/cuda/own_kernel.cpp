@@ -47,6 +47,7 @@ std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program
   launch.grid[1] = static_cast<unsigned>(shape.blocks_y);
   launch.block[0] = shape.threads;
   launch.shared_bytes = shape.shared_bytes;
+  launch.cluster = shape.cluster;
   launch.pointers = node.inputs().size() - packed.size() + node.outputs().size();
   arguments.finish();
   launch.arguments = std::move(arguments);
@@ -55,7 +56,7 @@ std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program
     sink()(program);
   } else {
     int device = device_of(node);
-    Function function = load(program, device, shape.shared_bytes);
+    Function function = load(program, device, shape.shared_bytes, shape.cluster);
     launch.function = function.handle;
     launch.cubin = function.cubin;
     int major = 0;

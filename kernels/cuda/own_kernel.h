@@ -30,6 +30,7 @@ struct Shape {
   int64_t blocks_y = 1;
   unsigned threads = 256;
   unsigned shared_bytes = 0;
+  unsigned cluster = 1;  ///< Blocks per cluster along x, at most 16; divides `blocks`. More than 1 needs sm_90.
 };
 
 /// Compiles and loads `program` for the device of `node` and makes it a kernel of the node.

@@ -14,10 +14,10 @@ from . import _startup
 
 _startup.check_torch()
 
-from ._C import Report
+from ._C import Report, has_cuda
 from ._compare import Comparison, compare
 from ._compile import compile, dry_run, explain, load, warm_up
 from ._inputs import Input
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Input", "Report", "compare", "compile", "dry_run", "explain", "load", "warm_up"]
+__all__ = ["Comparison", "Input", "Report", "compare", "compile", "dry_run", "explain", "has_cuda", "load", "warm_up"]

@@ -49,6 +49,7 @@ def compile(
     disable_tf32: compute float32 on CUDA without TF32.
     workspace_size: largest workspace of a kernel in bytes; 0 chooses.
     optimization_level: 0 chooses kernels by rules, nothing is run; 1..5 by timing every offer, ever longer.
+        From 3 on, a segment that LibTorch was measured to run faster is left to it; the report says so.
     timing_cache: a text file of timings, read before and written after.
     outside_range: a call outside the ranges runs in LibTorch ("torch"), raises ("error"), or is planned ("build").
     max_cached_plans: plans kept per engine.

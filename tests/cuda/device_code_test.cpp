@@ -10,6 +10,7 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/jit.h"
+#include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
 
 namespace torchweld::cuda_tests {
@@ -22,7 +23,12 @@ using Programs = std::map<std::string, std::pair<std::string, cuda::Program>>;
 
 void collect(const Case& c, Programs& programs) {
   std::vector<cuda::Program> found = programs_of(c);
-  for (const cuda::Program& program : found) programs.emplace(program.text, std::pair(c.name, program));
+  std::map<std::string, int> count;
+  for (const cuda::Program& program : found) {
+    // Tiles of matrix products differ in numbers only.
+    constexpr int kEnough = 3;
+    if (++count[program.name] <= kEnough) programs.emplace(program.text, std::pair(c.name, program));
+  }
   bool library_only = c.name.starts_with("matmul") || c.name.starts_with("linear_");
   EXPECT_TRUE(!found.empty() || library_only) << "no own kernel takes " << c.name;
 }
@@ -68,6 +74,12 @@ TEST(DeviceCode, CompilesForOtherDtypes) {
     for (const Case& c : cases(dtype, kDevice, false)) collect(c, programs);
   }
   compile_all(programs, {"sm_80"}, true);
+}
+
+TEST(DeviceCode, OddProductsCompile) {
+  Programs programs;
+  for (const Case& c : odd_products(c10::kHalf, kDevice, false)) collect(c, programs);
+  compile_all(programs, {"sm_75", "sm_90a"}, true);
 }
 
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {

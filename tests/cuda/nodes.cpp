@@ -22,6 +22,7 @@
 #include "core/ops/softmax.h"
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/conv.h"
+#include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pointwise.h"
@@ -409,6 +410,7 @@ std::vector<NamedTactic> own_tactics() {
           {"depthwise", cuda::propose_depthwise},
           {"direct_conv", cuda::propose_direct_conv},
           {"few_rows", cuda::propose_few_rows},
+          {"implicit_gemm", cuda::propose_implicit_gemm},
           {"pool", cuda::propose_pool},
           {"reduce", cuda::propose_reduce},
           {"rows", cuda::propose_rows},

@@ -66,6 +66,7 @@ const Pass& find_pass(const std::string& name) {
 
 PassContext context_of(const Case& test) {
   PassContext context;
+  context.tensor_cores = true;
   if (test.name.find("[f16]") != std::string::npos) context.precisions.push_back(c10::kHalf);
   if (test.name.find("[bf16]") != std::string::npos) context.precisions.push_back(c10::kBFloat16);
   return context;

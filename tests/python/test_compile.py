@@ -273,6 +273,67 @@ def test_excluded_operators_and_modules(small_net, device):
     assert any("linear" in fallback.op or "addmm" in fallback.op for fallback in report.fallbacks)
 
 
+def test_segment_that_needs_only_the_size_of_another_ones_result(device):
+    def by_size(x, y):
+        a = torch.relu(x * 2.0 + 1.0)
+        s = torch.sin(y)
+        return torch.relu(s.view(a.size(0), -1) * 2.0 + 1.0), torch.exp(torch.cos(a * 3.0))
+
+    inputs = [torch.randn(4, 6, device=device), torch.randn(24, device=device)]
+    script = torch.jit.script(by_size)
+    options = dict(min_block_size=1, torch_executed_ops=["aten::sin", "aten::cos"])
+    compiled = torchweld.compile(script, inputs, **options)
+    assert len(torchweld.explain(compiled).engines) > 1
+    for result, wanted in zip(compiled(*inputs), by_size(*inputs)):
+        torch.testing.assert_close(result, wanted)
+
+
+class Listed(torch.nn.Module):
+    """Keeps tensors in a list, one of which it writes, beside a buffer that it only reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.caches = [torch.zeros(4), torch.ones(4)]
+        self.register_buffer("offset", torch.full((4,), 3.0))
+
+    def forward(self, x):
+        self.caches[0].add_(x)
+        return torch.relu(self.caches[0] * 2.0 + self.offset)
+
+
+def test_tensor_of_a_list_that_the_module_writes():
+    eager = Listed()
+    compiled = torchweld.compile(torch.jit.script(Listed()), [torch.zeros(4)], min_block_size=1)
+    for _ in range(3):
+        x = torch.rand(4)
+        torch.testing.assert_close(compiled(x), eager(x))
+
+
+class Masking(torch.nn.Module):
+    """Writes into what may be new memory or an input; its weights are neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 6)
+
+    def forward(self, x, flag: bool):
+        mask = x if flag else torch.zeros_like(x)
+        mask.add_(1.0)
+        return torch.relu(self.linear(torch.exp(x * 0.5))), mask
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_writing_an_input_leaves_weights_in_engines(device, flag):
+    net = Masking().eval().to(device)
+    x = torch.randn(3, 6, device=device)
+    compiled = torchweld.compile(torch.jit.script(net), [x, flag], min_block_size=1)
+    assert not any("GetAttr" in fallback.op for fallback in torchweld.explain(compiled).fallbacks)
+    ours, wanted = x.clone(), x.clone()
+    for result, right in zip(compiled(ours, flag), net(wanted, flag)):
+        torch.testing.assert_close(result, right)
+    torch.testing.assert_close(ours, wanted)
+
+
 def test_small_segments_stay_in_torch(small_net, device):
     compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE], min_block_size=1000)
     report = torchweld.explain(compiled)

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "conversion/passes/passes.h"
@@ -54,14 +55,17 @@ TEST(PassRunner, WritesStagesThatChangedTheGraph) {
   Setting dump("TORCHWELD_DUMP", folder);
   auto graph = Graph::parse(kChain);
   optimize(*graph, {.precisions = {c10::kFloat}, .name = "chain"});
-  for (const char* stage : {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10"}) {
+  // simplify drops the second relu; what is left is fused.
+  std::set<std::string> changing = {"simplify", "fuse"};
+  for (size_t i = 0; i <= passes().size(); ++i) {
+    std::string stage = (i < 10 ? "0" : "") + std::to_string(i);
     std::string path = folder + "/chain." + stage + ".txt";
     std::ifstream file(path);
-    bool changed = std::string(stage) == "00" || std::string(stage) == "02" || std::string(stage) == "10";
+    bool changed = i == 0 || changing.erase(passes()[i - 1].name) > 0;
     EXPECT_EQ(file.good(), changed) << stage;
     std::stringstream text;
     text << file.rdbuf();
-    if (std::string(stage) == "10") {
+    if (i > 0 && std::string(passes()[i - 1].name) == "fuse") {
       EXPECT_EQ(text.str(), "# after fuse\n" + graph->text() + "\n");
     }
     if (changed) std::remove(path.c_str());

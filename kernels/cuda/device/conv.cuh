@@ -13,34 +13,75 @@ struct Window {
   static constexpr int dilation_h = dilation_h_, dilation_w = dilation_w_;
 };
 
-// One row of the window for `tile` neighbouring results of V channels each. Input columns are read once and serve every
-// result whose window covers them.
-template <class W, int tile, int V, class X, class I>
-__device__ __forceinline__ void depthwise_row(const X* row, I step, bool aligned, int first, int width,
-                                              const X* weights, I weight_step, Compute<X> (&sum)[tile][V]) {
-  Compute<X> w[W::columns][V];
+// V neighbouring elements as they lie in memory, so that many reads can be under way before any is needed.
+template <int V, class S>
+struct Packet {
+  using W = Word<sizeof(S) * V>;
+  union {
+    W words[sizeof(S) * V / sizeof(W)];
+    S elements[V];
+  };
+  __device__ __forceinline__ void read(const S* p, bool aligned, bool wanted) {
 #pragma unroll
-  for (int s = 0; s < W::columns; ++s) read<V>(weights + s * weight_step, true, w[s]);
-  constexpr int span = (tile - 1) * W::stride_w + (W::columns - 1) * W::dilation_w + 1;
+    for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i) words[i] = W{};
+    if (!wanted) return;
+    if (aligned) {
 #pragma unroll
-  for (int c = 0; c < span; ++c) {
-    const int column = first + c;
-    if (column < 0 || column >= width) continue;
-    Compute<X> v[V];
-    read<V>(row + column * step, aligned, v);
+      for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i) words[i] = reinterpret_cast<const W*>(p)[i];
+    } else {
 #pragma unroll
-    for (int s = 0; s < W::columns; ++s) {
-      const int ahead = c - s * W::dilation_w;
-      if (ahead < 0 || ahead % W::stride_w != 0 || ahead / W::stride_w >= tile) continue;
+      for (int i = 0; i < V; ++i) elements[i] = p[i];
+    }
+  }
+};
+
+// The filters of V channels. Small windows are read at once, before the input is there; of large ones a row is read
+// when it is needed, since registers would not do.
+template <class Win, int V, class X>
+struct Filters {
+  static constexpr int most_registers = 112;
+  static constexpr bool at_once = Win::rows * Win::columns * V * static_cast<int>(sizeof(X)) / 4 <= most_registers;
+  static constexpr int kept_rows = at_once ? Win::rows : 1;
+  const X* weights;
+  long long channels;
+  Packet<V, X> rows[kept_rows][Win::columns];
+
+  __device__ __forceinline__ void read_row(int r, int slot) {
 #pragma unroll
-      for (int k = 0; k < V; ++k) sum[ahead / W::stride_w][k] += v[k] * w[s][k];
+    for (int s = 0; s < Win::columns; ++s) rows[slot][s].read(weights + (r * Win::columns + s) * channels, true, true);
+  }
+  __device__ __forceinline__ Filters(const X* at, long long count) : weights(at), channels(count) {
+    if constexpr (at_once) {
+#pragma unroll
+      for (int r = 0; r < Win::rows; ++r) read_row(r, r);
+    }
+  }
+  __device__ __forceinline__ const Packet<V, X>* row(int r) {
+    if constexpr (at_once) return rows[r];
+    read_row(r, 0);
+    return rows[0];
+  }
+};
+
+// One row of the input for the results that read it with row r of the filters.
+template <class Win, int tile_w, int V, int span, class X>
+__device__ __forceinline__ void take_row(const Packet<V, X> (&input)[span], const Packet<V, X>* filter,
+                                         Compute<X> (&sum)[tile_w][V]) {
+#pragma unroll
+  for (int s = 0; s < Win::columns; ++s) {
+#pragma unroll
+    for (int t = 0; t < tile_w; ++t) {
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        sum[t][k] += widen(input[t * Win::stride_w + s * Win::dilation_w].elements[k]) * widen(filter[s].elements[k]);
+      }
     }
   }
 }
 
 // x [N,H,W,C] by strides p.in (C innermost), weights [rows][columns][C], bias [C] in the compute type or null. One
-// thread computes V channels of `tile` results in a row.
-template <class Win, int tile, int V, class X, class Params, class E>
+// thread computes V channels of tile_h x tile_w neighbouring results, and reads each input once for all of them.
+template <class Win, int tile_h, int tile_w, int V, class X, class Params, class E>
 __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& elements) {
   using I = decltype(p.items);
   using A = Compute<X>;
@@ -55,30 +96,46 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
   divide(rest, p.size[1], rest, i1);
   const I i0 = rest;
   i3 *= V;
-  i2 *= tile;
-  const X* weights = reinterpret_cast<const X*>(p.weights) + i3;
-  A sum[tile][V];
+  i2 *= tile_w;
+  i1 *= tile_h;
+  Filters<Win, V, X> filters(reinterpret_cast<const X*>(p.weights) + i3, p.channels);
+  A sum[tile_h][tile_w][V];
 #pragma unroll
   for (int k = 0; k < V; ++k) {
     const A b = p.bias ? reinterpret_cast<const A*>(p.bias)[i3 + k] : A(0);
 #pragma unroll
-    for (int t = 0; t < tile; ++t) sum[t][k] = b;
+    for (int t = 0; t < tile_h * tile_w; ++t) sum[t / tile_w][t % tile_w][k] = b;
   }
   const bool aligned = p.vector_reads && is_aligned<V>(x);
   const int top = static_cast<int>(i1) * Win::stride_h - p.pad_h;
   const int left = static_cast<int>(i2) * Win::stride_w - p.pad_w;
+  const X* base = x + i0 * p.in[0] + i3 + top * p.in[1] + left * p.in[2];
+  constexpr int span_h = (tile_h - 1) * Win::stride_h + (Win::rows - 1) * Win::dilation_h + 1;
+  constexpr int span_w = (tile_w - 1) * Win::stride_w + (Win::columns - 1) * Win::dilation_w + 1;
   wait_for_previous();
-  const X* base = x + i0 * p.in[0] + i3;
 #pragma unroll
-  for (int r = 0; r < Win::rows; ++r) {
-    const int row = top + r * Win::dilation_h;
-    if (row < 0 || row >= p.height) continue;
-    depthwise_row<Win, tile, V>(base + row * p.in[1], p.in[2], aligned, left, p.width,
-                                weights + static_cast<I>(r * Win::columns) * p.channels, p.channels, sum);
+  for (int a = 0; a < span_h; ++a) {
+    const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
+    Packet<V, X> input[span_w];
+#pragma unroll
+    for (int c = 0; c < span_w; ++c) {
+      const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
+      input[c].read(base + a * p.in[1] + c * p.in[2], aligned, wanted);
+    }
+#pragma unroll
+    for (int t = 0; t < tile_h; ++t) {
+      const int below = a - t * Win::stride_h;
+      if (below < 0 || below % Win::dilation_h != 0 || below / Win::dilation_h >= Win::rows) continue;
+      take_row<Win, tile_w, V, span_w>(input, filters.row(below / Win::dilation_h), sum[t]);
+    }
   }
 #pragma unroll
-  for (int t = 0; t < tile; ++t) {
-    if (i2 + t < p.out_width) elements.template run<V>(sum[t], i0, i1, i2 + t, i3);
+  for (int t = 0; t < tile_h; ++t) {
+#pragma unroll
+    for (int u = 0; u < tile_w; ++u) {
+      const bool exists = i1 + t < p.out_height && i2 + u < p.out_width;
+      if (exists) elements.template run<V>(sum[t][u], i0, i1 + t, i2 + u, i3);
+    }
   }
 }
 

@@ -85,6 +85,21 @@ struct SquaresState {
   __device__ __forceinline__ void take(T x, long long, T center) { sum += (x - center) * (x - center); }
   __device__ __forceinline__ void merge(const SquaresState& other) { sum += other.sum; }
 };
+// Squared distances from a rounded mean; what the mean is off shows in the sum of the distances and is taken out again
+// (the corrected two-pass formula of Chan, Golub and LeVeque, 1983).
+template <class T>
+struct DeviationState {
+  T squares = T(0);
+  T sum = T(0);
+  __device__ __forceinline__ void take(T x, long long, T center) {
+    squares += (x - center) * (x - center);
+    sum += x - center;
+  }
+  __device__ __forceinline__ void merge(const DeviationState& other) {
+    squares += other.squares;
+    sum += other.sum;
+  }
+};
 template <class T>
 struct ExponentialsState {
   T sum = T(0);
@@ -151,16 +166,17 @@ struct ReduceArgmin {
 template <class T>
 struct ReduceVar {
   using First = SumState<T>;
-  using State = SquaresState<T>;
+  using State = DeviationState<T>;
   static constexpr bool two_passes = true;
   __device__ static T result(const State& s, double count, T, double parameter) {
     const double divisor = count - parameter;
-    return s.sum / static_cast<T>(divisor > 0 ? divisor : 0);
+    const T squares = s.squares - s.sum * s.sum / static_cast<T>(count);
+    return max(squares, T(0)) / static_cast<T>(divisor > 0 ? divisor : 0);
   }
 };
 template <class T>
 struct ReduceStd : ReduceVar<T> {
-  __device__ static T result(const SquaresState<T>& s, double count, T center, double parameter) {
+  __device__ static T result(const DeviationState<T>& s, double count, T center, double parameter) {
     return sqrt(ReduceVar<T>::result(s, count, center, parameter));
   }
 };

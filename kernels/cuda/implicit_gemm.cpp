@@ -297,6 +297,10 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   const Node* anchor = fused ? anchor_of(*fused) : &node;
   if (!anchor || !(anchor->as<Conv>() || anchor->as<Linear>())) return;
   Parts parts = take_apart(node, context);
+  // Reading the weights takes all the time there, and rounding to TF32 saves none of it.
+  constexpr int64_t kFewRows = 32;
+  expect(parts.dtype != c10::kFloat || anchor->as<Conv>() || parts.problem.rows() > kFewRows,
+         "f32 with few rows, where TF32 is not faster");
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
   GemmDevice device{limits.processors, limits.shared_bytes, limits.major >= 9};

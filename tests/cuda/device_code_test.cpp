@@ -26,7 +26,7 @@ void collect(const Case& c, Programs& programs) {
   std::map<std::string, int> count;
   for (const cuda::Program& program : found) {
     // Tiles of matrix products differ in numbers only.
-    constexpr int kEnough = 3;
+    constexpr int kEnough = 2;
     if (++count[program.name] <= kEnough) programs.emplace(program.text, std::pair(c.name, program));
   }
   bool library_only = c.name.starts_with("matmul") || c.name.starts_with("linear_");

@@ -198,13 +198,8 @@ Value* import_slice_scatter(ImportArgs& a) {
   expect(x->type.rank() > 0, "slice_scatter: input must have a dimension");
   expect(a.integer("step") == 1, "slice_scatter: a step beside 1");
   int64_t axis = a.axis("dim", x);
-  int64_t size = x->type.shape[axis];
-  auto bound = [&](const char* name, int64_t otherwise) {
-    int64_t at = a.integer_or(name, otherwise);
-    return std::clamp<int64_t>(at < 0 ? at + size : at, 0, size);
-  };
-  int64_t start = bound("start", 0);
-  return replace_slice(a, x, a.exact_value("src"), axis, start, std::max(start, bound("end", size)));
+  auto [start, end] = slice_bounds(a, x->type.shape[axis]);
+  return replace_slice(a, x, a.exact_value("src"), axis, start, end);
 }
 
 Value* import_select_scatter(ImportArgs& a) {

@@ -31,6 +31,15 @@ Value* unsqueeze(ImportArgs& a, Value* x, int64_t axis) {
   return a.emit(Reshape{.shape = std::move(shape)}, {x});
 }
 
+std::pair<int64_t, int64_t> slice_bounds(ImportArgs& a, int64_t size) {
+  auto bound = [&](const char* name, int64_t otherwise) {
+    int64_t at = a.integer_or(name, otherwise);
+    return std::clamp<int64_t>(at < 0 ? at + size : at, 0, size);
+  };
+  int64_t start = bound("start", 0);
+  return {start, std::max(start, bound("end", size))};
+}
+
 Dims iota(int64_t count) {
   Dims result(static_cast<size_t>(count));
   std::iota(result.begin(), result.end(), 0);

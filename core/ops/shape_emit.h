@@ -13,6 +13,8 @@ Value* reshape(ImportArgs& a, Value* x, Dims shape);
 Value* permute(ImportArgs& a, Value* x, Dims order);
 /// Elements start, start+step ... below end along `axis`; `x` itself when these are all.
 Value* slice(ImportArgs& a, Value* x, int64_t axis, int64_t start, int64_t end, int64_t step = 1);
+/// Arguments "start" and "end" of a slice of `size` elements, as numbers from 0 to size with start <= end.
+std::pair<int64_t, int64_t> slice_bounds(ImportArgs& a, int64_t size);
 /// `x` repeated to `shape`; `x` itself when it has that.
 Value* expand(ImportArgs& a, Value* x, Dims shape);
 /// `x` with a dimension of size 1 more, at `axis` of the result.

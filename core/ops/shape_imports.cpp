@@ -259,13 +259,7 @@ Value* import_slice(ImportArgs& a) {
   Value* x = a.value("self");
   expect(x->type.rank() > 0, "slice: input must have a dimension");
   int64_t axis = a.axis("dim", x);
-  int64_t size = x->type.shape[axis];
-  auto bound = [&](const char* name, int64_t otherwise) {
-    int64_t at = a.integer_or(name, otherwise);
-    return std::clamp<int64_t>(at < 0 ? at + size : at, 0, size);
-  };
-  int64_t start = bound("start", 0);
-  int64_t end = std::max(start, bound("end", size));
+  auto [start, end] = slice_bounds(a, x->type.shape[axis]);
   return slice(a, x, axis, start, end, a.integer("step"));
 }
 

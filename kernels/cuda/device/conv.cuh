@@ -1,6 +1,7 @@
 // Convolutions without tensor cores: depthwise, and any grouping one result at a time.
 #pragma once
 
+#include "staged.cuh"
 #include "types.cuh"
 
 namespace tw {
@@ -13,28 +14,6 @@ struct Window {
   static constexpr int dilation_h = dilation_h_, dilation_w = dilation_w_;
 };
 
-// V neighbouring elements as they lie in memory, so that many reads can be under way before any is needed.
-template <int V, class S>
-struct Packet {
-  using W = Word<sizeof(S) * V>;
-  union {
-    W words[sizeof(S) * V / sizeof(W)];
-    S elements[V];
-  };
-  __device__ __forceinline__ void read(const S* p, bool aligned, bool wanted) {
-#pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i) words[i] = W{};
-    if (!wanted) return;
-    if (aligned) {
-#pragma unroll
-      for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i) words[i] = reinterpret_cast<const W*>(p)[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < V; ++i) elements[i] = p[i];
-    }
-  }
-};
-
 // The filters of V channels. Small windows are read at once, before the input is there; of large ones a row is read
 // when it is needed, since registers would not do.
 template <class Win, int V, class X>
@@ -44,11 +23,11 @@ struct Filters {
   static constexpr int kept_rows = at_once ? Win::rows : 1;
   const X* weights;
   long long channels;
-  Packet<V, X> rows[kept_rows][Win::columns];
+  Staged<V, X> rows[kept_rows][Win::columns];
 
   __device__ __forceinline__ void read_row(int r, int slot) {
 #pragma unroll
-    for (int s = 0; s < Win::columns; ++s) rows[slot][s].read(weights + (r * Win::columns + s) * channels, true, true);
+    for (int s = 0; s < Win::columns; ++s) rows[slot][s].fetch(weights + (r * Win::columns + s) * channels, true);
   }
   __device__ __forceinline__ Filters(const X* at, long long count) : weights(at), channels(count) {
     if constexpr (at_once) {
@@ -56,7 +35,7 @@ struct Filters {
       for (int r = 0; r < Win::rows; ++r) read_row(r, r);
     }
   }
-  __device__ __forceinline__ const Packet<V, X>* row(int r) {
+  __device__ __forceinline__ const Staged<V, X>* row(int r) {
     if constexpr (at_once) return rows[r];
     read_row(r, 0);
     return rows[0];
@@ -65,7 +44,7 @@ struct Filters {
 
 // One row of the input for the results that read it with row r of the filters.
 template <class Win, int tile_w, int V, int span, class X>
-__device__ __forceinline__ void take_row(const Packet<V, X> (&input)[span], const Packet<V, X>* filter,
+__device__ __forceinline__ void take_row(const Staged<V, X> (&input)[span], const Staged<V, X>* filter,
                                          Compute<X> (&sum)[tile_w][V]) {
 #pragma unroll
   for (int s = 0; s < Win::columns; ++s) {
@@ -116,11 +95,11 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
 #pragma unroll
   for (int a = 0; a < span_h; ++a) {
     const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
-    Packet<V, X> input[span_w];
+    Staged<V, X> input[span_w];
 #pragma unroll
     for (int c = 0; c < span_w; ++c) {
       const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
-      input[c].read(base + a * p.in[1] + c * p.in[2], aligned, wanted);
+      input[c].fetch_or_zero(base + a * p.in[1] + c * p.in[2], aligned, wanted);
     }
 #pragma unroll
     for (int t = 0; t < tile_h; ++t) {

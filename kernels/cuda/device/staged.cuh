@@ -24,6 +24,12 @@ struct Staged {
       for (int i = 0; i < V; ++i) elements[i] = p[i];
     }
   }
+  // The same, or zeros without reading.
+  __device__ __forceinline__ void fetch_or_zero(const S* p, bool aligned, bool wanted) {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(S) * V / sizeof(W)); ++i) words[i] = W{};
+    if (wanted) fetch(p, aligned);
+  }
   // Elements `step` apart.
   template <class I>
   __device__ __forceinline__ void fetch_apart(const S* p, I step) {

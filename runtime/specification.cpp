@@ -198,7 +198,7 @@ Specification specify(const jit::Module& module, const std::string& method, cons
   const c10::FunctionSchema& schema = module.get_method(method).function().getSchema();
   bool has_range = false;
   for (const Input& input : signature.inputs) has_range = has_range || input.min_shape != input.max_shape;
-  for (Dims Input::*shape : {&Input::opt_shape, &Input::min_shape, &Input::max_shape}) {
+  for (Dims Input::* shape : {&Input::opt_shape, &Input::min_shape, &Input::max_shape}) {
     std::vector<at::Tensor> tensors;
     for (const Input& input : signature.inputs) tensors.push_back(meta_tensor(input, input.*shape, otherwise));
     result.arguments.push_back(arguments_at(schema, signature, tensors));

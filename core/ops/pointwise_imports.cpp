@@ -338,9 +338,8 @@ void define_arithmetic(PointwiseBuilder& op) {
   // In-place forms whose overloads are named otherwise.
   op.import("aten::pow_.Tensor", import_pow);
   op.import("aten::float_power_.Tensor", import_float_power);
-  op.import("aten::floor_divide_.Tensor", [](ImportArgs& a) {
-    return emit_promoted(a, "floor_div", {"self", "other"});
-  });
+  op.import("aten::floor_divide_.Tensor",
+            [](ImportArgs& a) { return emit_promoted(a, "floor_div", {"self", "other"}); });
   op.import("aten::ceil", import_rounding("ceil"))
       .import("aten::floor", import_rounding("floor"))
       .import("aten::round", import_rounding("round"))

@@ -109,13 +109,13 @@ inline void depthwise_vector(const Tile& tile, int64_t column, int64_t padded, i
         if constexpr (kAt >= 0 && kAt % kStride == 0 && kAt / kStride < kRows)
           sums[kAt / kStride] = at::vec::fmadd(x, w[kTap], sums[kAt / kStride]);
       };
-      [&]<int... kTaps>(std::integer_sequence<int, kTaps...>) { (add_tap(std::integral_constant<int, kTaps>()), ...); }
-      (std::make_integer_sequence<int, kKernel>());
+      [&]<int... kTaps>(std::integer_sequence<int, kTaps...>) {
+        (add_tap(std::integral_constant<int, kTaps>()), ...);
+      }(std::make_integer_sequence<int, kKernel>());
     };
     [&]<int... kPixels>(std::integer_sequence<int, kPixels...>) {
       (add_pixel(std::integral_constant<int, kPixels>()), ...);
-    }
-    (std::make_integer_sequence<int, (kRows - 1) * kStride + kKernel>());
+    }(std::make_integer_sequence<int, (kRows - 1) * kStride + kKernel>());
   }
   V low(tile.low);
   V high(tile.high);

@@ -20,8 +20,8 @@ PRECISIONS = [("cpu", torch.float32), ("cuda:0", torch.float32), ("cuda:0", torc
 
 
 def seeded(name):
-    """Random weights, with batch norms that keep the signal from dying or exploding on its way to the end: rounding errors
-    would grow with it, and whose grows more would be chance."""
+    """Random weights, with batch norms that keep the signal from dying or exploding on its way to the end: rounding
+    errors would grow with it, and whose grows more would be chance."""
     torch.manual_seed(0)
     options = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
     net = models.get_model(name, weights=None, **options).eval()

@@ -284,7 +284,7 @@ def test_segment_that_needs_only_the_size_of_another_ones_result(device):
     options = dict(min_block_size=1, torch_executed_ops=["aten::sin", "aten::cos"])
     compiled = torchweld.compile(script, inputs, **options)
     assert len(torchweld.explain(compiled).engines) > 1
-    for result, wanted in zip(compiled(*inputs), by_size(*inputs)):
+    for result, wanted in zip(compiled(*inputs), by_size(*inputs), strict=True):
         torch.testing.assert_close(result, wanted)
 
 
@@ -329,7 +329,7 @@ def test_writing_an_input_leaves_weights_in_engines(device, flag):
     compiled = torchweld.compile(torch.jit.script(net), [x, flag], min_block_size=1)
     assert not any("GetAttr" in fallback.op for fallback in torchweld.explain(compiled).fallbacks)
     ours, wanted = x.clone(), x.clone()
-    for result, right in zip(compiled(ours, flag), net(wanted, flag)):
+    for result, right in zip(compiled(ours, flag), net(wanted, flag), strict=True):
         torch.testing.assert_close(result, right)
     torch.testing.assert_close(ours, wanted)
 

@@ -68,7 +68,7 @@ template <class To, class From>
 __device__ __forceinline__ To convert(From v) {
   if constexpr (same<To, bool>) {
     return v != From(0);
-  } else if constexpr ((same<From, float> || same<From, double>)&&sizeof(To) < 4) {
+  } else if constexpr ((same<From, float> || same<From, double>) && sizeof(To) < 4) {
     return static_cast<To>(static_cast<long long>(v));
   } else {
     return static_cast<To>(v);

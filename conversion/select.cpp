@@ -32,6 +32,8 @@
 namespace torchweld {
 namespace {
 
+size_t most_workers() { return std::clamp(std::thread::hardware_concurrency(), 1u, 32u); }
+
 /// Calls `work(i)` for 0..count-1 on all cores. The first exception is thrown again when all have ended.
 void for_each_in_parallel(size_t count, c10::Device device, const std::function<void(size_t)>& work) {
   std::atomic<size_t> next{0};
@@ -50,7 +52,7 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
       }
     }
   };
-  size_t workers = std::min<size_t>(count, std::clamp(std::thread::hardware_concurrency(), 1u, 32u));
+  size_t workers = std::min(count, most_workers());
   std::vector<std::thread> threads;
   for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
   loop();
@@ -75,6 +77,10 @@ struct Candidates {
 
 std::string describe(const Offers::Offer& offer) {
   return offer.tactic + (offer.config.empty() ? "" : " " + offer.config);
+}
+
+void log_drop(const Node& node, const Offers::Offer& offer, const std::exception& error) {
+  log(2, "dropped for " + node.op() + ": " + describe(offer) + ": " + error.what());
 }
 
 /// Nodes that become steps: neither constants nor free views.
@@ -159,7 +165,7 @@ class Selector {
     }
     std::vector<std::pair<std::string, const Node*>> kinds(unknown.begin(), unknown.end());
     // Candidates hold packed weights, so only as many kinds are open at once as keep all cores busy.
-    const size_t group = 2 * std::clamp(std::thread::hardware_concurrency(), 1u, 32u);
+    const size_t group = 2 * most_workers();
     for (size_t begin = 0; begin < kinds.size(); begin += group) {
       std::vector<Candidates> candidates(std::min(group, kinds.size() - begin));
       if (progress) progress(begin, kinds.size());
@@ -193,7 +199,7 @@ class Selector {
       candidates.kernels[i] = offer.build();
       return true;
     } catch (const std::exception& error) {
-      log(2, "dropped for " + node.op() + ": " + describe(offer) + ": " + error.what());
+      log_drop(node, offer, error);
       candidates.failures += "; " + describe(offer) + ": " + error.what();
       return false;
     }
@@ -212,7 +218,7 @@ class Selector {
         times[i] = measure(*candidates.kernels[i], bench, device_, budget);
         log(4, node.op() + ": " + describe(offer) + " " + std::to_string(times[i]) + " us");
       } catch (const std::exception& error) {
-        log(2, "dropped for " + node.op() + ": " + describe(offer) + ": " + error.what());
+        log_drop(node, offer, error);
         times[i] = std::numeric_limits<double>::infinity();
       }
     };

@@ -354,11 +354,12 @@ c10::intrusive_ptr<Engine> Engine::load(Saved saved) {
 
 c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment) {
   // By name a segment's hundreds of weights would be searched at each call; the engine is the attribute added last.
+  if (!segment.isObject()) throw Error(kWrongArguments);
   const std::vector<c10::IValue>& slots = segment.toObjectRef().slots();
   for (auto slot = slots.rbegin(); slot != slots.rend(); ++slot) {
     if (slot->isCustomClass()) return slot->toCustomClass<Engine>();
   }
-  throw Error("torchweld::run takes a segment of a compiled module and a tuple of its inputs");
+  throw Error(kWrongArguments);
 }
 
 }  // namespace torchweld

@@ -112,6 +112,9 @@ class Engine : public torch::CustomClassHolder {
   std::vector<std::string> warned_;
 };
 
+/// What torchweld::run says to other arguments than its own.
+inline constexpr const char* kWrongArguments =
+    "torchweld::run takes a segment of a compiled module and a tuple of its inputs";
 /// The engine of a segment module. Throws Error when there is none.
 c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment);
 

@@ -11,10 +11,9 @@ namespace {
 
 /// torchweld::run(Any segment, Any inputs) -> Tensor[]; `inputs` is a tuple.
 std::vector<at::Tensor> run(const c10::IValue& segment, const c10::IValue& inputs) {
-  if (!segment.isObject() || !inputs.isTuple()) {
-    throw Error("torchweld::run takes a segment of a compiled module and a tuple of its inputs");
-  }
-  return engine_of(segment)->run(segment, inputs.toTupleRef().elements().asArrayRef());
+  c10::intrusive_ptr<Engine> engine = engine_of(segment);
+  if (!inputs.isTuple()) throw Error(kWrongArguments);
+  return engine->run(segment, inputs.toTupleRef().elements().asArrayRef());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "kernels/cpu/anchor.h"
 
 namespace torchweld::cpu {
 namespace {
@@ -56,14 +57,10 @@ bool is_residual(const Node& node) {
 Anchored take_apart(const Node& node, bool (*is_anchor)(const Node&)) {
   Anchored result;
   result.node = &node;
+  auto [anchor, inputs] = find_anchor(node, is_anchor);
+  result.anchor = anchor;
+  result.inputs = std::move(inputs);
   auto* fused = node.as<Fused>();
-  result.anchor = fused ? anchor_of(*fused) : &node;
-  expect(result.anchor && is_anchor(*result.anchor), "not this kernel's op");
-  for (size_t i = 0; i < result.anchor->inputs().size(); ++i) {
-    const Value* v = result.anchor->input(i);
-    expect(!fused || !v->producer(), "pointwise nodes stand before the anchor");
-    result.inputs.push_back(fused ? v->index() : i);
-  }
   if (!fused) return result;
   expect(node.outputs().size() == 1, "more than one result");
   const Value* value = result.anchor->output();

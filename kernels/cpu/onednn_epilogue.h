@@ -32,13 +32,9 @@ struct Anchored {
   Value* input(size_t i) const { return node->input(inputs.at(i)); }
 };
 
-/// Takes `node` apart when its anchor is of op A. Throws Unsupported when the anchor is another op, when pointwise
-/// nodes stand before it, or when oneDNN has no post-op for those behind it.
-template <class A>
-Anchored anchored(const Node& node);
-
+/// Takes a node apart. Throws Unsupported where find_anchor does, or when oneDNN has no post-op for what follows.
 Anchored take_apart(const Node& node, bool (*is_anchor)(const Node&));
-
+/// The same for an anchor of op A.
 template <class A>
 Anchored anchored(const Node& node) {
   return take_apart(node, [](const Node& candidate) { return candidate.as<A>() != nullptr; });

@@ -6,6 +6,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "kernels/cpu/anchor.h"
 
 namespace torchweld::cpu {
 namespace {
@@ -80,14 +81,10 @@ void add_rest(const Node& node, const Graph& body, const std::vector<const Node*
 
 Tail take_tail(const Node& node, bool (*is_anchor)(const Node&)) {
   Tail tail;
+  auto [anchor, inputs] = find_anchor(node, is_anchor);
+  tail.anchor = anchor;
+  tail.inputs = std::move(inputs);
   auto* fused = node.as<Fused>();
-  tail.anchor = fused ? anchor_of(*fused) : &node;
-  expect(tail.anchor && is_anchor(*tail.anchor), "not this kernel's op");
-  for (size_t i = 0; i < tail.anchor->inputs().size(); ++i) {
-    const Value* v = tail.anchor->input(i);
-    expect(!fused || !v->producer(), "pointwise nodes stand before the anchor");
-    tail.inputs.push_back(fused ? v->index() : i);
-  }
   if (!fused) return tail;
   expect(node.outputs().size() == 1, "more than one result");
   const Graph& body = *fused->body;

@@ -25,13 +25,10 @@ struct Tail {
   std::vector<size_t> rest_inputs;  ///< Inputs of the node behind inputs 1, 2 ... of the program.
 };
 
-/// Takes a node apart that is an anchor of op A or a fused one around it. Throws Unsupported when the anchor is another
-/// op, when pointwise nodes stand before it, or when what follows has no block functions.
-template <class A>
-Tail tail_of(const Node& node);
-
+/// Takes a node apart. Throws Unsupported where find_anchor does, or when what follows the anchor has no block
+/// functions.
 Tail take_tail(const Node& node, bool (*is_anchor)(const Node&));
-
+/// The same for an anchor of op A.
 template <class A>
 Tail tail_of(const Node& node) {
   return take_tail(node, [](const Node& candidate) { return candidate.as<A>() != nullptr; });

@@ -7,6 +7,8 @@
 
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/fused.h"
+#include "core/ops/pointwise.h"
 #include "kernels/cuda/own_kernel.h"
 
 namespace torchweld::cuda {
@@ -56,6 +58,20 @@ std::string emit_after(const BlockPart& part, const std::string& name, bool with
   if (part.added) names[part.body.graph->inputs()[part.added_input].get()] = "added[k]";
   return emit_pointwise(*part.body.graph, names, name, with_added ? "added" : "");
 }
+
+std::string emit_gated(const Graph& graph, size_t gate_input, const std::string& name) {
+  std::map<const Value*, std::string> names;
+  for (size_t i = 0; i < graph.inputs().size(); ++i)
+    names[graph.inputs()[i].get()] = i == gate_input ? "gate[k]" : "acc[k]";
+  return emit_pointwise(graph, names, name, "gate");
+}
+
+bool is_pointwise(const Node& node) {
+  auto* fused = node.as<Fused>();
+  return node.as<Pointwise>() || (fused && !is_block(*fused) && !anchor_of(*fused));
+}
+
+at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
 
 DeviceLimits limits_of(const Node& node) {
   DeviceLimits limits;

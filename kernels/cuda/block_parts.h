@@ -37,6 +37,16 @@ std::string emit_pointwise(const Graph& graph, std::map<const Value*, std::strin
 /// The same for the pointwise nodes after a part's anchor, with the operand "added" when `with_added`.
 std::string emit_after(const BlockPart& part, const std::string& name, bool with_added);
 
+/// The same for pointwise nodes of one tensor, which is in acc, and a gate: input `gate_input` of the graph, the
+/// operand.
+std::string emit_gated(const Graph& graph, size_t gate_input, const std::string& name);
+
+/// True for a pointwise node, alone or as a fused node without an anchor.
+bool is_pointwise(const Node& node);
+
+/// A copy in host memory, without gaps.
+at::Tensor as_f32(const at::Tensor& tensor);
+
 /// What bounds the kernels of a node's device.
 struct DeviceLimits {
   int major = 9;  ///< Compute capability.

@@ -41,11 +41,6 @@ void expect_position_conv(const BlockPart& part) {
   expect(plain && part.weight.size(2) == 1 && part.weight.size(3) == 1, "a convolution beside it is not a plain 1x1");
 }
 
-bool is_pointwise(const Node& node) {
-  auto* fused = node.as<Fused>();
-  return node.as<Pointwise>() || (fused && !is_block(*fused) && !anchor_of(*fused));
-}
-
 /// A pointwise node that multiplies, or the like, each channel of a tensor [N,C,H,W] by one of [N,C,1,1].
 void take_scale(const Node& node, const Node& inner, BlockConvs& convs) {
   convs.scale = body_of(inner);
@@ -175,19 +170,8 @@ BlockConvs take_apart(const Node& node) {
   return convs;
 }
 
-/// `template ... void scale(float (&acc)[V], const float (&gate)[V])`.
-std::string emit_scale(const BlockConvs& convs) {
-  const Graph& graph = *convs.scale->graph;
-  std::map<const Value*, std::string> names;
-  for (size_t i = 0; i < graph.inputs().size(); ++i)
-    names[graph.inputs()[i].get()] = i == convs.gate_input ? "gate[k]" : "acc[k]";
-  return emit_pointwise(graph, names, "scale", "gate");
-}
-
 /// Where a lane of the tensor cores finds its 4 neighbouring channels: row r of 16 packed rows is this channel.
 int64_t channel_of_row(int64_t row) { return row / 16 * 16 + row % 8 / 2 * 4 + row % 16 / 8 * 2 + row % 2; }
-
-at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
 
 /// Numbers of a f32 tensor; zeros when it is undefined.
 struct Numbers {
@@ -288,7 +272,7 @@ std::string emit_config(const BlockConvs& convs, const ResidualLayout& l) {
                      {"added_at", l.added_at}});
   if (convs.expand) text += emit_after(*convs.expand, "after_expand", false);
   if (convs.depthwise) text += emit_after(*convs.depthwise, "after_depthwise", false);
-  if (convs.scale) text += emit_scale(convs);
+  if (convs.scale) text += emit_gated(*convs.scale->graph, convs.gate_input, "scale");
   if (convs.project) text += emit_after(*convs.project, "after_project", true);
   return text + "};\n";
 }

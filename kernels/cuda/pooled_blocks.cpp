@@ -30,11 +30,6 @@ struct PooledParts {
   int64_t pixels() const { return x.shape[2] * x.shape[3]; }
 };
 
-bool is_pointwise(const Node& node) {
-  auto* fused = node.as<Fused>();
-  return node.as<Pointwise>() || (fused && !is_block(*fused) && !anchor_of(*fused));
-}
-
 void expect_position_product(const BlockPart& part) {
   if (part.anchor().as<Linear>()) return;
   auto* conv = part.anchor().as<Conv>();
@@ -208,8 +203,6 @@ struct Config {
   std::string finish() const { return text + weights.text() + memory.text() + "};\n"; }
 };
 
-at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
-
 /// Rows first ... of a matrix [rows, columns] from column `from` on, as many as there are.
 void put_rows(PackedBytes& bytes, int64_t at, int64_t step, const at::Tensor& matrix, int64_t first, int64_t rows,
               int64_t from, int64_t columns) {
@@ -226,15 +219,6 @@ void put_bias(PackedBytes& bytes, int64_t at, const at::Tensor& bias, int64_t fi
   at::Tensor numbers = as_f32(bias);
   for (int64_t i = 0; i < std::min(count, numbers.numel() - first); ++i)
     bytes.put_f32(at + i * 4, numbers.const_data_ptr<float>()[first + i]);
-}
-
-/// `template ... void after_gate(float (&x)[V], const float (&gate)[V])`.
-std::string emit_gate(const PooledParts& parts) {
-  const Graph& graph = *parts.gate->graph;
-  std::map<const Value*, std::string> names;
-  for (size_t i = 0; i < graph.inputs().size(); ++i)
-    names[graph.inputs()[i].get()] = i == parts.gate_input ? "gate[k]" : "acc[k]";
-  return emit_pointwise(graph, names, "after_gate", "gate");
 }
 
 Program program_of(const Node& node, const PooledParts& parts, const Config& config, const std::string& name) {
@@ -301,7 +285,7 @@ ExciteLayout lay_out_excite(const PooledParts& parts, const Sharing& sharing, bo
                  Config::number("excite_lanes", lanes_per_row(channels, squeezed, sharing.threads)) +
                  emit_after(parts.products[0], "after_squeeze", false) +
                  emit_after(parts.products[1], "after_excite", false);
-  if (parts.gate) config.text += emit_gate(parts);
+  if (parts.gate) config.text += emit_gated(*parts.gate->graph, parts.gate_input, "after_gate");
   return l;
 }
 

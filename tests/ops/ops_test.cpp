@@ -48,6 +48,7 @@ class CaseTest : public testing::Test {
         }
       }
     }
+    if (runs_ == 0) GTEST_SKIP() << "LibTorch itself runs the row for no dtype on this device";
   }
 
  private:
@@ -56,7 +57,10 @@ class CaseTest : public testing::Test {
   }
 
   void run(const CompiledCase& compiled, const std::vector<at::Tensor>& inputs, Layout layout) {
-    if (*row_.refusal) return expect_refusal(compiled, inputs);
+    if (*row_.refusal) {
+      ++runs_;
+      return expect_refusal(compiled, inputs);
+    }
     std::vector<at::Tensor> eager;
     try {
       eager = compiled.run_eager(inputs);
@@ -67,6 +71,7 @@ class CaseTest : public testing::Test {
       if (words.find("view size is not compatible") != std::string::npos && layout != Layout::kContiguous) return;
       throw;
     }
+    ++runs_;
     std::vector<at::Tensor> reference = compiled.run_eager(widened(inputs));
     try {
       std::unique_ptr<Graph> graph = compiled.import(inputs);
@@ -115,6 +120,7 @@ class CaseTest : public testing::Test {
 
   const Case& row_;
   c10::DeviceType device_;
+  int runs_ = 0;  // dtypes, shapes and layouts that were compared with LibTorch
 };
 
 void collect_operators(const torch::jit::Block* block, std::set<std::string>& names) {

@@ -1,10 +1,12 @@
 """compare(): how far a compiled module is from the original, judged by a run in float64."""
 
+import contextlib
 import copy
 import dataclasses
 
 import torch
 
+from ._compile import explain
 from ._inputs import bind_call
 
 
@@ -55,16 +57,23 @@ class Comparison:
 def compare(module, compiled, inputs, *, precision=None):
     """Runs both modules on `inputs` and both against a float64 run of the original.
 
-    The compiled module passes when each of its outputs is at most twice as far from float64 as the original's, plus one
-    rounding unit of the dtype at the size of the result. precision: the reduced dtype that was enabled, torch.half or
-    torch.bfloat16; the original is then run in that dtype too. When the original cannot run in float64, the reference
-    is the original itself. Modules must be functional: each is run once or twice.
+    The compiled module passes when each of its outputs is at most twice as far from float64 as the original's, plus two
+    rounding units of the dtype at the size of the result. precision: the reduced dtype that was enabled, torch.half or
+    torch.bfloat16; the original is then run in that dtype too. Engines that may compute in TF32 are compared with the
+    original run in TF32. When the original cannot run in float64, the reference is the original itself. Modules must be
+    functional: each is run once or twice.
     """
+    tf32 = any("tf32" in engine.precision for engine in explain(compiled).engines)
     args, kwargs = bind_call(inputs)
     with torch.no_grad():
         actual = flatten(compiled(*args, **kwargs))
         plain = flatten(module(*args, **kwargs))
-        eager = plain if precision is None else flatten(_run_as(module, precision, args, kwargs))
+        eager = plain
+        if precision is not None:
+            eager = flatten(_run_as(module, precision, args, kwargs))
+        elif tf32:
+            with _tf32_allowed():
+                eager = flatten(module(*args, **kwargs))
         try:
             exact, reference = flatten(_run_as(module, torch.float64, args, kwargs)), "float64"
         except RuntimeError:
@@ -74,7 +83,7 @@ def compare(module, compiled, inputs, *, precision=None):
             f"the modules return different structures: {[n for n, _ in plain]} and {[n for n, _ in actual]}"
         )
     rows = zip(actual, eager, exact, strict=True)
-    outputs = [_judge(name, a, e, x, precision) for (name, a), (_, e), (_, x) in rows]
+    outputs = [_judge(name, a, e, x, precision, tf32) for (name, a), (_, e), (_, x) in rows]
     tolerance = max((_distance(a, p)[0] for (_, a), (_, p) in zip(actual, plain, strict=False)), default=0.0)
     return Comparison(outputs, tolerance, reference)
 
@@ -107,6 +116,16 @@ def _run_as(module, dtype, args, kwargs):
     return copy.deepcopy(module).to(dtype)(*_cast(args, dtype), **_cast(kwargs, dtype))
 
 
+@contextlib.contextmanager
+def _tf32_allowed():
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+
+
 def _distance(a, b):
     """(largest absolute difference, its index); NaN and infinities are equal to themselves."""
     if a.shape != b.shape:
@@ -121,7 +140,7 @@ def _distance(a, b):
     return float(gap.flatten()[flat]), tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), gap.shape))
 
 
-def _judge(name, actual, eager, exact, precision):
+def _judge(name, actual, eager, exact, precision, tf32):
     error, index = _distance(actual, exact)
     eager_error, _ = _distance(eager, exact)
     allowed = 2 * eager_error
@@ -129,5 +148,6 @@ def _judge(name, actual, eager, exact, precision):
     if dtype.is_floating_point:
         finite = exact.double()[exact.isfinite()]
         size = float(finite.abs().max()) if finite.numel() else 0.0
-        allowed += torch.finfo(dtype).eps * size
+        unit = 2.0**-10 if tf32 and dtype == torch.float32 else torch.finfo(dtype).eps
+        allowed += 2 * unit * size
     return OutputError(name, error, eager_error, allowed, index, error <= allowed)

@@ -18,7 +18,7 @@
 #include "core/ops/fused.h"
 #include "kernels/cuda/own_kernel.h"
 #include "tests/cuda/blocks.h"
-#include "tests/cuda/tolerance.h"
+#include "tests/tolerance.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -90,8 +90,6 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
     }
     at::Tensor eager = run_aten(*c.graph, inputs)[0];
     at::Tensor reference = run_f64(*c.graph, inputs)[0];
-    const TensorType& type = c.graph->inputs()[0]->type;
-    double unit = rounding_unit(type.dtype, false);
     Offers offers = offers_of(c);
     for (const auto& [tactic, reason] : offers.refusals())
       std::cout << c.name << ": " << tactic << ": " << reason << "\n";
@@ -112,7 +110,7 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
           ADD_FAILURE() << what << ": " << cudaGetErrorString(status);
           return ran;
         }
-        std::string wrong = compare(output, eager, reference, largest_number(inputs), unit);
+        std::string wrong = test::compare(output, eager, reference, test::largest_number(inputs));
         EXPECT_TRUE(wrong.empty()) << what << ": " << wrong;
         ++ran;
       } catch (const std::exception& error) {

@@ -22,7 +22,7 @@
 #include "core/ops/pointwise.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
-#include "tests/cuda/tolerance.h"
+#include "tests/tolerance.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -121,7 +121,7 @@ Expected expect_of(const Case& c, const Manner& manner) {
   expected.eager = run_aten(*c.graph, expected.inputs);
   bool integers = !expected.inputs.empty() && !expected.inputs[0].is_floating_point();
   expected.reference = integers ? expected.eager : run_f64(*c.graph, expected.inputs);
-  expected.largest = largest_number(expected.inputs);
+  expected.largest = test::largest_number(expected.inputs);
   return expected;
 }
 
@@ -144,8 +144,8 @@ void run_offer(const Case& c, const std::string& what, const Kernel& kernel, con
   cudaError_t status = cudaDeviceSynchronize();
   ASSERT_EQ(status, cudaSuccess) << what << ": " << cudaGetErrorString(status);
   for (size_t i = 0; i < outputs.size(); ++i) {
-    double unit = rounding_unit(outputs[i].scalar_type(), manner.allow_tf32);
-    std::string wrong = compare(outputs[i], expected.eager[i], expected.reference[i], expected.largest, unit);
+    std::string wrong =
+        test::compare(outputs[i], expected.eager[i], expected.reference[i], expected.largest, manner.allow_tf32);
     EXPECT_TRUE(wrong.empty()) << what << ", output " << i << ": " << wrong;
   }
 }

@@ -9,7 +9,6 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
-#include <limits>
 #include <random>
 
 #include "conversion/convert.h"
@@ -103,32 +102,6 @@ void flatten(const c10::IValue& value, std::vector<at::Tensor>& out) {
   }
 }
 
-std::string number_text(double number) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.9g", number);
-  return text;
-}
-
-std::string at_element(const char* what, int64_t i, double engine, double eager, double reference) {
-  return std::string(what) + " at element " + std::to_string(i) + ": engine " + number_text(engine) + ", eager " +
-         number_text(eager) + ", f64 " + number_text(reference);
-}
-
-at::Tensor flat_doubles(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kDouble).contiguous().view({-1}); }
-
-double rounding_unit(c10::ScalarType dtype) {
-  switch (dtype) {
-    case c10::kHalf:
-      return 0x1p-10;
-    case c10::kBFloat16:
-      return 0x1p-7;
-    case c10::kFloat:
-      return std::numeric_limits<float>::epsilon();
-    default:
-      return std::numeric_limits<double>::epsilon();
-  }
-}
-
 }  // namespace
 
 const char* layout_name(Layout layout) {
@@ -189,7 +162,11 @@ std::vector<at::Tensor> CompiledCase::run_plan(const std::vector<at::Tensor>& in
   c10::Device device = inputs[0].device();
   std::shared_ptr<Plan> plan = convert(script(), arguments, device, options, "case", /*tune=*/false, cache);
   Executor executor(plan, /*cuda_graphs=*/true);
-  executor.run(poison);
+  try {
+    executor.run(poison);
+  } catch (const c10::Error&) {
+    // Some operators raise on NaN, as an inverse does on CUDA.
+  }
   return executor.run(inputs);
 }
 
@@ -233,53 +210,6 @@ std::vector<at::Tensor> widened(const std::vector<at::Tensor>& inputs) {
   for (const at::Tensor& tensor : inputs)
     result.push_back(tensor.is_floating_point() ? tensor.to(c10::kCPU, c10::kDouble) : tensor.to(c10::kCPU));
   return result;
-}
-
-double largest_number(const std::vector<at::Tensor>& tensors) {
-  double largest = 0;
-  for (const at::Tensor& tensor : tensors) {
-    if (!tensor.is_floating_point()) continue;
-    at::Tensor flat = flat_doubles(tensor);
-    for (int64_t i = 0; i < flat.numel(); ++i) {
-      double number = std::abs(flat.const_data_ptr<double>()[i]);
-      if (std::isfinite(number)) largest = std::max(largest, number);
-    }
-  }
-  return largest;
-}
-
-std::string compare(const at::Tensor& engine, const at::Tensor& eager, const at::Tensor& reference, double largest) {
-  at::Tensor e = flat_doubles(engine);
-  at::Tensor g = flat_doubles(eager);
-  at::Tensor r = flat_doubles(reference);
-  const double* ep = e.const_data_ptr<double>();
-  const double* gp = g.const_data_ptr<double>();
-  const double* rp = r.const_data_ptr<double>();
-  bool exact = !eager.is_floating_point();
-  double unit = rounding_unit(eager.scalar_type());
-  double eager_error = 0;
-  double engine_error = 0;
-  int64_t worst = 0;
-  for (int64_t i = 0; i < e.numel(); ++i) {
-    bool same = ep[i] == gp[i] || (std::isnan(ep[i]) && std::isnan(gp[i]));
-    if (exact || !std::isfinite(gp[i])) {
-      if (!same) return at_element("different", i, ep[i], gp[i], rp[i]);
-      continue;
-    }
-    if (!std::isfinite(ep[i])) return at_element("not finite", i, ep[i], gp[i], rp[i]);
-    if (!std::isfinite(rp[i])) continue;
-    largest = std::max(largest, std::abs(rp[i]));
-    eager_error = std::max(eager_error, std::abs(gp[i] - rp[i]));
-    if (std::abs(ep[i] - rp[i]) > engine_error) {
-      engine_error = std::abs(ep[i] - rp[i]);
-      worst = i;
-    }
-  }
-  // A run in f64 is its own reference, so its error is not seen.
-  if (eager.scalar_type() == c10::kDouble) eager_error = std::max(eager_error, unit * largest);
-  if (engine_error <= 2 * eager_error + unit * largest) return "";
-  return at_element("too far off", worst, ep[worst], gp[worst], rp[worst]) + "; errors: engine " +
-         number_text(engine_error) + ", eager " + number_text(eager_error) + ", largest number " + number_text(largest);
 }
 
 }  // namespace torchweld::test

@@ -43,13 +43,6 @@ std::vector<c10::ScalarType> dtypes_of(const Case& row);
 std::vector<at::Tensor> make_inputs(const Case& row, const std::vector<Shape>& shapes, c10::ScalarType dtype,
                                     Layout layout, c10::Device device);
 
-/// The one tolerance rule: against a run in f64, `engine` may be at most twice as far off as `eager`, plus one rounding
-/// unit of the dtype at the largest number among inputs and result. Integers, bools, NaN and infinities must be the
-/// same. Empty when it holds, else what is wrong.
-std::string compare(const at::Tensor& engine, const at::Tensor& eager, const at::Tensor& reference,
-                    double largest_input);
-/// The largest finite magnitude in floating tensors; 0 when there is none.
-double largest_number(const std::vector<at::Tensor>& tensors);
 /// The f64 twin of inputs: floating tensors widened, others as they are.
 std::vector<at::Tensor> widened(const std::vector<at::Tensor>& inputs);
 

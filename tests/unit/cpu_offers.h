@@ -16,6 +16,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "kernels/kernel.h"
+#include "tests/tolerance.h"
 
 namespace torchweld::test {
 
@@ -57,40 +58,6 @@ inline std::string with_dtype_name(std::string text, const std::string& dtype) {
   return text;
 }
 
-inline double rounding_unit_of(c10::ScalarType dtype) {
-  return dtype == c10::kHalf ? 0x1p-11 : dtype == c10::kBFloat16 ? 0x1p-8 : dtype == c10::kFloat ? 0x1p-24 : 0x1p-53;
-}
-
-/// The tolerance rule for one offer's result, with room for ATen's luck in tensors of few numbers: at most three times
-/// as far from the run in f64 as ATen, plus two rounding units of the largest number. NaN, infinities, integers and
-/// bools are ATen's.
-inline void expect_within_rule(const at::Tensor& result, const at::Tensor& eager, const at::Tensor& reference,
-                               double largest, const std::string& what) {
-  at::Tensor r = result.to(c10::kDouble).contiguous();
-  at::Tensor e = eager.to(c10::kDouble).contiguous();
-  at::Tensor exact = reference.to(c10::kDouble).contiguous();
-  double eager_error = 0;
-  double error = 0;
-  for (int64_t i = 0; i < r.numel(); ++i) {
-    double ours = r.const_data_ptr<double>()[i];
-    double atens = e.const_data_ptr<double>()[i];
-    double wanted = exact.const_data_ptr<double>()[i];
-    bool same = ours == atens || (std::isnan(ours) && std::isnan(atens));
-    if (!eager.is_floating_point() || !std::isfinite(atens)) {
-      ASSERT_TRUE(same) << what << " element " << i << ": " << ours << ", ATen " << atens;
-      continue;
-    }
-    ASSERT_TRUE(std::isfinite(ours)) << what << " element " << i << ": " << ours << ", ATen " << atens;
-    largest = std::max(largest, std::abs(wanted));
-    eager_error = std::max(eager_error, std::abs(atens - wanted));
-    error = std::max(error, std::abs(ours - wanted));
-  }
-  if (eager.scalar_type() == c10::kDouble)
-    eager_error = std::max(eager_error, rounding_unit_of(c10::kDouble) * 64 * largest);
-  EXPECT_LE(error, 3 * eager_error + 2 * rounding_unit_of(eager.scalar_type()) * largest)
-      << what << ", ATen " << eager_error;
-}
-
 /// What tactic `wanted` offers for the last node of `text`, whose dtypes stand as "T[...]", keeps the tolerance rule on
 /// `inputs`; it does offer.
 inline void expect_exact(const std::string& text, const std::string& dtype, const std::vector<at::Tensor>& inputs,
@@ -98,15 +65,7 @@ inline void expect_exact(const std::string& text, const std::string& dtype, cons
   auto graph = Graph::parse(with_dtype_name(text, dtype));
   auto wide = Graph::parse(with_dtype_name(text, "f64"));
   std::vector<at::Tensor> exact_inputs;
-  double largest = 0;
-  for (const at::Tensor& x : inputs) {
-    exact_inputs.push_back(x.is_floating_point() ? x.to(c10::kDouble) : x);
-    at::Tensor flat = x.to(c10::kDouble).contiguous();
-    for (int64_t i = 0; i < flat.numel(); ++i) {
-      double number = std::abs(flat.const_data_ptr<double>()[i]);
-      if (std::isfinite(number)) largest = std::max(largest, number);
-    }
-  }
+  for (const at::Tensor& x : inputs) exact_inputs.push_back(x.is_floating_point() ? x.to(c10::kDouble) : x);
   // The weights of both graphs are the first one's.
   for (auto a = graph->nodes().begin(), b = wide->nodes().begin(); a != graph->nodes().end(); ++a, ++b) {
     if ((*a)->as<Constant>())
@@ -123,8 +82,8 @@ inline void expect_exact(const std::string& text, const std::string& dtype, cons
     for (size_t i = 0; i < eager.size(); ++i) {
       ASSERT_TRUE(
           same_layout(graph->outputs()[i]->type.shape, results[i].strides().vec(), graph->outputs()[i]->type.strides));
-      expect_within_rule(results[i], eager[i], reference[i], largest,
-                         offer.tactic + " " + offer.config + " " + dtype + " " + text);
+      EXPECT_EQ(compare(results[i], eager[i], reference[i], largest_number(inputs)), "")
+          << offer.tactic << " " << offer.config << " " << dtype << " " << text;
     }
   }
   std::string why;

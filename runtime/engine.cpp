@@ -180,7 +180,7 @@ void Engine::build(const c10::IValue& segment, const CallSignature& signature,
   state_.signatures.push_back(signature);
 }
 
-std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms) {
+std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms) try {
   constexpr double kMargin = 1.05;
   std::vector<at::Tensor> tensors;
   std::vector<c10::IValue> arguments;
@@ -196,6 +196,8 @@ std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms
   state_.left_to_torch = true;
   return "measured " + std::to_string(std::lround(times.first)) + " us as an engine, " +
          std::to_string(std::lround(times.second)) + " us in LibTorch";
+} catch (const std::exception&) {
+  return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
 }
 
 void Engine::build_remembered(const c10::IValue& segment) {
@@ -292,11 +294,13 @@ EngineReport Engine::report() const {
   const Plan& plan = executor->plan();
   for (int slot : plan.inputs) report.inputs.push_back(to_string(plan.slots[slot].type));
   for (int slot : plan.outputs) report.outputs.push_back(to_string(plan.slots[slot].type));
+  bool tf32 = plan.device.is_cuda() && !state_.options.disable_tf32 && plan.flops > 0;
   std::set<std::string> precisions;
   for (const Step& step : plan.steps) {
     report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds});
     for (int slot : step.outputs) {
-      if (plan.slots[slot].type.is_floating()) precisions.insert(dtype_name(plan.slots[slot].type.dtype));
+      const TensorType& type = plan.slots[slot].type;
+      if (type.is_floating()) precisions.insert(type.dtype == c10::kFloat && tf32 ? "tf32" : dtype_name(type.dtype));
     }
   }
   for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;

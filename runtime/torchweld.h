@@ -43,7 +43,7 @@ struct Signature {
 /// One engine of a compiled (or planned, for dry_run) module.
 struct EngineReport {
   std::string name;
-  std::string precision;            ///< Dtypes its heavy steps compute in, "f16" or "f16, f32".
+  std::string precision;            ///< Dtypes its steps compute in: "f16", "f16, tf32".
   std::vector<std::string> inputs;  ///< Types as text.
   std::vector<std::string> outputs;
   struct Step {

@@ -382,6 +382,31 @@ def test_warm_up(small_net, device):
     assert_equal_by_rule(small_net, compiled, [x])
 
 
+def test_what_raises_on_random_numbers_compiles(device, monkeypatch):
+    """An engine is timed against LibTorch on random numbers, which no Cholesky decomposition takes."""
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+
+    class Factor(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(torch.linalg.cholesky(x) * 2 + 1)
+
+    root = images(device, 4, 4)
+    x = root @ root.mT + torch.eye(4, device=device)
+    compiled = torchweld.compile(torch.jit.script(Factor().eval()), [x], min_block_size=1, disable_tf32=True)
+    assert len(torchweld.explain(compiled).engines) == 1
+    assert_equal_by_rule(Factor(), compiled, [x])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tf32_is_reported_and_compared_with_tf32():
+    net = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.ReLU()).eval().cuda()
+    x = torch.randn(2, 64, 20, 20, device="cuda")
+    for disable, precision in ((False, "tf32"), (True, "f32")):
+        compiled = torchweld.compile(net, [x], disable_tf32=disable, min_block_size=1)
+        assert torchweld.explain(compiled).engines[0].precision == precision
+        assert_equal_by_rule(net, compiled, [x])
+
+
 def test_progress_is_told(small_net, device):
     told = []
     torchweld.compile(torch.jit.script(small_net), [IMAGE], progress=lambda what, share: told.append((what, share)))

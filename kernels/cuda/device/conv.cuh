@@ -138,7 +138,7 @@ __device__ __forceinline__ void direct_conv(const X* x, const Params& p, const E
   divide(k, p.group_outputs, group, within);
   const int depth = p.group_inputs;
   const X* weights = reinterpret_cast<const X*>(p.weights) + k * p.weight_step;
-  A sum = p.bias ? reinterpret_cast<const A*>(p.bias)[k] : A(0);
+  A sums[V] = {};  // V short sums round less than a long one, and do not wait for each other.
   for (int r = 0; r < p.rows; ++r) {
     const int row = static_cast<int>(h) * p.stride_h - p.pad_h + r * p.dilation_h;
     if (row < 0 || row >= p.height) continue;
@@ -156,11 +156,16 @@ __device__ __forceinline__ void direct_conv(const X* x, const Params& p, const E
         }
         read<V>(filter + c, true, f);
 #pragma unroll
-        for (int e = 0; e < V; ++e) sum += v[e] * f[e];
+        for (int e = 0; e < V; ++e) sums[e] += v[e] * f[e];
       }
     }
   }
-  const A result[1] = {sum};
+#pragma unroll
+  for (int step = V / 2; step > 0; step /= 2) {
+#pragma unroll
+    for (int e = 0; e < step; ++e) sums[e] += sums[e + step];
+  }
+  const A result[1] = {sums[0] + (p.bias ? reinterpret_cast<const A*>(p.bias)[k] : A(0))};
   elements.template run<1>(result, i0, i1, i2, i3);
 }
 

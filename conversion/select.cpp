@@ -246,8 +246,9 @@ class Selector {
   Choice choose(const Node& node) {
     std::string key = timing_key(node, device_);
     auto known = cache_.find(key);
-    // A timed choice may be any of the tuned offers, so all must be on the table to find it again.
-    Candidates candidates = candidates_for(node, known && known->microseconds > 0);
+    // A choice made before may be any offer (untimed ones depend on what code was there), so all must be on the table
+    // to find it again.
+    Candidates candidates = candidates_for(node, known.has_value());
     const auto& offers = candidates.offers.offers();
     for (size_t i = 0; known && i < offers.size(); ++i) {
       if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;

@@ -63,6 +63,10 @@ void recognise_attention(Graph& graph, const PassContext& context);
 /// casts.
 void set_precision(Graph& graph, const PassContext& context);
 
+/// A convolution whose windows lie side by side (the patch embedding of a vision transformer) becomes a linear over
+/// patches, where the device has kernels for large products and the windows are too large for those for convolutions.
+void patches_to_products(Graph& graph, const PassContext& context);
+
 /// Lays 4-D and 5-D values around convolutions, pooling and resizing out channels-last, and infers the strides of what
 /// follows again. A graph output gets a Copy back to its own strides where they differ. A reshape that is no view
 /// becomes a Copy and a view.

@@ -94,10 +94,12 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
     for (const auto& [tactic, reason] : offers.refusals())
       std::cout << c.name << ": " << tactic << ": " << reason << "\n";
     EXPECT_FALSE(offers.offers().empty()) << c.name;
-    for (const Offers::Offer& offer : offers.offers()) {
+    std::vector<std::future<std::unique_ptr<Kernel>>> kernels = build_all(offers);
+    for (size_t i = 0; i < kernels.size(); ++i) {
+      const Offers::Offer& offer = offers.offers()[i];
       std::string what = c.name + " by " + offer.tactic + " " + offer.config + (offset ? " misaligned" : "");
       try {
-        std::unique_ptr<Kernel> kernel = offer.build();
+        std::unique_ptr<Kernel> kernel = kernels[i].get();
         std::vector<const at::Tensor*> in;
         for (const Value* v : c.node().inputs()) in.push_back(constant_of(v) ? constant_of(v) : &inputs[v->index()]);
         at::Tensor output = place(c.node().output()->type, offset).fill_(std::nan(""));

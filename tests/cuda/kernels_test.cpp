@@ -162,11 +162,13 @@ int run_tactic(const Case& c, const NamedTactic& tactic, const Expected& expecte
   } catch (const Unsupported& reason) {
     refusal = reason.what();
   }
+  std::vector<std::future<std::unique_ptr<Kernel>>> kernels = build_all(offers);
   int ran = 0;
-  for (const Offers::Offer& offer : offers.offers()) {
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    const Offers::Offer& offer = offers.offers()[i];
     std::string what = c.name + " by " + offer.tactic + " " + offer.config + (manner.offset ? " misaligned" : "");
     try {
-      std::unique_ptr<Kernel> kernel = offer.build();
+      std::unique_ptr<Kernel> kernel = kernels[i].get();
       run_offer(c, what, *kernel, expected, manner);
       ++ran;
     } catch (const Unsupported& reason) {

@@ -3,6 +3,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <atomic>
@@ -392,6 +393,17 @@ std::vector<cuda::Program> programs_of(const Case& c) {
     for (const Offers::Offer& offer : offers.offers()) offer.build();
   }
   return programs;
+}
+
+std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers) {
+  std::vector<std::future<std::unique_ptr<Kernel>>> kernels;
+  for (const Offers::Offer& offer : offers.offers()) {
+    kernels.push_back(std::async(std::launch::async, [&offer] {
+      c10::InferenceMode guard;
+      return offer.build();
+    }));
+  }
+  return kernels;
 }
 
 void in_parallel(size_t count, const std::function<void(size_t)>& work) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +45,8 @@ std::vector<NamedTactic> library_tactics();
 
 /// The device code of every offer that our tactics make for a case. Nothing is compiled.
 std::vector<cuda::Program> programs_of(const Case& c);
+/// The kernels of all offers, built side by side.
+std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 /// Calls work(0) ... work(count - 1) on as many threads as there are cores.
 void in_parallel(size_t count, const std::function<void(size_t)>& work);
 

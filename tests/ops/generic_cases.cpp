@@ -122,7 +122,8 @@ const std::vector<Case>& generic_cases() {
       {"col2im", "torch.col2im(x, [4, 6], [2, 2], [1, 1], [0, 0], [2, 2])", {{{2, 12, 6}}, {{12, 6}}}},
       {"fake_quantize", "torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127)", matrix, kSingle},
       {"fake_quantize_tensors",
-       "torch.fake_quantize_per_tensor_affine(x, torch.tensor(0.1, device=x.device), torch.tensor(3, device=x.device), "
+       "torch.fake_quantize_per_tensor_affine(x, torch.tensor(0.1, device=x.device), torch.tensor(3, "
+       "dtype=torch.int32, device=x.device), "
        "-128, 127)",
        matrix, kSingle},
       {"fake_quantize_per_channel",

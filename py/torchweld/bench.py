@@ -24,11 +24,14 @@ PEERS = ("eager", "frozen_graph", "inductor")
 
 def add_arguments(parser):
     parser.add_argument(
-        "models", nargs="+", help="names of torchvision models (seeded weights) or saved TorchScript files"
+        "models",
+        nargs="+",
+        help="names of torchvision models, transformers/TYPE for a text model of transformers (bert, gpt2; both with "
+        "seeded weights), or saved TorchScript files",
     )
-    parser.add_argument(
-        "--input", action="append", help='shapes for files, "(1,3,224,224)@f16"; torchvision: 224 or 299'
-    )
+    parser.add_argument("--input", action="append", help='shapes for files, "(1,3,224,224)@f16"')
+    parser.add_argument("--side", type=int, help="pixels of torchvision's pictures; default: 224, 299 or 512")
+    parser.add_argument("--sequence", type=int, default=128, help="tokens of a text")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument(
         "--precision", nargs="+", default=["f32"], help="f32 f16 bf16; modules and inputs are of this dtype"
@@ -64,9 +67,9 @@ def measure(name, batch, precision, args):
     """One record."""
     dtype = _inputs.to_dtype(precision, "--precision")
     module, inputs = _load(name, batch, dtype, args)
-    script = (
-        module if isinstance(module, torch.jit.ScriptModule) else torch.jit.trace(module, inputs, check_trace=False)
-    )
+    script = module
+    if not isinstance(module, torch.jit.ScriptModule):
+        script = torch.jit.trace(module, inputs, check_trace=False, strict=False)
     on_cuda = torch.device(args.device).type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -121,13 +124,41 @@ def _load(name, batch, dtype, args):
         module = torch.jit.load(name, map_location=args.device).eval().to(dtype)
         specs = [_inputs.parse_input(text) for text in args.input]
         return module, [random_tensor(spec, args.device) for spec in specs]
+    if name.startswith("transformers/"):
+        return _load_text_model(name.removeprefix("transformers/"), batch, dtype, args)
     import torchvision
 
-    kwargs = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
+    segments = name in torchvision.models.list_models(module=torchvision.models.segmentation)
+    kwargs = {"weights_backbone": None} if segments else {}
+    if name in ("inception_v3", "googlenet"):
+        kwargs = {"init_weights": True}
     module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device)
-    side = 299 if name == "inception_v3" else 224
+    side = args.side or (512 if segments else 299 if name == "inception_v3" else 224)
     settle_norms(module, torch.randn(4, 3, side, side).to(args.device))
     return module.to(dtype), [torch.randn(batch, 3, side, side).to(args.device, dtype)]
+
+
+class _Text(torch.nn.Module):
+    """A text model of transformers as a function of tokens and mask that gives its last hidden states."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens, mask):
+        return self.model(input_ids=tokens, attention_mask=mask)[0]
+
+
+def _load_text_model(kind, batch, dtype, args):
+    """The base size of its kind; a tenth of each text is padding."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(kind, use_cache=False, return_dict=False)
+    module = _Text(transformers.AutoModel.from_config(config)).eval().to(args.device, dtype)
+    tokens = torch.randint(0, config.vocab_size, (batch, args.sequence), device=args.device)
+    mask = torch.ones_like(tokens)
+    mask[:, args.sequence - args.sequence // 10 :] = 0
+    return module, [tokens, mask]
 
 
 def settle_norms(module, x):

@@ -12,6 +12,7 @@
 #include "kernels/split.h"
 #ifdef TORCHWELD_WITH_CUDA
 #include "kernels/cublaslt/gemm.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
@@ -50,6 +51,7 @@ const std::vector<Tactic>& tactics() {
       {"cublaslt_gemm", c10::kCUDA, cublaslt::propose_gemm},
       {"cuda_direct_conv", c10::kCUDA, cuda::propose_direct_conv},
       {"cuda_pointwise", c10::kCUDA, cuda::propose_pointwise},
+      {"cuda_attention", c10::kCUDA, cuda::propose_attention},
       {"cuda_rows", c10::kCUDA, cuda::propose_rows},
       {"cuda_reduce", c10::kCUDA, cuda::propose_reduce},
       {"cuda_pool", c10::kCUDA, cuda::propose_pool},

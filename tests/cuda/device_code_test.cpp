@@ -10,6 +10,7 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/jit.h"
+#include "tests/cuda/attention_nodes.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
 
@@ -80,6 +81,17 @@ TEST(DeviceCode, OddProductsCompile) {
   Programs programs;
   for (const Case& c : odd_products(c10::kHalf, kDevice, false)) collect(c, programs);
   compile_all(programs, {"sm_75", "sm_90a"}, true);
+}
+
+TEST(DeviceCode, AttentionCompiles) {
+  const std::set<std::string> chosen = {"attention_encoder/f16", "attention_odd_heads/f16", "attention_causal/f16",
+                                        "attention_added_f32/f16"};
+  Programs programs;
+  for (const Case& c : attention_nodes(c10::kHalf, kDevice)) {
+    if (chosen.count(c.name)) collect(c, programs);
+  }
+  compile_all(programs, {"sm_80", "sm_90a", "sm_120"}, true);
+  compile_all(programs, {"sm_75"}, false);
 }
 
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {

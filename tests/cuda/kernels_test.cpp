@@ -20,6 +20,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "tests/cuda/attention_nodes.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
 #include "tests/tolerance.h"
@@ -248,6 +249,21 @@ TEST_P(CudaProducts, OddSizesMeanWhatAtenMeans) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
+using CudaAttention = CudaKernels;
+
+TEST_P(CudaAttention, MeansWhatAtenMeans) {
+  std::vector<Case> list = attention_nodes(GetParam(), kDevice);
+  for (Case& c : attention_nodes_with_dead_rows(GetParam(), kDevice)) list.push_back(std::move(c));
+  compile_ahead(list);
+  for (int64_t offset : {0, 1}) {
+    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
+    for (const Case& c : list) EXPECT_GT(ran["attention"][c.name], 0) << c.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaAttention, ::testing::Values(c10::kHalf, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
 using CudaSpecials = CudaKernels;

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/ops/attention.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
@@ -22,6 +23,7 @@
 #include "core/ops/shape.h"
 #include "core/ops/softmax.h"
 #include "kernels/cublaslt/gemm.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/linear.h"
@@ -362,6 +364,7 @@ std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device) 
   };
   make.fused("conv1x1_maximum", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, maximum);
   make.fused("depthwise_relu6", conv2d(1, 1, 64), six, {{64, 1, 3, 3}, {64}}, true, relu6);
+  if (dtype == c10::kHalf) make.single("attention", Attention{.scale = 0.2}, {3, make.type({6, 2, 40, 32})});
   make.fused("linear_relu", Linear{}, make.type({6, 64}), {{48, 64}, {48}}, false, relu);
   MaxPool max{.kernel = {3, 3}, .stride = {2, 2}, .padding = {1, 1}, .dilation = {1, 1}};
   make.single("max_nhwc", max, {six}, true);
@@ -419,6 +422,7 @@ void in_parallel(size_t count, const std::function<void(size_t)>& work) {
 
 std::vector<NamedTactic> own_tactics() {
   return {{"pointwise", cuda::propose_pointwise},
+          {"attention", cuda::propose_attention},
           {"depthwise", cuda::propose_depthwise},
           {"direct_conv", cuda::propose_direct_conv},
           {"few_rows", cuda::propose_few_rows},

@@ -37,6 +37,23 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// `count` elements `step` apart, then zeros, as one chunk of shared memory.
+template <class S>
+__device__ __forceinline__ void gather_chunk(unsigned to, const S* from, int step, int count) {
+  constexpr int chunk = 16 / sizeof(S);
+  union {
+    uint4 word;
+    S elements[chunk];
+  };
+  word = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int e = 0; e < chunk; ++e) {
+    if (e < count) elements[e] = from[e * step];
+  }
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+               : "memory");
+}
+
 // ---- sm_90: whole blocks of memory, counted by a barrier of 8 bytes in shared memory
 
 #if __CUDA_ARCH__ >= 900

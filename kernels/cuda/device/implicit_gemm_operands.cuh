@@ -55,23 +55,6 @@ struct GemmChunk {
 inline constexpr unsigned kTapBits = 0xffffff;
 inline constexpr unsigned kNeverThere = 1u << 23;
 
-// `count` elements `step` apart, then zeros, as one chunk of shared memory.
-template <class S>
-__device__ __forceinline__ void gather_chunk(unsigned to, const S* from, int step, int count) {
-  constexpr int chunk = 16 / sizeof(S);
-  union {
-    uint4 word;
-    S elements[chunk];
-  };
-  word = make_uint4(0, 0, 0, 0);
-#pragma unroll
-  for (int e = 0; e < chunk; ++e) {
-    if (e < count) elements[e] = from[e * step];
-  }
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
-               : "memory");
-}
-
 // The pixel of x under the first tap of result m, and which taps lie inside the image: none for m past the last result.
 struct GemmPixel {
   int image, row, column;

@@ -87,4 +87,20 @@ __device__ __forceinline__ void prepare_words(unsigned (&words)[count]) {
   }
 }
 
+// Two numbers as one word of elements S of 2 bytes, the first in the lower half.
+template <class S>
+__device__ __forceinline__ unsigned pair_of(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  unsigned pair;
+  if constexpr (same<S, f16>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+#else
+  return narrow<S>(low).bits | static_cast<unsigned>(narrow<S>(high).bits) << 16;
+#endif
+}
+
 }  // namespace tw

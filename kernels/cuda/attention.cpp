@@ -1,0 +1,210 @@
+#include "kernels/cuda/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/ops/attention.h"
+#include "kernels/cuda/block_parts.h"
+#include "kernels/cuda/own_kernel.h"
+
+namespace torchweld::cuda {
+namespace {
+
+/// One way to run it; see AttentionTile in attention.cuh.
+struct AttentionConfig {
+  int warps_q = 1, warps_k = 1, warp_keys = 32;
+  int stages = 1;
+  int64_t shared_bytes = 0;
+  double cycles = 0;  ///< Estimate for the whole kernel.
+
+  int threads() const { return 32 * warps_q * warps_k; }
+  int queries() const { return 16 * warps_q; }
+  int keys() const { return warps_k * warp_keys; }
+  std::string text() const {
+    return std::to_string(queries()) + "x" + std::to_string(keys()) + " w" + std::to_string(warps_q) + "," +
+           std::to_string(warps_k);
+  }
+};
+
+/// What the kernel computes: `heads` of all batches, `queries` x `keys` scores each.
+struct AttentionProblem {
+  int64_t heads = 0, queries = 0, keys = 0;
+  int64_t head = 0, value = 0;  ///< Sizes of the rows of q and k, and of v.
+  bool causal = false;
+};
+
+int64_t padded(int64_t size) { return ceil_div(size, 16) * 16; }
+
+int64_t shared_bytes_of(const AttentionProblem& p, const AttentionConfig& c) {
+  int64_t head_pitch = 2 * padded(p.head) + 16;
+  int64_t value_pitch = 2 * padded(p.value) + 16;
+  int64_t parts = c.warps_k > 1 ? c.threads() / 32 * 16 * (4 * (padded(p.value) + 8) + 8) : 0;
+  return c.queries() * head_pitch + c.stages * c.keys() * (head_pitch + value_pitch) + parts;
+}
+
+/// Cycles on a device like the H100, roughly; the order is what matters.
+double estimate(const AttentionProblem& p, const AttentionConfig& c, const DeviceLimits& device) {
+  constexpr double kStart = 1300;
+  constexpr double kBytesPerCycle = 40;
+  constexpr double kMultiply = 9;  // Of a warp that has its part of the processor for itself.
+  auto blocks = static_cast<double>(ceil_div(p.queries, c.queries()) * p.heads);
+  int64_t resident = std::min<int64_t>({device.shared_bytes / (c.shared_bytes + 1024), 1536 / c.threads(), 16});
+  double waves = std::ceil(blocks / static_cast<double>(device.processors * resident));
+  double beside = std::min(static_cast<double>(resident), std::ceil(blocks / device.processors));
+  double tiles = static_cast<double>(ceil_div(p.keys, c.keys())) * (p.causal ? 0.6 : 1);
+  auto rows = static_cast<double>(padded(p.head) + padded(p.value));
+  double multiplications = c.warp_keys / 8.0 * rows / 16;
+  constexpr double kSoftmaxPerKey = 7;
+  double busy = multiplications * kMultiply + c.warp_keys * kSoftmaxPerKey;
+  double sharing = std::max(1.0, beside * c.threads() / 32 / 4);
+  double load = beside * 2 * rows * c.keys() / kBytesPerCycle;
+  double merge = c.warps_k > 1 ? 150 + beside * 0.1 * static_cast<double>(p.value) * c.threads() / 32 : 0;
+  return waves *
+         (kStart + (c.stages == 1 ? load + busy * sharing : tiles * (150 + std::max(load, busy * sharing))) + merge);
+}
+
+std::vector<AttentionConfig> configs_of(const AttentionProblem& p, const DeviceLimits& device, size_t most) {
+  std::vector<AttentionConfig> found;
+  constexpr int kMostWarps = 8;
+  AttentionConfig c;
+  for (c.warps_q = 1; c.warps_q <= kMostWarps; c.warps_q *= 2) {
+    for (c.warp_keys = 16; c.warp_keys <= 64; c.warp_keys *= 2) {
+      for (c.warps_k = 1; c.warps_k <= kMostWarps; ++c.warps_k) {
+        bool whole = c.keys() >= p.keys;
+        bool power_of_two = (c.warps_k & (c.warps_k - 1)) == 0;
+        if (c.warps_q * c.warps_k > kMostWarps || (!whole && !power_of_two)) continue;
+        // Warps without a query or a key would have nothing to do.
+        if (16 * (c.warps_q - 1) >= p.queries || c.warp_keys * (c.warps_k - 1) >= p.keys) continue;
+        c.stages = whole ? 1 : 2;
+        c.shared_bytes = shared_bytes_of(p, c);
+        if (c.shared_bytes > device.shared_bytes) continue;
+        c.cycles = estimate(p, c, device);
+        found.push_back(c);
+      }
+    }
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [](const AttentionConfig& a, const AttentionConfig& b) { return a.cycles < b.cycles; });
+  if (found.size() > most) found.resize(most);
+  return found;
+}
+
+/// A node taken apart.
+struct AttentionParts {
+  Attention op;
+  AttentionProblem problem;
+  const TensorType *q, *k, *v, *mask;
+  const TensorType* y;
+};
+
+AttentionParts take_apart(const Node& node) {
+  AttentionParts parts{.op = *node.as<Attention>(),
+                       .problem = {},
+                       .q = &node.input(0)->type,
+                       .k = &node.input(1)->type,
+                       .v = &node.input(2)->type,
+                       .mask = node.inputs().size() > 3 ? &node.input(3)->type : nullptr,
+                       .y = &node.output()->type};
+  c10::ScalarType dtype = parts.q->dtype;
+  expect(dtype == c10::kHalf || dtype == c10::kBFloat16, "only f16 and bf16");
+  for (const TensorType* x : {parts.q, parts.k, parts.v, parts.mask, parts.y}) {
+    if (!x) continue;
+    constexpr int64_t kMost = int64_t{1} << 30;
+    expect(x->numel() > 0, "an empty tensor");
+    expect(x->device.is_cuda(), "an operand lies in host memory");
+    expect(x->storage_bytes() / static_cast<int64_t>(c10::elementSize(x->dtype)) < kMost,
+           "a tensor of more than 2^30 elements");
+  }
+  parts.problem = {.heads = parts.q->shape[0] * parts.q->shape[1],
+                   .queries = parts.q->shape[2],
+                   .keys = parts.k->shape[2],
+                   .head = parts.q->shape[3],
+                   .value = parts.v->shape[3],
+                   .causal = parts.op.causal};
+  const AttentionProblem& p = parts.problem;
+  expect(p.head % 8 == 0 && p.value % 8 == 0 && p.head <= 128 && p.value <= 128,
+         "head sizes are not multiples of 8 up to 128");
+  expect(parts.y->strides[3] == 1, "the result's head dimension is not innermost");
+  return parts;
+}
+
+Program program_of(const Node& node, const AttentionParts& parts, const AttentionConfig& c) {
+  const AttentionProblem& p = parts.problem;
+  std::string tile = "tw::AttentionTile<" + storage_type(parts.q->dtype);
+  for (int64_t number :
+       {p.head, p.value, int64_t{c.warps_q}, int64_t{c.warps_k}, int64_t{c.warp_keys}, int64_t{c.stages}})
+    tile += ", " + std::to_string(number);
+  std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
+  return {"attention", std::string("#include \"attention.cuh\"\n") +
+                           "struct Params {\n  float scale;\n  int queries, keys;\n  tw::Divider tiles, heads, group;\n"
+                           "  int q[4], k[4], v[4], mask[4], y[4];\n  int vector, vector_writes;\n};\nusing Tile = " +
+                           tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads) kernel(" +
+                           emit_pointers(node, {}) + "const __grid_constant__ Params p) {\n  tw::attention<Tile, " +
+                           mask + (parts.op.causal ? ", true" : ", false") +
+                           (parts.op.nan_rows ? ", true" : ", false") + ">(x0, x1, x2, " +
+                           (parts.mask ? "x3" : "static_cast<const tw::NoMask*>(nullptr)") + ", y0, p);\n}\n"};
+}
+
+/// Strides of a mask as one of [batch, heads, queries, keys]: 0 where it is repeated.
+Dims mask_strides(const TensorType* mask) {
+  Dims strides(4, 0);
+  if (!mask) return strides;
+  size_t lead = 4 - mask->shape.size();
+  for (size_t d = 0; d < mask->shape.size(); ++d) {
+    if (mask->shape[d] > 1) strides[lead + d] = mask->strides[d];
+  }
+  return strides;
+}
+
+/// True when rows of 8 elements can move at once, as far as the strides say.
+bool moves_words(const TensorType& type) {
+  return type.strides[3] == 1 &&
+         std::all_of(type.strides.begin(), type.strides.begin() + 3, [](int64_t stride) { return stride % 8 == 0; });
+}
+
+std::unique_ptr<Kernel> make(const Node& node, const AttentionParts& parts, const AttentionConfig& config) {
+  const AttentionProblem& p = parts.problem;
+  int64_t tiles = ceil_div(p.queries, config.queries());
+  bool adds = parts.mask && parts.mask->dtype != c10::kBool;
+  constexpr double kLog2E = 1.44269504088896340736;
+  Arguments arguments;
+  arguments.add(static_cast<float>(parts.op.scale * (adds ? 1 : kLog2E)));
+  arguments.add(static_cast<int32_t>(p.queries));
+  arguments.add(static_cast<int32_t>(p.keys));
+  for (int64_t size : {tiles, parts.q->shape[1], parts.q->shape[1] / parts.k->shape[1]})
+    add_size(arguments, size, "int");
+  for (const Dims& strides :
+       {parts.q->strides, parts.k->strides, parts.v->strides, mask_strides(parts.mask), parts.y->strides}) {
+    for (int64_t stride : strides) arguments.add(static_cast<int32_t>(stride));
+  }
+  arguments.add(static_cast<int32_t>(moves_words(*parts.q) && moves_words(*parts.k) && moves_words(*parts.v)));
+  arguments.add(static_cast<int32_t>(moves_words(*parts.y)));
+  Shape shape{.blocks = tiles * p.heads,
+              .threads = static_cast<unsigned>(config.threads()),
+              .shared_bytes = static_cast<unsigned>(config.shared_bytes)};
+  return make_own_kernel(node, program_of(node, parts, config), shape, std::move(arguments), {});
+}
+
+}  // namespace
+
+void propose_attention(const Node& node, const KernelContext& context, Offers& offers) {
+  if (!node.as<Attention>()) return;
+  AttentionParts parts = take_apart(node);
+  DeviceLimits limits = limits_of(node);
+  expect(limits.major >= 8 || parts.q->dtype == c10::kHalf, "only f16 before sm_80");
+  constexpr size_t kMostOffers = 6;
+  std::vector<AttentionConfig> configs = configs_of(parts.problem, limits, kMostOffers);
+  expect(!configs.empty(), "the operands of a block do not fit into shared memory");
+  if (!context.tune) {
+    size_t chosen = choose_untimed(
+        node, configs.size(), [&](size_t i) { return program_of(node, parts, configs[i]); },
+        [](size_t) { return int64_t{1}; });
+    configs = {configs[chosen]};
+  }
+  for (const AttentionConfig& config : configs)
+    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
+}
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,13 @@
+// Attention by our own kernel.
+#pragma once
+
+#include "kernels/kernel.h"
+
+namespace torchweld::cuda {
+
+/// Offers kernels/cuda/device/attention.cuh for attention nodes of f16 and bf16 whose head sizes are multiples of 8 up
+/// to 128. Operands may lie in any strides (a slice of a joined projection is read where it stands); the result's head
+/// dimension must be innermost.
+void propose_attention(const Node& node, const KernelContext& context, Offers& offers);
+
+}  // namespace torchweld::cuda

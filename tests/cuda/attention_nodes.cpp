@@ -1,0 +1,121 @@
+#include "tests/cuda/attention_nodes.h"
+
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/ops/attention.h"
+#include "core/ops/constant.h"
+
+namespace torchweld::cuda_tests {
+namespace {
+
+/// How q, k and v lie in memory.
+enum class Layout {
+  kHeadsApart,  ///< [N,H,L,E] without gaps.
+  kJoined,      ///< Slices of one [N,L,3,H,E].
+  kTurned,      ///< [N,H,E,L]: the head dimension is not innermost.
+};
+
+struct Spec {
+  const char* name;
+  int64_t batch, heads, key_heads, queries, keys, head, value;
+  Layout layout = Layout::kJoined;
+  Dims mask = {};  ///< Its sizes; empty for none.
+  c10::ScalarType mask_dtype = c10::kBool;
+  bool causal = false;
+  bool nan_rows = false;
+};
+
+TensorType operand_type(const Spec& s, int64_t heads, int64_t rows, int64_t columns, c10::ScalarType dtype,
+                        c10::Device device) {
+  Dims strides;
+  switch (s.layout) {
+    case Layout::kHeadsApart:
+      strides = {heads * rows * columns, rows * columns, columns, 1};
+      break;
+    case Layout::kJoined:
+      strides = {3 * heads * rows * columns, columns, 3 * heads * columns, 1};
+      break;
+    case Layout::kTurned:
+      strides = {heads * rows * columns, rows * columns, 1, rows};
+      break;
+  }
+  return {dtype, {s.batch, heads, rows, columns}, strides, device};
+}
+
+Case make_case(const Spec& s, c10::ScalarType dtype, c10::Device device, const at::Tensor& constant_mask) {
+  auto graph = std::make_unique<Graph>();
+  std::vector<Value*> inputs = {graph->add_input(operand_type(s, s.heads, s.queries, s.head, dtype, device)),
+                                graph->add_input(operand_type(s, s.key_heads, s.keys, s.head, dtype, device)),
+                                graph->add_input(operand_type(s, s.key_heads, s.keys, s.value, dtype, device))};
+  if (constant_mask.defined()) {
+    inputs.push_back(graph->add(Constant{constant_mask, "mask"}, {}));
+    inputs.back()->type.device = device;
+  } else if (!s.mask.empty()) {
+    inputs.push_back(graph->add_input(contiguous_type(s.mask_dtype, s.mask, device)));
+  }
+  Attention attention{.scale = 1 / std::sqrt(static_cast<double>(s.head)), .causal = s.causal, .nan_rows = s.nan_rows};
+  Node* node = graph->add_node(attention, inputs);
+  Value* y = node->output();
+  y->type.device = device;
+  // As the projection after it wants its rows.
+  y->type.strides = {s.heads * s.queries * s.value, s.value, s.heads * s.value, 1};
+  graph->add_output(y);
+  return {std::string("attention_") + s.name + "/" + dtype_name(dtype), std::move(graph)};
+}
+
+}  // namespace
+
+std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
+  const Spec specs[] = {
+      {"encoder", 1, 12, 12, 128, 128, 64, 64},
+      {"encoder_mask", 2, 4, 4, 128, 128, 64, 64, Layout::kJoined, {2, 1, 1, 128}},
+      {"image", 2, 3, 3, 197, 197, 64, 64},
+      {"long", 1, 2, 2, 1030, 1030, 64, 64},
+      {"long_keys", 1, 2, 2, 3, 700, 128, 128, Layout::kHeadsApart},
+      {"small", 3, 2, 2, 5, 7, 8, 16, Layout::kHeadsApart},
+      {"one_query", 2, 4, 4, 1, 200, 64, 64},
+      {"one_key", 2, 4, 4, 9, 1, 24, 40},
+      {"odd_heads", 2, 3, 3, 70, 129, 80, 72},
+      {"turned", 2, 3, 3, 33, 50, 40, 24, Layout::kTurned},
+      {"grouped", 2, 6, 2, 40, 60, 32, 32},
+      {"causal", 2, 3, 3, 130, 130, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"causal_fewer_keys", 2, 3, 3, 90, 37, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"mask_of_scores", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {50, 70}},
+      {"added", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {2, 3, 50, 70}, dtype},
+      {"added_f32", 2, 3, 3, 50, 300, 64, 64, Layout::kHeadsApart, {2, 1, 1, 300}, c10::kFloat},
+  };
+  std::vector<Case> list;
+  for (const Spec& spec : specs) list.push_back(make_case(spec, dtype, device, {}));
+  return list;
+}
+
+std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Device device) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr double kLowest = -3.4e38;
+  std::vector<Case> list;
+  for (bool nan_rows : {false, true}) {
+    const char* name = nan_rows ? "nan_rows" : "zero_rows";
+    Spec spec{name, 2, 3, 3, 20, 75, 64, 64, Layout::kJoined, {20, 75}, c10::kBool, false, nan_rows};
+    at::Tensor excluded = at::randn(spec.mask).gt(0);
+    excluded[3].fill_(false);
+    excluded[19].fill_(false);
+    list.push_back(make_case(spec, dtype, device, excluded.to(device)));
+    at::Tensor added = at::zeros(spec.mask);
+    added[3].fill_(-kInfinity);
+    added[7].narrow(0, 2, 60).fill_(-kInfinity);
+    list.push_back(make_case(spec, dtype, device, added.to(dtype).to(device)));
+  }
+  // A whole row of the lowest number that f32 has is a row of equal weights, not a dead one.
+  Spec spec{"lowest", 2, 3, 3, 20, 75, 64, 64, Layout::kJoined, {20, 75}, c10::kFloat};
+  at::Tensor added = at::zeros(spec.mask);
+  added[3].fill_(kLowest);
+  added[7].narrow(0, 2, 60).fill_(kLowest);
+  if (dtype == c10::kBFloat16) list.push_back(make_case(spec, dtype, device, added.to(device)));
+  return list;
+}
+
+}  // namespace torchweld::cuda_tests

@@ -26,6 +26,7 @@ const std::vector<Pass>& passes() {
       {"fold_batch_norm", fold_batch_norm},
       {"share_common_nodes", share_common_nodes},
       {"recognise_attention", recognise_attention},
+      {"merge_linears", merge_linears},
       {"set_precision", set_precision},
       {"patches_to_products", patches_to_products},
       {"layout", layout},

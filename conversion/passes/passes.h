@@ -57,6 +57,11 @@ void share_common_nodes(Graph& graph, const PassContext& context);
 /// negative numbers do not hide a score from f32.
 void recognise_attention(Graph& graph, const PassContext& context);
 
+/// Linear nodes of the same input, with constant weights, become one whose result they are slices of, where all that
+/// reads them takes a view as it is: attention, products and views. (Pointwise nodes do not count, for they would be
+/// computed at the end of the product.)
+void merge_linears(Graph& graph, const PassContext& context);
+
 /// Computes f32 values in f16 or bf16 where the context allows it: convolutions, products, pooling, pointwise ops and
 /// what only moves elements. Powers, exponentials, sums, statistics, and whatever is not known to be safe stay f32;
 /// softmax and norms take reduced values and compute inside in f32. Graph inputs and outputs keep their dtypes by

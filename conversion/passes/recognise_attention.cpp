@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <limits>
-#include <unordered_set>
 
 #include "conversion/passes/passes.h"
+#include "conversion/passes/restride.h"
 #include "core/error.h"
 #include "core/ops/attention.h"
 #include "core/ops/constant.h"
@@ -202,47 +202,25 @@ class Finder {
 
 class Rewriter {
  public:
-  explicit Rewriter(Graph& graph) : graph_(graph) {}
+  explicit Rewriter(Graph& graph) : graph_(graph), strides_(graph) {}
 
   void run() {
-    std::vector<TensorType> outputs;
-    for (const Value* v : graph_.outputs()) outputs.push_back(v->type);
     for (Node* node : graph_.node_list()) {
       Graph::InsertBefore here(graph_, node);
       graph_.origin = node->origin;
       if (auto found = Finder(graph_).find(*node)) {
         if (Value* value = build(*found, node->output()->type)) {
-          if (value->type.strides != node->output()->type.strides) changed_.insert(value);
+          if (value->type.strides != node->output()->type.strides) strides_.add(value);
           graph_.replace_uses(node->output(), value);
         }
       } else {
-        infer_strides(node);
+        strides_.follow(node);
       }
     }
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      Value* v = graph_.outputs()[i];
-      if (same_layout(v->type.shape, v->type.strides, outputs[i].strides)) {
-        v->type.strides = outputs[i].strides;
-      } else {
-        graph_.set_output(i, graph_.add(Copy{outputs[i].strides}, {v}));
-      }
-    }
+    strides_.restore_outputs();
   }
 
  private:
-  /// What follows an attention node sees other strides than before.
-  void infer_strides(Node* node) {
-    bool changed = std::any_of(node->inputs().begin(), node->inputs().end(),
-                               [&](const Value* v) { return changed_.count(v) > 0; });
-    if (!changed) return;
-    std::vector<Dims> before;
-    for (const auto& v : node->outputs()) before.push_back(v->type.strides);
-    graph_.infer_again(node);
-    for (size_t i = 0; i < before.size(); ++i) {
-      if (node->output(i)->type.strides != before[i]) changed_.insert(node->output(i));
-    }
-  }
-
   /// [N,L,E] as [N,1,L,E].
   Value* with_heads(Value* x) {
     if (x->type.rank() != 3) return x;
@@ -294,7 +272,7 @@ class Rewriter {
   }
 
   Graph& graph_;
-  std::unordered_set<const Value*> changed_;
+  Restride strides_;
 };
 
 }  // namespace

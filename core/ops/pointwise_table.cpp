@@ -125,7 +125,7 @@ constexpr auto kBool = PointwiseFn::Result::kBool;
 
 // The rows below name these functions of the device code, for float and double unless stated otherwise:
 //   tw::exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
-//   erfc ceil floor trunc, round (halves to even), atan2(a, b)
+//   erfc gelu ceil floor trunc, round (halves to even), atan2(a, b)
 //   for every type: tw::abs, max, min (NaN wins), fmax, fmin (the other operand wins over NaN), isnan,
 //     isinf, isfinite, floor_div (rounds to minus infinity), trunc_div, remainder (sign of b), fmod (sign of a), pow
 //     (of integers by repeated squaring; a negative exponent gives 0 unless a is 1 or -1)
@@ -207,7 +207,7 @@ std::vector<PointwiseFn> unary_rows() {
       {"gelu",
        1,
        kSame,
-       "T(0.5) * a * (T(1) + tw::erf(a * T(0.70710678118654752440)))",
+       "tw::gelu(a)",
        [](Tensors in) { return at::gelu(in[0]); },
        {},
        true,

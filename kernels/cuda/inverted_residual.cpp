@@ -121,7 +121,7 @@ void find_added(const Node& node, BlockConvs& convs) {
 bool is_costly(const BlockPart& part) {
   std::string text = emit_after(part, "f", part.added != nullptr);
   return text.find("exp(") != std::string::npos || text.find("tanh(") != std::string::npos ||
-         text.find("erf(") != std::string::npos;
+         text.find("erf(") != std::string::npos || text.find("gelu(") != std::string::npos;
 }
 
 BlockConvs take_apart(const Node& node) {

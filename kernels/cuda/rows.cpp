@@ -15,8 +15,6 @@
 namespace torchweld::cuda {
 namespace {
 
-constexpr unsigned kThreads = 256;
-
 struct RowParts {
   Body body;
   std::string row;  ///< Name of the policy in rows.cuh.
@@ -76,33 +74,52 @@ at::Tensor pack(const Node& node, const RowParts& parts, const at::Tensor& tenso
   return tensor.to(device, parts.dtype == c10::kDouble ? c10::kDouble : c10::kFloat).contiguous().clone();
 }
 
+/// Vectors that each of `threads` threads takes to hold a row of `length` elements; 0 when they are too many.
+int64_t vectors_held(int64_t length, int threads, int width, c10::ScalarType dtype) {
+  constexpr int64_t kMostBytes = 128;
+  int64_t held = ceil_div(length, int64_t{threads} * width);
+  int64_t element = dtype == c10::kDouble ? 8 : 4;
+  return held * width * element <= kMostBytes ? held : 0;
+}
+
 std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
   Loops& loops = parts.loops;
   size_t rank = loops.sizes.size();
   size_t inner = rank - 1;
   constexpr int64_t kWarpIsEnough = 1024;
-  int threads = loops.sizes[inner] <= kWarpIsEnough ? 32 : 256;
-  loops.choose_width(parts.in()[inner] == 1 ? 8 : 1, false);
+  const bool by_warps = loops.sizes[inner] <= kWarpIsEnough;
+  const int group_size = by_warps ? 32 : 256;
+  const unsigned threads = by_warps ? 128 : 256;
+  const bool neighbours = parts.in()[inner] == 1;
+  loops.choose_width(neighbours ? 8 : 1, false);
   std::string width = std::to_string(loops.width);
-  std::string group = std::to_string(threads);
+  std::string group = std::to_string(group_size);
   std::string x = "x" + std::to_string(parts.x_index);
   std::string offset = "0";
   for (size_t d = 0; d < inner; ++d) offset += " + i" + std::to_string(d) + " * p.in[" + std::to_string(d) + "]";
+  int64_t held = vectors_held(loops.sizes[inner], group_size, loops.width, parts.dtype);
+  auto flag = [](const at::Tensor& tensor) { return tensor.defined() ? "true" : "false"; };
+  std::string finish =
+      "[&](const auto& acc, I j) { elements.run<" + width + ">(acc, " + index_list(inner) + ", j); });\n}\n";
+  std::string body = held > 0
+                         ? "  tw::transform_held_row<" + parts.row + ", " + group + ", " + width + ", " +
+                               std::to_string(held) + ", " + flag(parts.weight) + ", " + flag(parts.bias) + ">(" + x +
+                               " + (" + offset + "), there, p,\n      " + finish
+                         : "  tw::wait_for_previous();\n  if (!there) return;\n  tw::transform_row<" + parts.row +
+                               ", " + group + ", " + width + ">(" + x + " + (" + offset +
+                               "), elements.aligned && tw::is_aligned<" + width + ">(" + x + "), p,\n      " + finish;
+  std::string thread_count = std::to_string(threads);
   Program program{
       "rows", emit_head(loops, {"rows.cuh"}) +
                   "struct Params {\n  double parameter;\n  const void* weight;\n  const void* bias;\n  I items;\n  I "
-                  "reduced;\n  I "
-                  "reduced_stride[1];\n  tw::Size<I> size[" +
+                  "reduced;\n  I reduced_stride[1];\n  tw::Size<I> size[" +
                   std::to_string(inner) + "];\n" + loops.parameter_members() + "};\n" +
                   emit_elements(parts.body, loops, parts.body.anchor->output()) +
-                  "extern \"C\" __global__ void __launch_bounds__(256) kernel(" + emit_pointers(node, parts.packed) +
-                  "const __grid_constant__ Params p) {\n  tw::wait_for_previous();\n  " + emit_elements_object(loops) +
-                  "  const I item = static_cast<I>(blockIdx.x) * (256 / " + group + ") + threadIdx.x / " + group +
-                  ";\n  if (item >= p.items) return;\n  I rest = item;\n" + emit_split(inner) + "  tw::transform_row<" +
-                  parts.row + ", " + group + ", " + width + ">(" + x + " + (" + offset +
-                  "), elements.aligned && tw::is_aligned<" + width + ">(" + x +
-                  "), p,\n      [&](const auto& acc, I j) { elements.run<" + width + ">(acc, " + index_list(inner) +
-                  ", j); });\n}\n"};
+                  "extern \"C\" __global__ void __launch_bounds__(" + thread_count + ") kernel(" +
+                  emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  " +
+                  emit_elements_object(loops) + "  const I item = static_cast<I>(blockIdx.x) * (" + thread_count +
+                  " / " + group + ") + threadIdx.x / " + group +
+                  ";\n  const bool there = item < p.items;\n  I rest = there ? item : 0;\n" + emit_split(inner) + body};
   at::Tensor weight = pack(node, parts, parts.weight);
   at::Tensor bias = pack(node, parts, parts.bias);
   std::string type = loops.index_type();
@@ -116,7 +133,7 @@ std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
   add_index(arguments, parts.in()[inner], type);
   for (size_t d = 0; d < inner; ++d) add_size(arguments, loops.sizes[d], type);
   loops.add_arguments(arguments);
-  Shape shape{.blocks = ceil_div(items * threads, kThreads), .threads = kThreads};
+  Shape shape{.blocks = ceil_div(items * group_size, int64_t{threads}), .threads = threads};
   return make_own_kernel(node, program, shape, std::move(arguments), parts.packed, {weight, bias});
 }
 

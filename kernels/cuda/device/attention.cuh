@@ -60,12 +60,6 @@ __device__ __forceinline__ void copy_rows(unsigned to, const S* from, int row_st
   }
 }
 
-__device__ __forceinline__ float power_of_two(float x) {
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-
 // One warp's share of the softmax: 16 queries, of which a lane holds the rows lane / 4 and lane / 4 + 8.
 template <class T, class M, bool causal>
 struct AttentionWarp {

@@ -222,4 +222,29 @@ __device__ __forceinline__ T pow(T a, T b) {
   }
 }
 
+// 2^x by the processor's own instruction: 2 units of f32 off; results below 2^-126 are 0.
+__device__ __forceinline__ float power_of_two(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
+// x Phi(x), Phi the normal distribution function. In f32, Phi(-|x|) is 2^P(|x|); P is a polynomial fitted so that the
+// result is off by less than 4e-7 everywhere (2.4e-7 for |x| < 4), and falls without end.
+__device__ __forceinline__ double gelu(double x) { return 0.5 * x * (1 + ::erf(x * 0.70710678118654752440)); }
+__device__ __forceinline__ float gelu(float x) {
+  const float a = ::fabsf(x);
+  float power = -1.99190549e-06f;
+  power = power * a + 2.92720961e-05f;
+  power = power * a - 0.000138088755f;
+  power = power * a - 0.000253435079f;
+  power = power * a + 0.00721638743f;
+  power = power * a - 0.0526030473f;
+  power = power * a - 0.459172219f;
+  power = power * a - 1.1511097f;
+  power = power * a - 0.999999881f;
+  const float beyond = power_of_two(power);
+  return x * (x > 0 ? 1 - beyond : beyond);
+}
+
 }  // namespace tw

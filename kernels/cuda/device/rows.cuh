@@ -3,6 +3,7 @@
 
 #include "math.cuh"
 #include "reduce.cuh"
+#include "staged.cuh"
 #include "types.cuh"
 
 namespace tw {
@@ -99,6 +100,70 @@ __device__ __forceinline__ void transform_row(const X* base, bool aligned, const
       v[k] = Row::value(v[k], center, scale);
       if (weight) v[k] *= weight[j + k];
       if (bias) v[k] += bias[j + k];
+    }
+    finish(v, j);
+  }
+}
+
+// The same for a row that its threads keep in registers, `held` times V elements each, so that it is read once; weight
+// and bias are on their way before the kernel ahead has ended. Without `there` nothing is done.
+template <class Row, int threads, int V, int held, bool has_weight, bool has_bias, class X, class Params, class F>
+__device__ __forceinline__ void transform_held_row(const X* base, bool there, const Params& p, const F& finish) {
+  using A = Compute<X>;
+  using I = decltype(p.items);
+  using First = typename RowStates<Row>::template First<A>;
+  using Second = typename RowStates<Row>::template Second<A>;
+  __shared__ typename RawStates<First, threads / 32>::type first_slots;
+  __shared__ typename RawStates<Second, threads / 32>::type second_slots;
+  const I start = static_cast<I>(threadIdx.x % threads) * V;
+  const double count = static_cast<double>(p.reduced);
+  A weight[has_weight ? held : 1][V], bias[has_bias ? held : 1][V];
+#pragma unroll
+  for (int h = 0; h < held; ++h) {
+    const I j = start + h * threads * V;
+    if constexpr (has_weight) {
+      if (j < p.reduced) read<V>(reinterpret_cast<const A*>(p.weight) + j, true, weight[h]);
+    }
+    if constexpr (has_bias) {
+      if (j < p.reduced) read<V>(reinterpret_cast<const A*>(p.bias) + j, true, bias[h]);
+    }
+  }
+  wait_for_previous();
+  if (!there) return;
+  const bool aligned = is_aligned<V>(base);
+  Staged<V, X> row[held];
+#pragma unroll
+  for (int h = 0; h < held; ++h) {
+    const I j = start + h * threads * V;
+    row[h].fetch_or_zero(base + j * p.reduced_stride[0], aligned, j < p.reduced);
+  }
+  auto gather = [&](auto state, A center) {
+#pragma unroll
+    for (int h = 0; h < held; ++h) {
+      A v[V];
+      row[h].widened(v);
+      if (start + h * threads * V < p.reduced) {
+#pragma unroll
+        for (int k = 0; k < V; ++k) state.take(v[k], 0, center);
+      }
+    }
+    return state;
+  };
+  const First first = merge_threads<threads>(gather(First(), A(0)), reinterpret_cast<First*>(&first_slots));
+  const A center = center_of(first, count);
+  const Second second = merge_threads<threads>(gather(Second(), center), reinterpret_cast<Second*>(&second_slots));
+  const A scale = Row::scale(center, second.sum, p);
+#pragma unroll
+  for (int h = 0; h < held; ++h) {
+    const I j = start + h * threads * V;
+    if (j >= p.reduced) continue;
+    A v[V];
+    row[h].widened(v);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      v[k] = Row::value(v[k], center, scale);
+      if constexpr (has_weight) v[k] *= weight[h][k];
+      if constexpr (has_bias) v[k] += bias[h][k];
     }
     finish(v, j);
   }

@@ -4,6 +4,7 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -168,6 +169,22 @@ at::Tensor column_order(const GemmConfig& config) {
   return at::tensor(order);
 }
 
+/// [tiles, columns, k] as [tile][stage of 64 numbers][column][8 chunks], the chunks of each column exchanged; see
+/// implicit_gemm_warpgroups.cuh.
+at::Tensor swizzled(const at::Tensor& weight) {
+  constexpr int64_t kStage = 64;
+  int64_t stages = ceil_div(weight.size(2), kStage);
+  at::Tensor whole = at::constant_pad_nd(weight, {0, stages * kStage - weight.size(2)});
+  whole = whole.reshape({weight.size(0), weight.size(1), stages, 8, 8}).transpose(1, 2);
+  std::vector<at::Tensor> columns;
+  for (int64_t r = 0; r < 8; ++r) {
+    std::vector<int64_t> order(8);
+    for (int64_t c = 0; c < 8; ++c) order[c] = c ^ r;
+    columns.push_back(at::index_select(whole.slice(2, r, std::nullopt, 8), 3, at::tensor(order).to(weight.device())));
+  }
+  return at::stack(columns, 3).contiguous();
+}
+
 /// [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the pitch; see
 /// implicit_gemm.cuh.
 at::Tensor packed_weights(const Node& node, const Parts& parts, const GemmConfig& config) {
@@ -189,8 +206,9 @@ at::Tensor packed_weights(const Node& node, const Parts& parts, const GemmConfig
   }
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
   weight = at::index_select(weight, 1, column_order(config).to(device)).permute({0, 3, 1, 2, 4});
+  int64_t depth = p.taps() * config.slice * p.chunk();
+  if (config.source == GemmSource::kStages) return swizzled(weight.reshape({-1, config.columns, depth}));
   if (config.source == GemmSource::kRing) {
-    int64_t depth = p.taps() * config.slice * p.chunk();
     int64_t stage = config.stage_chunks * p.chunk();
     weight =
         at::constant_pad_nd(weight.reshape({tiles, config.columns, depth}), {0, config.stage_count(p) * stage - depth});
@@ -239,11 +257,43 @@ Arguments arguments_of(const Parts& parts, const GemmConfig& config, const at::T
   return arguments;
 }
 
+/// `struct Multiply`: the warpgroup's instruction for so many columns, which the instruction set has no generic form
+/// of. begin() before and close() after a row of run(sums, a, b), which adds the product of 16 numbers along k of the
+/// rows at descriptor a and the columns at descriptor b; sums are there after finish(sums).
+std::string emit_multiply(c10::ScalarType dtype, int columns) {
+  std::string registers, operands;
+  int count = columns / 2;
+  for (int i = 0; i < count; ++i) {
+    registers += (i ? ", %" : "%") + std::to_string(i);
+    operands +=
+        (i ? ", " : "") + std::string("\"+f\"(d[") + std::to_string(i / 4) + "][" + std::to_string(i % 4) + "])";
+  }
+  std::string type = dtype == c10::kHalf ? "f16" : "bf16";
+  std::string sums = "(float (&d)[" + std::to_string(columns / 8) + "][4]";
+  const std::string function = "  __device__ __forceinline__ static void ";
+  return "struct Multiply {\n#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n" + function +
+         "begin() { asm volatile(\"wgmma.fence.sync.aligned;\" ::: \"memory\"); }\n" + function +
+         "close() { asm volatile(\"wgmma.commit_group.sync.aligned;\" ::: \"memory\"); }\n" + function + "run" + sums +
+         ", unsigned long long a, unsigned long long b) {\n    asm volatile(\"wgmma.mma_async.sync.aligned.m64n" +
+         std::to_string(columns) + "k16.f32." + type + "." + type + " {" + registers + "}, %" + std::to_string(count) +
+         ", %" + std::to_string(count + 1) + ", 1, 1, 1, 0, 0;\"\n        : " + operands +
+         " : \"l\"(a), \"l\"(b));\n  }\n" + function + "finish" + sums +
+         ") {\n    asm volatile(\"wgmma.wait_group.sync.aligned 0;\"\n        : " + operands +
+         " :: \"memory\");\n  }\n#else\n" + function + "begin() { __trap(); }\n" + function + "close() {}\n" +
+         function + "run" + sums + ", unsigned long long, unsigned long long) {}\n" + function + "finish" + sums +
+         ") {}\n#endif\n};\n";
+}
+
 /// The device function that runs `config`, with its template arguments.
 std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) {
   if (config.source == GemmSource::kRing) {
     return "tw::implicit_gemm_ring<Tile, Depth, tw::GemmRing<Tile, Depth, " +
            numbers({config.stages, config.stage_chunks}) + ">, " + std::to_string(width) + ">";
+  }
+  if (config.source == GemmSource::kStages) {
+    return "tw::implicit_gemm_warpgroups<Tile, Depth, tw::GemmStages<Tile, Depth, " +
+           std::string(p.is_pointwise() ? "false" : "true") + ", " + numbers({config.stage_count(p), config.stages}) +
+           ">, Multiply, " + (config.splits > 1 ? "true, " : "false, ") + std::to_string(width) + ">";
   }
   std::string source = config.source == GemmSource::kPatch    ? "tw::GemmPatch<Tile, Depth>"
                        : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
@@ -259,16 +309,20 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
   constexpr int kFewSums = 32;
   bool two = config.source == GemmSource::kRing && config.rows * config.columns / config.threads() <= kFewSums;
   std::string blocks = two ? "2" : "1";
-  std::string header = config.source == GemmSource::kRing ? "implicit_gemm_ring.cuh" : "implicit_gemm.cuh";
-  return {"implicit_gemm",
+  const bool by_warpgroups = config.source == GemmSource::kStages;
+  std::string header = config.source == GemmSource::kRing ? "implicit_gemm_ring.cuh"
+                       : by_warpgroups                    ? "implicit_gemm_warpgroups.cuh"
+                                                          : "implicit_gemm.cuh";
+  return {by_warpgroups ? "implicit_gemm_warpgroups" : "implicit_gemm",
           emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + "  tw::Size<I> size[" +
               std::to_string(parts.loops.sizes.size() - 1) + "];\n" + parts.loops.parameter_members() + "};\n" +
               emit_staged_elements(parts.body, parts.loops, parts.body.anchor->output()) +
               "using Tile = tw::GemmTile<" + storage_type(parts.dtype) + ", " +
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
-              numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
-              ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
+              numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) + ">;\n" +
+              (by_warpgroups ? emit_multiply(parts.dtype, config.columns) : "") +
+              "extern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
               emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  " +
               emit_elements_object(parts.loops) + "  " + entry_of(config, p, parts.loops.width) + "(x" +
               std::to_string(parts.x_index) + ", p, elements);\n}\n"};
@@ -303,8 +357,8 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
          "f32 with few rows, where TF32 is not faster");
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
-  GemmDevice device{limits.processors, limits.shared_bytes, limits.major >= 9};
-  constexpr size_t kMostOffers = 8;
+  GemmDevice device{limits.processors, limits.shared_bytes, limits.major >= 9, limits.major == 9};
+  constexpr size_t kMostOffers = 12;
   std::vector<GemmConfig> configs = gemm_configs(parts.problem, device, kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
   if (!context.tune) {

@@ -10,6 +10,7 @@ namespace torchweld::cuda {
 namespace {
 
 constexpr int64_t kHeaderBytes = 128;
+constexpr int64_t kStageChunks = 8;  ///< Of kStages: 128 bytes.
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -32,7 +33,7 @@ int64_t padded_pixels(const GemmProblem& p, int64_t first, int64_t last) {
 }
 
 int64_t largest_patch(const GemmProblem& p, const GemmConfig& c) {
-  if (c.source == GemmSource::kRows || c.source == GemmSource::kRing) return 0;
+  if (c.source != GemmSource::kPatch && c.source != GemmSource::kPixels) return 0;
   auto pixels = c.source == GemmSource::kPatch ? patch_pixels : padded_pixels;
   int64_t most = 0;
   for (int64_t first = 0; first < p.rows(); first += c.rows)
@@ -45,6 +46,8 @@ bool allows(const GemmProblem& p, GemmSource source) {
     case GemmSource::kRows:
     case GemmSource::kRing:
       return true;
+    case GemmSource::kStages:
+      return p.element_bytes == 2 && p.vector_reads;
     case GemmSource::kPatch:  // They are read as one run of pixels.
       return p.taps() > 1 && p.in[1] == p.width * p.in[2] && (p.images == 1 || p.in[0] == p.height * p.in[1]);
     case GemmSource::kPixels:
@@ -58,6 +61,12 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
     int64_t weights = int64_t{16} * c.stages * c.columns * (c.stage_chunks + 1);
     return kHeaderBytes + c.x_bytes(p) + weights + c.stage_count(p) * c.stage_chunks * 8;
   }
+  if (c.source == GemmSource::kStages) {
+    constexpr int64_t kHeaderAndAlignment = 256 + 1024;
+    int64_t slots = c.splits > 1 ? int64_t{4} * c.rows * (c.columns + 4) : 0;
+    int64_t table = p.is_pointwise() ? 0 : c.stage_count(p) * kStageChunks * 8;
+    return kHeaderAndAlignment + c.stage_count(p) * (c.rows + c.columns) * kStageChunks * 16 + table + slots;
+  }
   int64_t slots = c.summed() ? int64_t{4} * c.warps_k * c.rows * (c.columns + 4) : 0;
   int64_t weights = c.columns * c.pitch(p) * 16;
   int64_t extra = 0;
@@ -70,12 +79,26 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
 double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.columns * c.warps_m) * 32 / 128.0; }
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
+/// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype.
+double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, double waves, double beside) {
+  constexpr double kStart = 1100;
+  constexpr double kBytesPerCycle = 3500;
+  constexpr double kBytesPerCycleOfOne = 55;
+  double results = static_cast<double>(c.rows) * c.columns;
+  auto bytes = static_cast<double>(c.stage_count(p) * kStageChunks * 16 * (c.rows + c.columns));
+  double load = std::max(bytes * blocks / waves / kBytesPerCycle, bytes * beside / kBytesPerCycleOfOne);
+  double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
+  double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
+  return kStart + load + last + sum + 0.05 * results + 7.2 * results / c.threads();
+}
+
 /// Cycles of a block that shares its processor with `beside` - 1 others, of `blocks` in `waves` waves. The constants
 /// are a least-squares fit to about 550 measured kernels of ResNet50 and MobileNetV2 in f16 on an H100; it is 8 % off
 /// on average.
 double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, double waves, double beside) {
   auto steps = static_cast<double>(c.steps(p));
   double results = static_cast<double>(c.rows) * c.columns;
+  if (c.source == GemmSource::kStages) return warpgroup_cycles(p, c, blocks, waves, beside);
   constexpr double kStart = 870;
   double finish = 0.076 * beside * results + 7.2 * results / c.threads();
   double products = beside * steps * std::max(shared_read_cycles(c), multiply_cycles(c));
@@ -119,12 +142,14 @@ double estimate(const GemmProblem& p, const GemmConfig& c, const GemmDevice& dev
 
 /// Threads that read one row together: no more than it has chunks, no fewer than there are threads for a row.
 int lanes_for(const GemmProblem& p, const GemmConfig& c) {
-  if (c.source == GemmSource::kPixels || c.source == GemmSource::kRing) return 1;
+  if (c.source != GemmSource::kRows && c.source != GemmSource::kPatch) return 1;
   bool patch = c.source == GemmSource::kPatch;
   auto chunks = static_cast<uint64_t>(patch ? c.slice : 2 * c.steps(p));
   auto most = static_cast<int>(std::min<uint64_t>(std::bit_ceil(chunks), patch ? 32 : 8));
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
+
+constexpr int64_t kMostStages = 24;
 
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
@@ -133,6 +158,7 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int most_tiles = c.source == GemmSource::kRing ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
+  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && c.stage_count(p) <= kMostStages;
   if (c.source == GemmSource::kRing) return c.threads() / c.stage_chunks <= c.rows;
   int warps = c.warps_m * c.warps_n * c.warps_k;
   if (c.threads() / c.rows > 32 || (warps != 4 && warps != 8)) return false;
@@ -234,6 +260,28 @@ void add_rings(Search& search) {
   }
 }
 
+/// All ways in which warpgroups multiply.
+void add_warpgroups(Search& search) {
+  if (!search.device().warpgroups) return;
+  GemmConfig c;
+  c.source = GemmSource::kStages;
+  for (c.rows = 64; c.rows <= 128; c.rows += 64) {
+    c.warps_m = c.rows / 16;
+    for (int columns : {16, 32, 48, 64, 96, 128}) {
+      c.columns = columns;
+      bool power_of_two = (columns & (columns - 1)) == 0;
+      for (c.splits = 1; c.splits <= (power_of_two && search.device().clusters ? 8 : 1); c.splits *= 2) {
+        int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
+        if (c.splits > 1 && chunks % (c.splits * kStageChunks) != 0) continue;
+        int64_t stages = ceil_div(search.problem().taps() * ceil_div(chunks, c.splits), kStageChunks);
+        // In about four parts.
+        c.stages = static_cast<int>(ceil_div(stages, 4));
+        search.add(c);
+      }
+    }
+  }
+}
+
 /// Two that differ in nothing but how warps share the tile are unlikely to differ much in time.
 bool is_like(const GemmConfig& a, const GemmConfig& b) {
   return a.rows == b.rows && a.columns == b.columns && a.splits == b.splits && a.source == b.source;
@@ -256,7 +304,8 @@ int64_t GemmConfig::steps(const GemmProblem& problem) const {
 }
 
 int64_t GemmConfig::stage_count(const GemmProblem& problem) const {
-  return stage_chunks ? ceil_div(problem.taps() * slice, stage_chunks) : 0;
+  int64_t chunks = source == GemmSource::kStages ? kStageChunks : stage_chunks;
+  return chunks ? ceil_div(problem.taps() * slice, chunks) : 0;
 }
 
 int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
@@ -269,6 +318,8 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
       return ceil_div(patch_pixels * 4 * problem.element_bytes, 16) * 16;
     case GemmSource::kRing:
       return int64_t{16} * stages * rows * (stage_chunks + 1);
+    case GemmSource::kStages:
+      return stage_count(problem) * kStageChunks * 16 * rows;
   }
   return 0;
 }
@@ -280,6 +331,7 @@ std::string GemmConfig::text() const {
   if (source == GemmSource::kPatch) text += " patch";
   if (source == GemmSource::kPixels) text += " pixels";
   if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
+  if (source == GemmSource::kStages) text += " stages" + number(stages);
   if (splits > 1) text += " split" + number(splits);
   return text;
 }
@@ -289,6 +341,7 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   add_resident(search);
   add_shallow(search);
   add_rings(search);
+  add_warpgroups(search);
   std::vector<GemmConfig>& all = search.found();
   std::stable_sort(all.begin(), all.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });

@@ -39,6 +39,7 @@ struct GemmDevice {
   int64_t processors = 132;
   int64_t shared_bytes = 227 << 10;  ///< Per block, at most.
   bool clusters = true;
+  bool warpgroups = true;  ///< Products by warpgroups (sm_90a).
 };
 
 /// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_operands.cuh.
@@ -47,6 +48,7 @@ enum class GemmSource {
   kPatch,   ///< Once for all taps.
   kPixels,  ///< Once for all taps, at most four channels.
   kRing,    ///< Once per tap, a few chunks of k at a time; the weights too.
+  kStages,  ///< Once per tap, for products by warpgroups, which start when the first stages are there.
 };
 
 /// One way to run it. See kernels/cuda/device/implicit_gemm.cuh.
@@ -56,7 +58,7 @@ struct GemmConfig {
   int splits = 1;  ///< Blocks of a cluster, which share the channels.
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
-  int stages = 0;        ///< Of a ring.
+  int stages = 0;        ///< Of a ring; kStages: those that arrive together.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
 
   int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
@@ -70,7 +72,7 @@ struct GemmConfig {
   int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }
   /// Steps of two chunks along k in a block, filled up to the same number for each of its warps.
   int64_t steps(const GemmProblem& problem) const;
-  /// Stages of k, for a ring.
+  /// Stages of k, for kRing and kStages.
   int64_t stage_count(const GemmProblem& problem) const;
   int64_t pixel_pitch() const { return slice + 1; }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }

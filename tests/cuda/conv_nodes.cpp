@@ -209,6 +209,9 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
   linear("linear_odd", {2, 9, 45}, 33, After::kResidualRelu);
   linear("linear_sliced", {2, 9, 64}, 1000, After::kTwoResults, {2000, 200, 1});
   linear("linear_deep", {4, 3072}, 64, After::kNothing);
+  linear("linear_encoder", {128, 768}, 256, After::kResidualRelu);
+  linear("linear_long_k", {130, 3072}, 200, After::kTwoResults);
+  linear("linear_uneven_k", {70, 200}, 96, After::kNothing);
   return list;
 }
 

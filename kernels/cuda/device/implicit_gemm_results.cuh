@@ -85,7 +85,6 @@ template <class T, bool clustered, int width, class E>
 struct GemmSummed {
   static constexpr int items_per_row = T::columns / 4;
   static constexpr int row_step = T::threads / items_per_row;  // Between the rows of one thread's items.
-  static_assert(row_step * items_per_row == T::threads, "all items of a thread are in the same columns");
   float bias[4];
   GemmFinish<4, width, E> finish;
   int own_rows, own_shift;  // A power of two.
@@ -169,6 +168,7 @@ struct GemmSummed {
 
   template <class Params>
   __device__ __forceinline__ void run(const Params& p, const E& elements) {
+    static_assert(row_step * items_per_row == T::threads, "all items of a thread are in the same columns");
     const int parts = clustered ? p.splits * T::warps_k : T::warps_k;
     const unsigned part_bytes = own_rows * T::slot_pitch * 4;
     for (int ahead = 0; line + ahead < own_rows && m + ahead < p.rows; ahead += row_step) {

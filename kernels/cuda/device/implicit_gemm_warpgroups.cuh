@@ -1,0 +1,202 @@
+// Convolutions and linear layers as matrix products by warpgroups (sm_90a only), for few results. As in
+// implicit_gemm.cuh a block keeps everything it multiplies in shared memory, but it starts when the first part of k is
+// there.
+//
+// k lies in stages of 64 numbers: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
+// chunks]; chunk c of row r has place c ^ r % 8, as the instruction expects it ("128-byte swizzle"). Some stages
+// together arrive as one part.
+#pragma once
+
+#include "implicit_gemm.cuh"
+
+namespace tw {
+
+// Writes to shared memory by this thread become visible to the tensor cores' own reads (after the next barrier).
+__device__ __forceinline__ void show_to_tensor_cores() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// `taps` false: a window of 1 x 1 without padding. T: 16 rows to a warp, all columns to each.
+template <class T, class D, bool taps, int stages_, int together_>
+struct GemmStages {
+  using S = typename T::Element;
+  static constexpr int stages = stages_, together = together_, parts = (stages + together - 1) / together;
+  static constexpr int row_bytes = 128 * T::rows, column_bytes = 128 * T::columns;  // Of a stage.
+  static constexpr int step = T::threads / 8, per_thread = T::rows / step;
+  static constexpr int header = 256, alignment = 1024, table_bytes = taps ? stages * 64 : 0;
+  static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
+  static_assert(sizeof(S) == 2 && 64 + parts * 8 <= header && step % 8 == 0, "parts that fit");
+
+  const S* x;
+  const S* from[per_thread];
+  unsigned inside[per_thread];
+  unsigned rows, weights, table, barriers;
+  unsigned to;
+  bool vector;
+
+  __device__ __forceinline__ static constexpr int stages_of(int part) {
+    return part + 1 < parts ? together : stages - part * together;
+  }
+
+  // By one thread, after the barriers were made.
+  template <class Params>
+  __device__ __forceinline__ void start_weights(const Params& p, const GemmWork& work) const {
+    const char* source =
+        static_cast<const char*>(p.weights) +
+        static_cast<long long>(static_cast<int>(blockIdx.y) * p.splits + work.rank) * (stages * column_bytes);
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+      const int at = part * together * column_bytes, bytes = stages_of(part) * column_bytes;
+      expect_bytes(barriers + part * 8, bytes);
+      copy_bulk(weights + at, source + at, bytes, barriers + part * 8);
+    }
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const S* data, const Params& p, const GemmWork& work) {
+    x = data;
+    vector = p.vector_reads && is_aligned<T::chunk>(x);
+    if constexpr (taps) fill_table<T, D>(p, work, table, stages * 8);
+    const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
+#pragma unroll
+    for (int i = 0; i < per_thread; ++i) {
+      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      inside[i] = pixel.inside;
+      from[i] = place_of(x, p, pixel);
+      if constexpr (!taps) from[i] += (work.first_channel + lane * T::chunk) * p.in[3];
+      have_ready(from[i]);
+      have_ready(inside[i]);
+    }
+    to = rows + first * 128 + (lane ^ first % 8) * 16;
+    have_ready(to);
+  }
+
+  template <class Params>
+  __device__ __forceinline__ GemmChunk chunk_at(const Params& p, const GemmWork& work, int stage) const {
+    const int q = stage * 8 + static_cast<int>(threadIdx.x) % 8;
+    if constexpr (taps) return read_table(table, q);
+    const int channel = work.first_channel + q * T::chunk;
+    const unsigned count = min(T::chunk, D::channels - channel);
+    return {stage * 8 * T::chunk * p.in[3], q < work.present ? 1u | 1u << 12 | count << 24 : kNeverThere};
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void load_rows(const Params& p, const GemmWork& work, int part) const {
+#pragma unroll
+    for (int s = 0; s < stages_of(part); ++s) {
+      const int stage = part * together + s;
+      const GemmChunk chunk = chunk_at(p, work, stage);
+      const unsigned need = chunk.need & kTapBits;
+#pragma unroll
+      for (int i = 0; i < per_thread; ++i)
+        copy_async16(to + stage * row_bytes + i * step * 128, from[i] + chunk.offset, (inside[i] & need) == need);
+    }
+  }
+  template <class Params>
+  __device__ __forceinline__ void gather_rows(const Params& p, const GemmWork& work) const {
+    const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
+#pragma unroll 1
+    for (int i = 0; i < per_thread; ++i) {
+      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      const S* row = place_of(x, p, pixel);
+      if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
+#pragma unroll 1
+      for (int stage = 0; stage < stages; ++stage) {
+        const GemmChunk chunk = chunk_at(p, work, stage);
+        const unsigned need = chunk.need & kTapBits;
+        gather_chunk(to + stage * row_bytes + i * step * 128, row + chunk.offset, p.in[3],
+                     (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
+      }
+    }
+  }
+
+  template <class Multiply, int part = 0>
+  __device__ __forceinline__ void multiply(float (&sums)[T::n_tiles][4]) const {
+    wait_for_copies<parts - 1 - part>();
+    show_to_tensor_cores();
+    wait_for_phase(barriers + part * 8, 0);
+    __syncthreads();
+    Multiply::begin();
+#pragma unroll
+    for (int s = 0; s < stages_of(part); ++s) {
+      const int stage = part * together + s;
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        Multiply::run(sums, place_in_shared(rows + threadIdx.x / 128 * 64 * 128 + stage * row_bytes + k * 32),
+                      place_in_shared(weights + stage * column_bytes + k * 32));
+    }
+    Multiply::close();
+    if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(sums);
+  }
+  // A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
+  __device__ __forceinline__ static unsigned long long place_in_shared(unsigned address) {
+    return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
+  }
+};
+
+// Blocks and Params as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
+// kernels/cuda/implicit_gemm.cpp.
+template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E>
+__device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
+                                                         const E& elements) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  GemmWork work;
+  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
+  work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
+  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
+  work.first_channel = work.rank * D::slice * T::chunk;
+  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+  GemmShared at;
+  Stages stages;
+  at.barrier = shared_address(shared);
+  stages.barriers = at.barrier + 64;
+  stages.rows = (at.barrier + Stages::header + Stages::alignment - 1) / Stages::alignment * Stages::alignment;
+  stages.weights = stages.rows + Stages::stages * Stages::row_bytes;
+  stages.table = stages.weights + Stages::stages * Stages::column_bytes;
+  at.slots = stages.table + Stages::table_bytes;
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int part = 0; part < Stages::parts; ++part) init_barrier(stages.barriers + part * 8, 1);
+  }
+  start_barriers<T, clustered>(p, work, at);
+  if (threadIdx.x == 0) stages.start_weights(p, work);
+  stages.prepare(x, p, work);
+  GemmSummed<T, clustered, width, E> sum;
+  GemmDirect<T, width, E> direct;
+  if constexpr (clustered) {
+    sum.prepare(p, work, at);
+  } else {
+    direct.prepare(p, work);
+  }
+  __syncthreads();
+  if constexpr (clustered) cluster_arrive();
+
+  // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
+  if (p.rows > 0) wait_for_previous();
+  if (!stages.vector) stages.gather_rows(p, work);
+#pragma unroll
+  for (int part = 0; part < Stages::parts; ++part) {
+    if (stages.vector) stages.load_rows(p, work, part);
+    commit_copies();
+  }
+  if constexpr (clustered) {
+    sum.fetch(p, elements);
+  } else {
+    direct.fetch(p, elements);
+  }
+  float acc[1][T::n_tiles][4] = {};
+  stages.template multiply<Multiply>(acc[0]);
+  Multiply::finish(acc[0]);
+  if constexpr (clustered) {
+    cluster_wait();
+    sum.push(p, work, at, acc);
+    wait_for_phase(at.barrier + 8, 0);
+    sum.run(p, elements);
+  } else {
+    direct.run(p, elements, acc);
+  }
+}
+
+}  // namespace tw

@@ -51,6 +51,10 @@ void fold_batch_norm(Graph& graph, const PassContext& context);
 /// Nodes with equal attributes and inputs are computed once. Large constants are equal when they are the same tensor.
 void share_common_nodes(Graph& graph, const PassContext& context);
 
+/// Convolutions with large windows that neither overlap nor leave anything out (the patches of vision transformers)
+/// become Linear nodes of one row for each window.
+void patch_convolutions(Graph& graph, const PassContext& context);
+
 /// softmax(scale * q k^T + mask) v written out becomes an Attention node, whether the scale stands at q or behind the
 /// product, and the mask is added or (-inf) filled in; nothing else may read the scores and weights. Rows that are
 /// masked throughout keep their meaning (NaN for -inf). In f16 additive masks stay written out, for their large

@@ -64,41 +64,70 @@ bool is_per_channel(const Value* operand, const Value* result, const Node& ancho
   return true;
 }
 
-/// True when `user`, which reads the group's result `value`, can join the epilogue; counts its full operands.
-bool joins_epilogue(const Node& user, const Value* value, const Node& anchor, const Epilogue& epilogue,
-                    int& full_operands) {
-  if (!user.as<Pointwise>() || user.output()->type.shape != value->type.shape) return false;
-  if (user.output()->type.dtype != value->type.dtype || user.output()->type.device != value->type.device) return false;
-  if (!same_layout(value->type.shape, user.output()->type.strides, value->type.strides)) return false;
+using Positions = std::unordered_map<const Node*, int64_t>;
+
+Positions positions_in(const Graph& graph) {
+  Positions positions;
+  for (const auto& node : graph.nodes()) positions.emplace(node.get(), static_cast<int64_t>(positions.size()));
+  return positions;
+}
+
+/// True when `user`, which reads values of the group, can join the epilogue; counts its full operands.
+bool joins_epilogue(const Node& user, const Group& group, const Epilogue& epilogue, int& full_operands) {
+  const Node& anchor = *group.front();
+  const TensorType& result = anchor.output()->type;
+  if (!user.as<Pointwise>() || user.output()->type.shape != result.shape) return false;
+  if (user.output()->type.dtype != result.dtype || user.output()->type.device != result.device) return false;
+  if (!same_layout(result.shape, user.output()->type.strides, result.strides)) return false;
   int full = full_operands;
   for (const Value* operand : user.inputs()) {
-    if (operand == value || is_inner_constant(operand)) continue;
-    if (operand->type.dtype != value->type.dtype) return false;
-    if (epilogue.per_channel && operand->from<Constant>() && is_per_channel(operand, value, anchor)) continue;
-    bool is_full = operand->type.shape == value->type.shape &&
-                   same_layout(value->type.shape, operand->type.strides, value->type.strides);
+    bool inside = std::find(group.begin(), group.end(), operand->producer()) != group.end();
+    if (inside || is_inner_constant(operand)) continue;
+    if (operand->type.dtype != result.dtype) return false;
+    if (epilogue.per_channel && operand->from<Constant>() && is_per_channel(operand, anchor.output(), anchor)) continue;
+    bool is_full =
+        operand->type.shape == result.shape && same_layout(result.shape, operand->type.strides, result.strides);
     if (!is_full || ++full > epilogue.full_operands) return false;
   }
   full_operands = full;
   return true;
 }
 
+/// The anchor and as many pointwise nodes behind it as leave one result. Other operands of these cannot depend on the
+/// group: what they would depend on would be a second result. `free`: nodes that are in no group yet.
+Group with_epilogue(const Graph& graph, Node* anchor, const Epilogue& epilogue, const Positions& free) {
+  Group group{anchor};
+  size_t closed = 1;
+  int full_operands = 0;
+  std::map<int64_t, Node*> readers;  // Of the group, in the order of the graph.
+  auto add_readers = [&](const Value* value) {
+    for (Node* user : value->users()) {
+      if (auto place = free.find(user); place != free.end()) readers.emplace(place->second, user);
+    }
+  };
+  add_readers(anchor->output());
+  while (!readers.empty() && group.size() < kMaxNodes) {
+    Node* next = readers.begin()->second;
+    readers.erase(readers.begin());
+    if (!joins_epilogue(*next, group, epilogue, full_operands)) break;
+    group.push_back(next);
+    add_readers(next->output());
+    if (outer_outputs(graph, group).size() == 1) closed = group.size();
+  }
+  group.resize(closed);
+  return group;
+}
+
 void fuse_epilogues(Graph& graph) {
+  Positions free = positions_in(graph);
   for (Node* node : graph.node_list()) {
     auto epilogue =
         std::find_if(kEpilogues.begin(), kEpilogues.end(), [&](const Epilogue& e) { return e.is_anchor(*node); });
     if (epilogue == kEpilogues.end() || (!epilogue->on_cpu && !node->output()->type.device.is_cuda())) continue;
-    Group group{node};
-    int full_operands = 0;
-    const Value* value = node->output();
-    // Other operands of a joining node stand before it, and cannot depend on the group, whose value only it reads.
-    while (Node* user = only_user(graph, value)) {
-      if (group.size() >= kMaxNodes || !joins_epilogue(*user, value, *node, *epilogue, full_operands)) break;
-      group.push_back(user);
-      value = user->output();
-    }
+    Group group = with_epilogue(graph, node, *epilogue, free);
     if (group.size() == 1) continue;
     fuse_group(graph, group);
+    for (const Node* member : group) free.erase(member);
   }
   graph.sweep();
 }
@@ -115,10 +144,7 @@ bool is_cheap(const Node& node) {
 
 class PointwiseGroups {
  public:
-  explicit PointwiseGroups(Graph& graph) : graph_(graph) {
-    int64_t position = 0;
-    for (const auto& node : graph.nodes()) positions_[node.get()] = position++;
-  }
+  explicit PointwiseGroups(Graph& graph) : graph_(graph), positions_(positions_in(graph)) {}
 
   /// From the last node to the first: each becomes the end of a group unless it is in one.
   std::vector<Group> collect() {
@@ -184,7 +210,7 @@ class PointwiseGroups {
   }
 
   Graph& graph_;
-  std::unordered_map<const Node*, int64_t> positions_;
+  Positions positions_;
   std::unordered_set<const Node*> taken_;
 };
 

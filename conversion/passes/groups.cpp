@@ -12,20 +12,6 @@
 namespace torchweld {
 namespace {
 
-/// Values of the group that something outside of it reads.
-std::vector<Value*> outer_outputs(const Graph& graph, const Group& group) {
-  std::unordered_set<const Node*> members(group.begin(), group.end());
-  std::vector<Value*> outputs;
-  for (const Node* node : group) {
-    for (const auto& v : node->outputs()) {
-      bool read =
-          std::any_of(v->users().begin(), v->users().end(), [&](const Node* user) { return !members.count(user); });
-      if (read || graph.is_output(v.get())) outputs.push_back(v.get());
-    }
-  }
-  return outputs;
-}
-
 /// Adds copies of the body's nodes to `graph`, reading `inputs` in place of the body's. Returns the body's outputs.
 std::vector<Value*> add_body(Graph& graph, const Graph& body, const std::vector<Value*>& inputs) {
   std::unordered_map<const Value*, Value*> copies;
@@ -58,6 +44,19 @@ std::vector<Value*> outer_inputs(const Group& group) {
     }
   }
   return inputs;
+}
+
+std::vector<Value*> outer_outputs(const Graph& graph, const Group& group) {
+  std::unordered_set<const Node*> members(group.begin(), group.end());
+  std::vector<Value*> outputs;
+  for (const Node* node : group) {
+    for (const auto& v : node->outputs()) {
+      bool read =
+          std::any_of(v->users().begin(), v->users().end(), [&](const Node* user) { return !members.count(user); });
+      if (read || graph.is_output(v.get())) outputs.push_back(v.get());
+    }
+  }
+  return outputs;
 }
 
 Node* only_user(const Graph& graph, const Value* value) {

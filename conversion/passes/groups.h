@@ -16,6 +16,8 @@ using Group = std::vector<Node*>;
 bool is_inner_constant(const Value* value);
 /// What the group reads from outside, each value once; without constants that go inside.
 std::vector<Value*> outer_inputs(const Group& group);
+/// Values of the group that something outside of it reads.
+std::vector<Value*> outer_outputs(const Graph& graph, const Group& group);
 /// The one node that reads `value`, whatever number of times; null when there are more, or the value leaves the graph.
 Node* only_user(const Graph& graph, const Value* value);
 

@@ -11,8 +11,8 @@ Restride::Restride(Graph& graph) : graph_(graph) {
 }
 
 void Restride::follow(Node* node) {
-  bool changed = std::any_of(node->inputs().begin(), node->inputs().end(),
-                             [&](const Value* v) { return changed_.count(v) > 0; });
+  bool changed =
+      std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* v) { return changed_.count(v) > 0; });
   if (!changed) return;
   std::vector<Dims> before;
   for (const auto& v : node->outputs()) before.push_back(v->type.strides);

@@ -114,6 +114,21 @@ Value* merge_reshapes(Graph& graph, Node& node) {
   return graph.add(*op, {node.input(0)->producer()->input(0)});
 }
 
+/// Rows that are joined before a linear and taken apart again after it, as for torch.addmm.
+Value* drop_joined_rows(Graph& graph, Node& node) {
+  auto* after = node.as<Reshape>();
+  Value* y = after ? node.input(0) : nullptr;
+  if (!y || !y->from<Linear>() || graph.use_count(y) != 1) return nullptr;
+  const Node& linear = *y->producer();
+  if (!linear.input(0)->from<Reshape>() || after->shape.empty() || after->shape.back() != y->type.shape.back())
+    return nullptr;
+  Dims shape = after->shape;
+  shape.back() = linear.input(0)->type.shape.back();
+  std::vector<Value*> inputs(linear.inputs().begin(), linear.inputs().end());
+  inputs[0] = graph.add(Reshape{shape}, {inputs[0]->producer()->input(0)});
+  return graph.add(Linear{}, inputs);
+}
+
 Value* merge_permutes(Graph& graph, Node& node) {
   auto* second = node.as<Permute>();
   auto* first = second ? node.input(0)->from<Permute>() : nullptr;
@@ -228,10 +243,20 @@ Value* pad_into_conv(Graph& graph, Node& node) {
   return graph.add(wider, inputs);
 }
 
-constexpr std::array<Rule, 13> kRules{
-    drop_identity,    drop_neutral_operand, drop_repeated,          merge_reshapes, merge_permutes,
-    merge_casts,      merge_copies,         drop_expanded_operands, pool_to_reduce, reduce_of_single_elements,
-    matmul_to_linear, product_to_silu,      pad_into_conv};
+constexpr std::array<Rule, 14> kRules{drop_identity,
+                                      drop_neutral_operand,
+                                      drop_repeated,
+                                      merge_reshapes,
+                                      drop_joined_rows,
+                                      merge_permutes,
+                                      merge_casts,
+                                      merge_copies,
+                                      drop_expanded_operands,
+                                      pool_to_reduce,
+                                      reduce_of_single_elements,
+                                      matmul_to_linear,
+                                      product_to_silu,
+                                      pad_into_conv};
 
 /// True when `to` can take the place of `from` everywhere: users have been typed by its strides.
 bool can_replace(const Graph& graph, const Value* from, const Value* to) {

@@ -44,6 +44,7 @@ const std::vector<Tactic>& tactics() {
       {"cuda_inverted_residual", c10::kCUDA, cuda::propose_inverted_residual},
       {"cuda_squeeze_excite", c10::kCUDA, cuda::propose_squeeze_excite},
       {"cuda_pooled_linear", c10::kCUDA, cuda::propose_pooled_linear},
+      {"cuda_normed_linear", c10::kCUDA, cuda::propose_normed_linear},
       {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
       {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},
       {"cuda_implicit_gemm", c10::kCUDA, cuda::propose_implicit_gemm},

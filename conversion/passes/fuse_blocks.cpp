@@ -8,6 +8,7 @@
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
+#include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
@@ -164,11 +165,32 @@ Group pooled_classifier(Graph& graph, Node* node) {
   return group;
 }
 
+/// The node that reads `value` first.
+Node* first_reader(Graph& graph, const Value* value) {
+  auto& users = value->users();
+  for (const auto& node : graph.nodes()) {
+    if (std::find(users.begin(), users.end(), node.get()) != users.end()) return node.get();
+  }
+  return nullptr;
+}
+
+/// layer norm -> linear; others may read the norm's result too, after the linear.
+Group normed_linear(Graph& graph, Node* node) {
+  auto* norm = node->as<LayerNorm>();
+  if (!norm || norm->rank != 1 || !is_reduced_float(node->output()->type)) return {};
+  bool constant =
+      std::all_of(node->inputs().begin() + 1, node->inputs().end(), [](const Value* v) { return v->from<Constant>(); });
+  Node* reader = first_reader(graph, node->output());
+  auto linear = constant && reader ? part_of<Linear>(*reader) : std::nullopt;
+  if (!linear || linear->x != node->output() || !linear->others.empty()) return {};
+  return {node, reader};
+}
+
 }  // namespace
 
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
-  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier}) {
+  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, normed_linear}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {
       if (taken.count(node)) continue;

@@ -25,7 +25,6 @@ const std::vector<Pass>& passes() {
       {"simplify", simplify},
       {"fold_batch_norm", fold_batch_norm},
       {"share_common_nodes", share_common_nodes},
-      {"patch_convolutions", patch_convolutions},
       {"recognise_attention", recognise_attention},
       {"merge_linears", merge_linears},
       {"set_precision", set_precision},

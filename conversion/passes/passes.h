@@ -51,10 +51,6 @@ void fold_batch_norm(Graph& graph, const PassContext& context);
 /// Nodes with equal attributes and inputs are computed once. Large constants are equal when they are the same tensor.
 void share_common_nodes(Graph& graph, const PassContext& context);
 
-/// Convolutions with large windows that neither overlap nor leave anything out (the patches of vision transformers)
-/// become Linear nodes of one row for each window.
-void patch_convolutions(Graph& graph, const PassContext& context);
-
 /// softmax(scale * q k^T + mask) v written out becomes an Attention node, whether the scale stands at q or behind the
 /// product, and the mask is added or (-inf) filled in; nothing else may read the scores and weights. Rows that are
 /// masked throughout keep their meaning (NaN for -inf). In f16 additive masks stay written out, for their large
@@ -89,8 +85,8 @@ void fuse(Graph& graph, const PassContext& context);
 /// for them: a depthwise convolution with the 1x1 convolutions before and after it (inverted residual, also with the
 /// block's input added); a scaling by one number per channel with the 1x1 convolution after it; a mean over positions
 /// with the two 1x1 convolutions after it, and the gating where no convolution follows it (squeeze-excitation); a mean
-/// over positions with a linear (and a cast to f32) after it. What lies between them must be read by nothing else. A
-/// block's body holds the nodes as they were; where no kernel is faster than these, `expand_blocks` (see groups.h) puts
+/// over positions with a linear (and a cast to f32) after it; a layer norm with the linear after it. What lies between
+/// them must be read by nothing else, but for the norm's result, which may also be a result of the block. A block's body holds the nodes as they were; where no kernel is faster than these, `expand_blocks` (see groups.h) puts
 /// them back.
 void fuse_blocks(Graph& graph, const PassContext& context);
 

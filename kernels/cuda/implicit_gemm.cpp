@@ -1,22 +1,29 @@
 #include "kernels/cuda/implicit_gemm.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
+#include "core/ops/norm.h"
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_plan.h"
 #include "kernels/cuda/own_kernel.h"
@@ -24,6 +31,13 @@
 
 namespace torchweld::cuda {
 namespace {
+
+/// Layer normalisation of x ahead of the product.
+struct Norm {
+  double eps = 0;
+  at::Tensor weight, bias;  ///< f32, [channels].
+  bool kept = false;        ///< The normalised x is the node's first result.
+};
 
 /// A node taken apart.
 struct Parts {
@@ -34,6 +48,7 @@ struct Parts {
   at::Tensor bias;    ///< Undefined when there is none.
   std::vector<size_t> packed;
   GemmProblem problem;
+  std::optional<Norm> norm;
   Loops loops;  ///< Over the results, the last one over their channels.
 };
 
@@ -220,11 +235,12 @@ at::Tensor packed_weights(const Node& node, const Parts& parts, const GemmConfig
   return at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous();
 }
 
-at::Tensor packed_bias(const Node& node, const Parts& parts, const GemmConfig& config) {
+/// One number for each column, or zeros.
+at::Tensor packed_columns(const Node& node, const Parts& parts, const GemmConfig& config, const at::Tensor& numbers) {
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
   int64_t columns = config.column_tiles(parts.problem) * config.columns;
-  if (!parts.bias.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
-  return at::constant_pad_nd(parts.bias.to(device, c10::kFloat), {0, columns - parts.problem.outputs}).contiguous();
+  if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
+  return at::constant_pad_nd(numbers.to(device, c10::kFloat), {0, columns - parts.problem.outputs}).contiguous();
 }
 
 std::string numbers(std::initializer_list<int64_t> list) {
@@ -238,12 +254,16 @@ constexpr const char* kParameters =
     "  int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;\n"
     "  tw::Divider out_width, out_height, lines, line_width;\n  int splits, vector_reads, stage_count;\n";
 
-Arguments arguments_of(const Parts& parts, const GemmConfig& config, const at::Tensor& weights,
-                       const at::Tensor& bias) {
+constexpr const char* kNormParameters =
+    "  const float* column_sums;\n  const float* norm_weight;\n  const float* norm_bias;\n  float eps;\n";
+
+/// Tensors that the kernel reads: weights, bias and, with a norm, the sums of the columns and the norm's own.
+using Packed = std::vector<at::Tensor>;
+
+Arguments arguments_of(const Parts& parts, const GemmConfig& config, const Packed& packed) {
   const GemmProblem& p = parts.problem;
   Arguments arguments;
-  arguments.add(weights.defined() ? weights.data_ptr() : nullptr);
-  arguments.add(bias.defined() ? bias.data_ptr() : nullptr);
+  for (size_t i = 0; i < 2; ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);
   auto add = [&](std::initializer_list<int64_t> list) {
     for (int64_t number : list) arguments.add(static_cast<int32_t>(number));
   };
@@ -252,6 +272,10 @@ Arguments arguments_of(const Parts& parts, const GemmConfig& config, const at::T
   for (int64_t size : {p.out_width, p.out_height, p.padded_height(), p.padded_width()})
     add_size(arguments, size, "int");
   add({config.splits, p.vector_reads, config.stage_count(p)});
+  if (parts.norm) {
+    for (size_t i = 2; i < packed.size(); ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);
+    arguments.add(static_cast<float>(parts.norm->eps));
+  }
   for (size_t d = 0; d + 1 < parts.loops.sizes.size(); ++d) add_size(arguments, parts.loops.sizes[d], "int");
   parts.loops.add_arguments(arguments);
   return arguments;
@@ -291,9 +315,8 @@ std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) 
            numbers({config.stages, config.stage_chunks}) + ">, " + std::to_string(width) + ">";
   }
   if (config.source == GemmSource::kStages) {
-    return "tw::implicit_gemm_warpgroups<Tile, Depth, tw::GemmStages<Tile, Depth, " +
-           std::string(p.is_pointwise() ? "false" : "true") + ", " + numbers({config.stage_count(p), config.stages}) +
-           ">, Multiply, " + (config.splits > 1 ? "true, " : "false, ") + std::to_string(width) + ">";
+    return std::string("tw::implicit_gemm_warpgroups<Tile, Depth, Stages, Multiply, ") +
+           (config.splits > 1 ? "true, " : "false, ") + std::to_string(width) + ">";
   }
   std::string source = config.source == GemmSource::kPatch    ? "tw::GemmPatch<Tile, Depth>"
                        : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
@@ -301,6 +324,28 @@ std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) 
                                                               : "tw::GemmRows<Tile, Depth, true>";
   return "tw::implicit_gemm<Tile, Depth, " + source + (config.splits > 1 ? ", true, " : ", false, ") +
          std::to_string(width) + ">";
+}
+
+/// What a product by warpgroups needs beside Tile and Depth.
+std::string emit_warpgroup_types(const Parts& parts, const GemmConfig& config) {
+  const GemmProblem& p = parts.problem;
+  return std::string("using Stages = tw::GemmStages<Tile, Depth, ") + (p.is_pointwise() ? "false, " : "true, ") +
+         numbers({config.stage_count(p), config.stages}) + ">;\n" + emit_multiply(parts.dtype, config.columns);
+}
+
+/// The last argument of a product by warpgroups, as a variable `norm`.
+std::string emit_norm(const Parts& parts) {
+  if (!parts.norm) return "tw::GemmAsItIs norm;\n  ";
+  return std::string("tw::GemmNorm<Tile, Depth, Stages, ") + (parts.norm->kept ? "true" : "false") + "> norm;\n  " +
+         (parts.norm->kept ? "norm.normed = normed;\n  " : "");
+}
+
+/// The kernel's data pointers. With a norm, x is all that the node reads but weights.
+std::string emit_pointers_of(const Node& node, const Parts& parts) {
+  if (!parts.norm) return emit_pointers(node, parts.packed);
+  std::string type = storage_type(parts.dtype) + "* ";
+  return "const " + type + "x" + std::to_string(parts.x_index) + ", " + (parts.norm->kept ? type + "normed, " : "") +
+         type + "y0, ";
 }
 
 Program program_of(const Node& node, const Parts& parts, const GemmConfig& config) {
@@ -311,40 +356,142 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
   std::string blocks = two ? "2" : "1";
   const bool by_warpgroups = config.source == GemmSource::kStages;
   std::string header = config.source == GemmSource::kRing ? "implicit_gemm_ring.cuh"
+                       : parts.norm                       ? "implicit_gemm_norm.cuh"
                        : by_warpgroups                    ? "implicit_gemm_warpgroups.cuh"
                                                           : "implicit_gemm.cuh";
   return {by_warpgroups ? "implicit_gemm_warpgroups" : "implicit_gemm",
-          emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + "  tw::Size<I> size[" +
-              std::to_string(parts.loops.sizes.size() - 1) + "];\n" + parts.loops.parameter_members() + "};\n" +
+          emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + (parts.norm ? kNormParameters : "") +
+              "  tw::Size<I> size[" + std::to_string(parts.loops.sizes.size() - 1) + "];\n" +
+              parts.loops.parameter_members() + "};\n" +
               emit_staged_elements(parts.body, parts.loops, parts.body.anchor->output()) +
               "using Tile = tw::GemmTile<" + storage_type(parts.dtype) + ", " +
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) + ">;\n" +
-              (by_warpgroups ? emit_multiply(parts.dtype, config.columns) : "") +
+              (by_warpgroups ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
-              emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  " +
-              emit_elements_object(parts.loops) + "  " + entry_of(config, p, parts.loops.width) + "(x" +
-              std::to_string(parts.x_index) + ", p, elements);\n}\n"};
+              emit_pointers_of(node, parts) + "const __grid_constant__ Params p) {\n  " +
+              emit_elements_object(parts.loops) + "  " + (by_warpgroups ? emit_norm(parts) : "") +
+              entry_of(config, p, parts.loops.width) + "(x" + std::to_string(parts.x_index) + ", p, elements" +
+              (by_warpgroups ? ", norm" : "") + ");\n}\n"};
+}
+
+/// The norm's weights go into those of the product; see implicit_gemm_norm.cuh.
+Packed packed_with_norm(const Node& node, Parts parts, const GemmConfig& config) {
+  const Norm& norm = *parts.norm;
+  at::Tensor weight = parts.weight.to(c10::kDouble);
+  at::Tensor from_bias = at::mv(weight, norm.bias.to(weight.device(), c10::kDouble));
+  parts.bias = parts.bias.defined() ? at::add(from_bias, parts.bias.to(weight.device())) : from_bias;
+  parts.weight = at::mul(weight, norm.weight.to(weight.device())).to(parts.dtype);
+  at::Tensor sums = at::sum(parts.weight.to(c10::kDouble), {1});
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  return {packed_weights(node, parts, config), packed_columns(node, parts, config, parts.bias),
+          packed_columns(node, parts, config, sums), norm.weight.to(device).contiguous(),
+          norm.bias.to(device).contiguous()};
+}
+
+Packed packed_of(const Node& node, const Parts& parts, const GemmConfig& config) {
+  if (is_collecting()) return Packed(parts.norm ? 5 : 2);
+  if (parts.norm) return packed_with_norm(node, parts, config);
+  return {packed_weights(node, parts, config), packed_columns(node, parts, config, parts.bias)};
 }
 
 std::unique_ptr<Kernel> make(const Node& node, const Parts& parts, const GemmConfig& config) {
-  at::Tensor weights;
-  at::Tensor bias;
-  if (!is_collecting()) {
-    weights = packed_weights(node, parts, config);
-    bias = packed_bias(node, parts, config);
-  }
+  Packed packed = packed_of(node, parts, config);
   Shape shape{.blocks = config.row_tiles(parts.problem) * config.splits,
               .blocks_y = config.column_tiles(parts.problem),
               .threads = static_cast<unsigned>(config.threads()),
               .shared_bytes = static_cast<unsigned>(config.shared_bytes),
               .cluster = static_cast<unsigned>(config.splits)};
-  return make_own_kernel(node, program_of(node, parts, config), shape, arguments_of(parts, config, weights, bias),
-                         parts.packed, {weights, bias});
+  if (parts.norm) shape.shared_bytes += static_cast<unsigned>(8 * config.rows);
+  return make_own_kernel(node, program_of(node, parts, config), shape, arguments_of(parts, config, packed),
+                         parts.packed, packed);
 }
 
+/// A block of a layer norm and a linear layer behind it.
+Parts take_apart_normed(const Node& node, const KernelContext& context) {
+  const Graph& body = *node.as<Fused>()->body;
+  const Node& norm = *body.nodes().front();
+  const Node& part = *body.nodes().back();
+  auto* op = norm.as<LayerNorm>();
+  expect(op && body.nodes().size() == 2 && op->rank == 1,
+         "no layer norm of one dimension with a linear layer behind it");
+  // The linear layer alone, reading what the norm reads.
+  Graph alone;
+  const Value* x = norm.input(0);
+  expect(!x->producer(), "the norm's input is computed inside the block");
+  std::vector<Value*> inputs;
+  for (const Value* v : part.inputs()) {
+    bool is_normed = v == norm.output();
+    const Value* outer = is_normed || v->producer() ? nullptr : node.input(v->index());
+    expect(is_normed || (outer && constant_of(outer)), "the linear layer reads another tensor");
+    inputs.push_back(is_normed ? alone.add_input(node.input(x->index())->type)
+                               : alone.add(outer->producer()->attrs, {}));
+    if (!is_normed) inputs.back()->type = outer->type;
+  }
+  Node* linear = alone.add_node(part.attrs, inputs);
+  linear->output()->type = part.output()->type;
+  auto* fused = part.as<Fused>();
+  const Node* anchor = fused ? anchor_of(*fused) : &part;
+  expect(anchor && anchor->as<Linear>(), "no linear layer behind the norm");
+  Parts parts = take_apart(*linear, context);
+  constexpr int64_t kStage = 64;
+  expect(parts.problem.element_bytes == 2, "only f16 and bf16");
+  expect(parts.problem.channels % kStage == 0 && parts.problem.vector_reads, "rows are no multiple of 64 numbers");
+  expect(is_contiguous(norm.output()->type), "normalised rows do not lie one after the other");
+  auto numbers = [&](size_t i, double otherwise) {
+    if (i >= norm.inputs().size()) return at::full({parts.problem.channels}, otherwise, at::TensorOptions(c10::kFloat));
+    const at::Tensor* constant = constant_of(node.input(norm.input(i)->index()));
+    expect(constant != nullptr, "the norm's weights are not constant");
+    return constant->to(c10::kFloat);
+  };
+  parts.norm = Norm{.eps = op->eps, .weight = numbers(1, 1), .bias = numbers(2, 0), .kept = node.outputs().size() == 2};
+  parts.packed.clear();
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    if (static_cast<int>(i) != x->index()) parts.packed.push_back(i);
+  }
+  return parts;
+}
+
+GemmDevice device_limits(const Node& node) {
+  DeviceLimits limits = limits_of(node);
+  return {limits.processors, limits.shared_bytes, limits.major >= 9, limits.major == 9};
+}
+
+void offer(const Node& node, const KernelContext& context, const Parts& parts, std::vector<GemmConfig> configs,
+           Offers& offers) {
+  if (!context.tune) {
+    size_t chosen = choose_untimed(
+        node, configs.size(), [&](size_t i) { return program_of(node, parts, configs[i]); },
+        [&](size_t i) { return configs[i].splits; });
+    configs = {configs[chosen]};
+  }
+  for (const GemmConfig& config : configs)
+    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
+}
+
+// Libraries were measured to be slower on small layers and faster on large ones.
+constexpr double kMostUntimed = 25;
+
 }  // namespace
+
+void propose_normed_linear(const Node& node, const KernelContext& context, Offers& offers) {
+  auto* fused = node.as<Fused>();
+  if (!fused || !is_block(*fused) || !fused->body->nodes().front()->as<LayerNorm>()) return;
+  GemmDevice device = device_limits(node);
+  expect(device.warpgroups, "only sm_90a has warpgroups");
+  Parts parts = take_apart_normed(node, context);
+  constexpr int64_t kStates = 1024;
+  device.shared_bytes -= kStates;
+  constexpr size_t kAll = 1000;
+  constexpr size_t kMostOffers = 6;
+  std::vector<GemmConfig> configs = gemm_configs(parts.problem, device, kAll);
+  std::erase_if(configs, [](const GemmConfig& c) { return c.source != GemmSource::kStages || c.splits > 1; });
+  expect(!configs.empty(), "no configuration by warpgroups is near the best");
+  expect(context.tune || configs.front().microseconds < kMostUntimed, "a large product, and kernels are not timed");
+  if (configs.size() > kMostOffers) configs.resize(kMostOffers);
+  offer(node, context, parts, configs, offers);
+}
 
 void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers) {
   auto* fused = node.as<Fused>();
@@ -357,23 +504,13 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
          "f32 with few rows, where TF32 is not faster");
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
-  GemmDevice device{limits.processors, limits.shared_bytes, limits.major >= 9, limits.major == 9};
   constexpr size_t kMostOffers = 12;
-  std::vector<GemmConfig> configs = gemm_configs(parts.problem, device, kMostOffers);
+  std::vector<GemmConfig> configs = gemm_configs(parts.problem, device_limits(node), kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
-  if (!context.tune) {
-    // Libraries were measured to be slower on small layers and faster on large ones.
-    constexpr double kMostUntimed = 25;
-    const GemmConfig& best = configs.front();
-    expect(best.source != GemmSource::kRing && best.microseconds < kMostUntimed,
-           "a large product, and kernels are not timed");
-    size_t chosen = choose_untimed(
-        node, configs.size(), [&](size_t i) { return program_of(node, parts, configs[i]); },
-        [&](size_t i) { return configs[i].splits; });
-    configs = {configs[chosen]};
-  }
-  for (const GemmConfig& config : configs)
-    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
+  const GemmConfig& best = configs.front();
+  expect(context.tune || (best.source != GemmSource::kRing && best.microseconds < kMostUntimed),
+         "a large product, and kernels are not timed");
+  offer(node, context, parts, configs, offers);
 }
 
 }  // namespace torchweld::cuda

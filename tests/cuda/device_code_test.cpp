@@ -10,9 +10,9 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/jit.h"
-#include "tests/cuda/attention_nodes.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
+#include "tests/cuda/transformer_nodes.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -92,6 +92,12 @@ TEST(DeviceCode, AttentionCompiles) {
   }
   compile_all(programs, {"sm_80", "sm_90a", "sm_120"}, true);
   compile_all(programs, {"sm_75"}, false);
+}
+
+TEST(DeviceCode, NormedLinearsCompile) {
+  Programs programs;
+  for (const Case& c : normed_linears(c10::kHalf, kDevice, false)) collect(c, programs);
+  compile_all(programs, {"sm_90a"}, true);
 }
 
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {

@@ -20,9 +20,9 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
-#include "tests/cuda/attention_nodes.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
+#include "tests/cuda/transformer_nodes.h"
 #include "tests/tolerance.h"
 
 namespace torchweld::cuda_tests {
@@ -119,7 +119,10 @@ Expected expect_of(const Case& c, const Manner& manner) {
   at::globalContext().setAllowTF32CuBLAS(manner.allow_tf32);
   Expected expected;
   expected.inputs = make_inputs(*c.graph, manner.offset, manner.specials);
-  expected.eager = run_aten(*c.graph, expected.inputs);
+  // LibTorch's own attention takes only aligned operands.
+  std::vector<at::Tensor> aligned;
+  for (const at::Tensor& input : expected.inputs) aligned.push_back(manner.offset > 0 ? input.clone() : input);
+  expected.eager = run_aten(*c.graph, aligned);
   bool integers = !expected.inputs.empty() && !expected.inputs[0].is_floating_point();
   expected.reference = integers ? expected.eager : run_f64(*c.graph, expected.inputs);
   expected.largest = test::largest_number(expected.inputs);
@@ -251,9 +254,9 @@ TEST_P(CudaProducts, OddSizesMeanWhatAtenMeans) {
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
-using CudaAttention = CudaKernels;
+using CudaTransformers = CudaKernels;
 
-TEST_P(CudaAttention, MeansWhatAtenMeans) {
+TEST_P(CudaTransformers, AttentionMeansWhatAtenMeans) {
   std::vector<Case> list = attention_nodes(GetParam(), kDevice);
   for (Case& c : attention_nodes_with_dead_rows(GetParam(), kDevice)) list.push_back(std::move(c));
   compile_ahead(list);
@@ -263,7 +266,17 @@ TEST_P(CudaAttention, MeansWhatAtenMeans) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Dtypes, CudaAttention, ::testing::Values(c10::kHalf, c10::kBFloat16),
+TEST_P(CudaTransformers, NormedLinearsMeanWhatAtenMeans) {
+  if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
+  std::vector<Case> list = normed_linears(GetParam(), kDevice, true);
+  compile_ahead(list);
+  for (int64_t offset : {0, 1}) {
+    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
+    for (const Case& c : list) EXPECT_GT(ran["normed_linear"][c.name], 0) << c.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaTransformers, ::testing::Values(c10::kHalf, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
 using CudaSpecials = CudaKernels;

@@ -427,6 +427,7 @@ std::vector<NamedTactic> own_tactics() {
           {"direct_conv", cuda::propose_direct_conv},
           {"few_rows", cuda::propose_few_rows},
           {"implicit_gemm", cuda::propose_implicit_gemm},
+          {"normed_linear", cuda::propose_normed_linear},
           {"pool", cuda::propose_pool},
           {"reduce", cuda::propose_reduce},
           {"rows", cuda::propose_rows},

@@ -112,8 +112,8 @@ struct GemmStages {
     }
   }
 
-  template <class Multiply, int part = 0>
-  __device__ __forceinline__ void multiply(float (&sums)[T::n_tiles][4]) const {
+  template <class Multiply, int part = 0, class Norm>
+  __device__ __forceinline__ void multiply(float (&sums)[T::n_tiles][4], Norm& norm) const {
     wait_for_copies<parts - 1 - part>();
     show_to_tensor_cores();
     wait_for_phase(barriers + part * 8, 0);
@@ -128,7 +128,8 @@ struct GemmStages {
                       place_in_shared(weights + stage * column_bytes + k * 32));
     }
     Multiply::close();
-    if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(sums);
+    norm.template take<part>();
+    if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(sums, norm);
   }
   // A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
   __device__ __forceinline__ static unsigned long long place_in_shared(unsigned address) {
@@ -136,11 +137,22 @@ struct GemmStages {
   }
 };
 
+// x is multiplied as it is; see implicit_gemm_norm.cuh for something else.
+struct GemmAsItIs {
+  static constexpr int bytes = 0;
+  template <class Params, class Stages>
+  __device__ __forceinline__ void prepare(const Params&, const GemmWork&, unsigned, const Stages&) {}
+  template <int part>
+  __device__ __forceinline__ void take() {}
+  template <class Params, class Stages, class Sums>
+  __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Sums&) {}
+};
+
 // Blocks and Params as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
 // kernels/cuda/implicit_gemm.cpp.
-template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E>
+template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E, class Norm>
 __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
-                                                         const E& elements) {
+                                                         const E& elements, Norm norm) {
   extern __shared__ __align__(128) unsigned char shared[];
   GemmWork work;
   work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
@@ -155,7 +167,8 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   stages.rows = (at.barrier + Stages::header + Stages::alignment - 1) / Stages::alignment * Stages::alignment;
   stages.weights = stages.rows + Stages::stages * Stages::row_bytes;
   stages.table = stages.weights + Stages::stages * Stages::column_bytes;
-  at.slots = stages.table + Stages::table_bytes;
+  const unsigned states = stages.table + Stages::table_bytes;
+  at.slots = states + Norm::bytes;
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int part = 0; part < Stages::parts; ++part) init_barrier(stages.barriers + part * 8, 1);
@@ -163,6 +176,7 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   start_barriers<T, clustered>(p, work, at);
   if (threadIdx.x == 0) stages.start_weights(p, work);
   stages.prepare(x, p, work);
+  norm.prepare(p, work, states, stages);
   GemmSummed<T, clustered, width, E> sum;
   GemmDirect<T, width, E> direct;
   if constexpr (clustered) {
@@ -187,8 +201,9 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
     direct.fetch(p, elements);
   }
   float acc[1][T::n_tiles][4] = {};
-  stages.template multiply<Multiply>(acc[0]);
+  stages.template multiply<Multiply>(acc[0], norm);
   Multiply::finish(acc[0]);
+  norm.finish(p, work, stages, acc[0]);
   if constexpr (clustered) {
     cluster_wait();
     sum.push(p, work, at, acc);

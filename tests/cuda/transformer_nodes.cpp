@@ -1,4 +1,4 @@
-#include "tests/cuda/attention_nodes.h"
+#include "tests/cuda/transformer_nodes.h"
 
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
@@ -6,8 +6,12 @@
 #include <cmath>
 #include <limits>
 
+#include "conversion/passes/passes.h"
 #include "core/ops/attention.h"
 #include "core/ops/constant.h"
+#include "core/ops/matmul.h"
+#include "core/ops/norm.h"
+#include "core/ops/pointwise.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -115,6 +119,46 @@ std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Dev
   added[3].fill_(kLowest);
   added[7].narrow(0, 2, 60).fill_(kLowest);
   if (dtype == c10::kBFloat16) list.push_back(make_case(spec, dtype, device, added.to(device)));
+  return list;
+}
+
+std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  struct NormedSpec {
+    const char* name;
+    Dims x;
+    int64_t outputs;
+    bool kept, affine, gelu;
+  };
+  const NormedSpec specs[] = {{"norm_qkv", {1, 128, 768}, 2304, true, true, false},
+                              {"norm_ffn", {2, 99, 768}, 3072, false, true, true},
+                              {"norm_bare", {70, 320}, 72, true, false, false},
+                              {"norm_short", {3, 64}, 1000, false, true, true}};
+  std::vector<Case> list;
+  for (const NormedSpec& spec : specs) {
+    auto graph = std::make_unique<Graph>();
+    auto weight = [&](const Dims& shape, double scale, double mean) {
+      at::Tensor value = at::randn(shape).mul_(scale).add_(mean).to(dtype);
+      Value* constant = graph->add(Constant{constants_on_device ? value.to(device) : value, "w"}, {});
+      constant->type.device = device;
+      return constant;
+    };
+    int64_t k = spec.x.back();
+    std::vector<Value*> inputs = {graph->add_input(contiguous_type(dtype, spec.x, device))};
+    if (spec.affine) inputs.insert(inputs.end(), {weight({k}, 0.3, 1), weight({k}, 0.3, 0)});
+    Value* normed = graph->add(LayerNorm{.rank = 1, .eps = 1e-5}, inputs);
+    Value* y = graph->add(Linear{}, {normed, weight({spec.outputs, k}, 1 / std::sqrt(static_cast<double>(k)), 0),
+                                     weight({spec.outputs}, 0.5, 0)});
+    if (spec.gelu) y = graph->add(Pointwise{"gelu"}, {y});
+    if (spec.kept) graph->add_output(normed);
+    graph->add_output(y);
+    PassContext context;
+    context.tensor_cores = true;
+    for (auto pass : {fuse, fuse_blocks}) {
+      pass(*graph, context);
+      graph->sweep();
+    }
+    list.push_back({std::string(spec.name) + "/" + dtype_name(dtype), std::move(graph)});
+  }
   return list;
 }
 

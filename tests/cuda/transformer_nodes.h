@@ -1,4 +1,4 @@
-// Attention nodes for tests of CUDA kernels.
+// Attention nodes, and layer norms in one with linear layers, for tests of CUDA kernels.
 #pragma once
 
 #include "tests/cuda/nodes.h"
@@ -10,5 +10,8 @@ namespace torchweld::cuda_tests {
 std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device);
 /// Nodes some of whose rows have no column that takes part.
 std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Device device);
+
+/// Blocks of a layer norm and the linear layer behind it, with and without the normalised tensor as a result.
+std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 }  // namespace torchweld::cuda_tests

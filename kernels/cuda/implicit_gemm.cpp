@@ -2,17 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/tensor.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numeric>
@@ -25,6 +18,7 @@
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "kernels/cuda/block_parts.h"
+#include "kernels/cuda/implicit_gemm_packing.h"
 #include "kernels/cuda/implicit_gemm_plan.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/staged_elements.h"
@@ -161,88 +155,6 @@ Parts take_apart(const Node& node, const KernelContext& context) {
   return parts;
 }
 
-/// f32 numbers rounded to TF32; infinities and NaN stay.
-at::Tensor rounded_to_tf32(const at::Tensor& numbers) {
-  at::Tensor bits = numbers.contiguous().view(c10::kInt);
-  constexpr int kHalf = 0x1000;
-  constexpr int kKept = ~0x1fff;
-  at::Tensor rounded = bits.add(kHalf).bitwise_and(kKept).view(c10::kFloat);
-  return at::where(at::isfinite(numbers), rounded, numbers);
-}
-
-/// The order of weight columns in shared memory: within every 8 * group columns, those that one lane holds of the
-/// products become neighbours.
-at::Tensor column_order(const GemmConfig& config) {
-  int n_tiles = config.columns / config.warps_n / 8;
-  int group = n_tiles % 4 == 0 ? 4 : n_tiles % 2 == 0 ? 2 : 1;
-  std::vector<int64_t> order(config.columns);
-  for (int row = 0; row < config.columns; ++row) {
-    int within = row % (8 * group);
-    int lane = within % 8 / 2;
-    order[row] = row - within + lane * 2 * group + within / 8 * 2 + within % 2;
-  }
-  return at::tensor(order);
-}
-
-/// [tiles, columns, k] as [tile][stage of 64 numbers][column][8 chunks], the chunks of each column exchanged; see
-/// implicit_gemm_warpgroups.cuh.
-at::Tensor swizzled(const at::Tensor& weight) {
-  constexpr int64_t kStage = 64;
-  int64_t stages = ceil_div(weight.size(2), kStage);
-  at::Tensor whole = at::constant_pad_nd(weight, {0, stages * kStage - weight.size(2)});
-  whole = whole.reshape({weight.size(0), weight.size(1), stages, 8, 8}).transpose(1, 2);
-  std::vector<at::Tensor> columns;
-  for (int64_t r = 0; r < 8; ++r) {
-    std::vector<int64_t> order(8);
-    for (int64_t c = 0; c < 8; ++c) order[c] = c ^ r;
-    columns.push_back(at::index_select(whole.slice(2, r, std::nullopt, 8), 3, at::tensor(order).to(weight.device())));
-  }
-  return at::stack(columns, 3).contiguous();
-}
-
-/// [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the pitch; see
-/// implicit_gemm.cuh.
-at::Tensor packed_weights(const Node& node, const Parts& parts, const GemmConfig& config) {
-  const GemmProblem& p = parts.problem;
-  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  at::Tensor weight = parts.weight.to(device, parts.dtype);
-  if (parts.dtype == c10::kFloat) weight = rounded_to_tf32(weight);
-  int64_t tiles = config.column_tiles(p);
-  int64_t more = tiles * config.columns - p.outputs;
-  if (config.source == GemmSource::kPixels) {
-    weight =
-        at::constant_pad_nd(weight.reshape({p.outputs, p.channels, p.window[0], p.window[1]}).permute({0, 2, 3, 1}),
-                            {0, 4 - p.channels, 0, config.slice * p.chunk() / 4 - p.window[1]});
-    weight = at::constant_pad_nd(weight.reshape({p.outputs, p.window[0], 1, -1}), {0, 0, 0, 0, 0, 0, 0, more});
-  } else {
-    int64_t channels = config.splits * config.slice * p.chunk();
-    weight = weight.reshape({p.outputs, p.channels, p.taps()}).transpose(1, 2);
-    weight = at::constant_pad_nd(weight, {0, channels - p.channels, 0, 0, 0, more});
-  }
-  weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
-  weight = at::index_select(weight, 1, column_order(config).to(device)).permute({0, 3, 1, 2, 4});
-  int64_t depth = p.taps() * config.slice * p.chunk();
-  if (config.source == GemmSource::kStages) return swizzled(weight.reshape({-1, config.columns, depth}));
-  if (config.source == GemmSource::kRing) {
-    int64_t stage = config.stage_chunks * p.chunk();
-    weight =
-        at::constant_pad_nd(weight.reshape({tiles, config.columns, depth}), {0, config.stage_count(p) * stage - depth});
-    weight = weight.reshape({tiles, config.columns, -1, stage}).transpose(1, 2);
-  } else {
-    weight = weight.reshape({tiles, config.splits, config.columns, -1});
-  }
-  int64_t pitch = config.source == GemmSource::kRing ? config.stage_chunks + 1 : config.pitch(p);
-  return at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous();
-}
-
-/// One number for each column, or zeros.
-at::Tensor packed_columns(const Node& node, const Parts& parts, const GemmConfig& config, const at::Tensor& numbers) {
-  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  int64_t columns = config.column_tiles(parts.problem) * config.columns;
-  if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
-  return at::constant_pad_nd(numbers.to(device, c10::kFloat), {0, columns - parts.problem.outputs}).contiguous();
-}
-
 std::string numbers(std::initializer_list<int64_t> list) {
   std::string text;
   for (int64_t number : list) text += (text.empty() ? "" : ", ") + std::to_string(number);
@@ -377,23 +289,24 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
 }
 
 /// The norm's weights go into those of the product; see implicit_gemm_norm.cuh.
-Packed packed_with_norm(const Node& node, Parts parts, const GemmConfig& config) {
-  const Norm& norm = *parts.norm;
-  at::Tensor weight = parts.weight.to(c10::kDouble);
-  at::Tensor from_bias = at::mv(weight, norm.bias.to(weight.device(), c10::kDouble));
-  parts.bias = parts.bias.defined() ? at::add(from_bias, parts.bias.to(weight.device())) : from_bias;
-  parts.weight = at::mul(weight, norm.weight.to(weight.device())).to(parts.dtype);
-  at::Tensor sums = at::sum(parts.weight.to(c10::kDouble), {1});
-  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  return {packed_weights(node, parts, config), packed_columns(node, parts, config, parts.bias),
-          packed_columns(node, parts, config, sums), norm.weight.to(device).contiguous(),
-          norm.bias.to(device).contiguous()};
+Packed packed_with_norm(const Parts& parts, const GemmConfig& config, c10::Device device) {
+  at::Tensor weight = parts.weight.to(device, c10::kDouble);
+  at::Tensor norm_weight = parts.norm->weight.to(device).contiguous();
+  at::Tensor norm_bias = parts.norm->bias.to(device).contiguous();
+  at::Tensor bias = at::mv(weight, norm_bias.to(c10::kDouble));
+  if (parts.bias.defined()) bias = at::add(bias, parts.bias.to(device));
+  weight = at::mul(weight, norm_weight).to(parts.dtype);
+  at::Tensor sums = at::sum(weight.to(c10::kDouble), {1});
+  return {packed_weights(weight, parts.problem, config), packed_columns(bias, device, parts.problem, config),
+          packed_columns(sums, device, parts.problem, config), norm_weight, norm_bias};
 }
 
 Packed packed_of(const Node& node, const Parts& parts, const GemmConfig& config) {
   if (is_collecting()) return Packed(parts.norm ? 5 : 2);
-  if (parts.norm) return packed_with_norm(node, parts, config);
-  return {packed_weights(node, parts, config), packed_columns(node, parts, config, parts.bias)};
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  if (parts.norm) return packed_with_norm(parts, config, device);
+  return {packed_weights(parts.weight.to(device, parts.dtype), parts.problem, config),
+          packed_columns(parts.bias, device, parts.problem, config)};
 }
 
 std::unique_ptr<Kernel> make(const Node& node, const Parts& parts, const GemmConfig& config) {

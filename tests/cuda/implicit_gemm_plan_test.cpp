@@ -65,6 +65,13 @@ TEST(ImplicitGemmPlan, FewChannelsAreReadAsPixels) {
   EXPECT_EQ(gemm_configs(square_conv(1, 224, 3, 64, 7, 2), {}, 1).front().source, GemmSource::kPixels);
 }
 
+TEST(ImplicitGemmPlan, EncoderLayersGoToWarpgroupsWhereThereAreSome) {
+  GemmProblem p = square_conv(1, 1, 768, 2304, 1, 1);
+  p.width = p.out_width = 128;
+  EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kStages);
+  for (const GemmConfig& c : gemm_configs(p, {.warpgroups = false}, 12)) EXPECT_NE(c.source, GemmSource::kStages);
+}
+
 TEST(ImplicitGemmPlan, ManyRowsPassThroughARing) {
   EXPECT_EQ(gemm_configs(square_conv(128, 28, 256, 256, 3, 1), {}, 1).front().source, GemmSource::kRing);
 }

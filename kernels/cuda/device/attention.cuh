@@ -38,27 +38,60 @@ struct AttentionTile {
 
 struct NoMask {};
 
-// Rows of `columns` elements to shared memory, filled up with zeros to 16 columns, and from row `count` on.
-template <int rows, int columns, int threads, class S>
-__device__ __forceinline__ void copy_rows(unsigned to, const S* from, int row_stride, int step, int count,
-                                          bool vector) {
-  constexpr int chunks = (columns + 15) / 16 * 2, pitch = (chunks + 1) * 16, all = rows * chunks;
-  if (vector) {
+// A matrix on its way to shared memory, `rows` rows of `columns` elements at a time, filled up with zeros to 16
+// columns.
+template <class S, int rows, int columns, int threads>
+struct RowCopies {
+  static constexpr int chunks = (columns + 15) / 16 * 2, pitch = (chunks + 1) * 16, all = rows * chunks;
+  static constexpr bool even = threads % chunks == 0;  // A thread has the same chunk of all its rows.
+  static constexpr int rows_at_once = threads / chunks;
+  const S* matrix;
+  const S* own;  // This thread's first chunk.
+  int row_stride, column_stride, jump;
+
+  __device__ __forceinline__ void prepare(const S* data, int between_rows, int between_columns) {
+    matrix = data;
+    row_stride = between_rows;
+    column_stride = between_columns;
+    own = data + (static_cast<int>(threadIdx.x) / chunks * row_stride + static_cast<int>(threadIdx.x) % chunks * 8);
+    jump = rows_at_once * row_stride;
+    have_ready(own);
+    have_ready(jump);
+  }
+
+  // Rows from `first` on, zeros from row `count` of these on. `vector`: 16 bytes may move at once.
+  __device__ __forceinline__ void load(unsigned to, int first, int count, bool vector) const {
+    if (!vector) {
+      gather(to, first, count);
+    } else if constexpr (even) {
+      const int row = static_cast<int>(threadIdx.x) / chunks, c = static_cast<int>(threadIdx.x) % chunks;
+      const S* from = own + first * row_stride;
+      const unsigned target = to + row * pitch + c * 16;
+      const int left = c * 8 < columns ? count - row : 0;
+#pragma unroll
+      for (int i = 0; i < (rows + rows_at_once - 1) / rows_at_once; ++i) {
+        if (rows % rows_at_once == 0 || row + i * rows_at_once < rows)
+          copy_async16(target + i * rows_at_once * pitch, from, i * rows_at_once < left);
+        from += jump;
+      }
+    } else {
 #pragma unroll 8
-    for (int i = 0; i < (all + threads - 1) / threads; ++i) {
-      const int item = static_cast<int>(threadIdx.x) + i * threads, row = item / chunks, c = item % chunks;
-      if (all % threads == 0 || item < all)
-        copy_async16(to + row * pitch + c * 16, from + (row * row_stride + c * 8), row < count && c * 8 < columns);
+      for (int item = threadIdx.x; item < all; item += threads) {
+        const int row = item / chunks, c = item % chunks;
+        copy_async16(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * 8),
+                     row < count && c * 8 < columns);
+      }
     }
-  } else {
+  }
+  __device__ __forceinline__ void gather(unsigned to, int first, int count) const {
 #pragma unroll 1
     for (int item = threadIdx.x; item < all; item += threads) {
       const int row = item / chunks, c = item % chunks;
-      gather_chunk(to + row * pitch + c * 16, from + (row * row_stride + c * 8 * step), step,
-                   row < count && c * 8 < columns ? 8 : 0);
+      gather_chunk(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * 8 * column_stride),
+                   column_stride, row < count && c * 8 < columns ? 8 : 0);
     }
   }
-}
+};
 
 // One warp's share of the softmax: 16 queries, of which a lane holds the rows lane / 4 and lane / 4 + 8.
 template <class T, class M, bool causal>
@@ -124,7 +157,7 @@ struct AttentionWarp {
     }
   }
 
-  // Scores become exponentials, relative to the largest one so far; what came before is scaled to that.
+  // Scores become exponentials, relative to the largest one so far; what came before, if anything, is scaled to that.
   template <class Params>
   __device__ __forceinline__ void exponentiate(const Params& p, int row, int column) {
 #pragma unroll
@@ -147,11 +180,14 @@ struct AttentionWarp {
       for (int j = 0; j < T::key_tiles; ++j) best = ::fmaxf(best, ::fmaxf(scores[j][2 * r], scores[j][2 * r + 1]));
       best = ::fmaxf(best, __shfl_xor_sync(~0u, best, 1));
       best = ::fmaxf(best, __shfl_xor_sync(~0u, best, 2));
-      const float base = base_of(best), before = power(top[r] - base);
-      top[r] = best;
-      sum[r] *= before;
+      const float base = base_of(best);
+      if constexpr (T::stages > 1) {
+        const float before = power(top[r] - base);
+        sum[r] *= before;
 #pragma unroll
-      for (int j = 0; j < T::value_tiles; ++j) out[j][2 * r] *= before, out[j][2 * r + 1] *= before;
+        for (int j = 0; j < T::value_tiles; ++j) out[j][2 * r] *= before, out[j][2 * r + 1] *= before;
+      }
+      top[r] = best;
 #pragma unroll
       for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
@@ -274,19 +310,24 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
   const int last_key = causal ? min(p.keys, first_query + T::queries) : p.keys;
   const bool vector = p.vector && is_aligned<8>(q) && is_aligned<8>(k) && is_aligned<8>(v);
+  RowCopies<S, T::queries, T::head, T::threads> queries;
+  RowCopies<S, T::keys, T::head, T::threads> keys;
+  RowCopies<S, T::keys, T::value, T::threads> values;
+  queries.prepare(q, p.q[2], p.q[3]);
+  keys.prepare(k, p.k[2], p.k[3]);
+  values.prepare(v, p.v[2], p.v[3]);
   auto start_keys = [&](int first) {
     const unsigned at = ring + (T::stages == 1 ? 0 : first / T::keys % T::stages * T::stage_bytes);
-    copy_rows<T::keys, T::head, T::threads>(at, k + first * p.k[2], p.k[2], p.k[3], p.keys - first, vector);
+    keys.load(at, first, p.keys - first, vector);
     commit_copies();
-    copy_rows<T::keys, T::value, T::threads>(at + T::keys * T::head_pitch, v + first * p.v[2], p.v[2], p.v[3],
-                                             p.keys - first, vector);
+    values.load(at + T::keys * T::head_pitch, first, p.keys - first, vector);
     commit_copies();
   };
   AttentionWarp<T, M, causal> warp;
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.keys > 0) wait_for_previous();
-  copy_rows<T::queries, T::head, T::threads>(queries_at, q, p.q[2], p.q[3], p.queries - first_query, vector);
+  queries.load(queries_at, 0, p.queries - first_query, vector);
   start_keys(0);
   constexpr int under_way = T::stages == 1 ? 0 : 2;  // Groups of copies of the next tile.
   int at = ring;

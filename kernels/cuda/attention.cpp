@@ -141,7 +141,7 @@ Program program_of(const Node& node, const AttentionParts& parts, const Attentio
           .text = std::string("#include \"attention.cuh\"\n") +
                   "struct Params {\n  float scale;\n  int queries, keys;\n  tw::Divider tiles, heads, group;\n"
                   "  int q[4], k[4], v[4], mask[4], y[4];\n  int vector, vector_writes;\n};\nusing Tile = " +
-                  tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads) kernel(" +
+                  tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, 1) kernel(" +
                   emit_pointers(node, {}) + "const __grid_constant__ Params p) {\n  tw::attention<Tile, " + mask +
                   (parts.op.causal ? ", true" : ", false") + (parts.op.nan_rows ? ", true" : ", false") +
                   ">(x0, x1, x2, " + (parts.mask ? "x3" : "static_cast<const tw::NoMask*>(nullptr)") + ", y0, p);\n}\n",

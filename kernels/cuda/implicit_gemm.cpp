@@ -383,8 +383,10 @@ void offer(const Node& node, const KernelContext& context, const Parts& parts, s
     offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
 }
 
-// Libraries were measured to be slower on small layers and faster on large ones.
+/// Libraries were measured to be slower on small layers and faster on large ones.
 constexpr double kMostUntimed = 25;
+/// Reading the weights takes all the time there.
+constexpr int64_t kFewRows = 32;
 
 }  // namespace
 
@@ -394,7 +396,8 @@ void propose_normed_linear(const Node& node, const KernelContext& context, Offer
   GemmDevice device = device_limits(node);
   expect(device.warpgroups, "only sm_90a has warpgroups");
   Parts parts = take_apart_normed(node, context);
-  constexpr int64_t kStates = 1024;
+  expect(parts.problem.rows() > kFewRows, "few rows");
+  constexpr int64_t kStates = 1024;  // Bytes, for the rows' means and deviations.
   device.shared_bytes -= kStates;
   constexpr size_t kAll = 1000;
   constexpr size_t kMostOffers = 6;
@@ -411,10 +414,8 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   const Node* anchor = fused ? anchor_of(*fused) : &node;
   if (!anchor || !(anchor->as<Conv>() || anchor->as<Linear>())) return;
   Parts parts = take_apart(node, context);
-  // Reading the weights takes all the time there, and rounding to TF32 saves none of it.
-  constexpr int64_t kFewRows = 32;
   expect(parts.dtype != c10::kFloat || anchor->as<Conv>() || parts.problem.rows() > kFewRows,
-         "f32 with few rows, where TF32 is not faster");
+         "f32 with few rows, where TF32 saves nothing");
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
   constexpr size_t kMostOffers = 12;

@@ -132,7 +132,7 @@ std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool
   const NormedSpec specs[] = {{"norm_qkv", {1, 128, 768}, 2304, true, true, false},
                               {"norm_ffn", {2, 99, 768}, 3072, false, true, true},
                               {"norm_bare", {70, 320}, 72, true, false, false},
-                              {"norm_short", {3, 64}, 1000, false, true, true}};
+                              {"norm_short", {40, 64}, 1000, false, true, true}};
   std::vector<Case> list;
   for (const NormedSpec& spec : specs) {
     auto graph = std::make_unique<Graph>();

@@ -33,6 +33,8 @@ class CMakeBuild(build_ext):
             "-G",
             "Ninja",
             f"-DPython_EXECUTABLE={sys.executable}",
+            "-DCMAKE_UNITY_BUILD=ON",
+            "-DCMAKE_UNITY_BUILD_BATCH_SIZE=4",
             "-DTORCHWELD_TESTS=OFF",
             "-DTORCHWELD_EXAMPLES=OFF",
             f"-DCMAKE_INSTALL_PREFIX={package}",

@@ -18,8 +18,6 @@ namespace {
 constexpr std::array kDtypes{c10::kFloat, c10::kDouble, c10::kHalf, c10::kBFloat16, c10::kLong,
                              c10::kInt,   c10::kShort,  c10::kChar, c10::kByte,     c10::kBool};
 
-bool is_integer(c10::ScalarType dtype) { return c10::isIntegralType(dtype, true); }
-
 bool number_dtype(c10::ScalarType dtype) { return dtype == c10::kDouble || dtype == c10::kLong || dtype == c10::kBool; }
 
 TensorType infer_pointwise(const Pointwise& a, Types in) {
@@ -73,10 +71,11 @@ TensorType infer_cast(const Cast& a, Types in) {
 void check_pointwise_dtype(const PointwiseFn& fn, c10::ScalarType dtype) {
   using Refuses = PointwiseFn::Refuses;
   std::string name = fn.name;
+  bool is_integer = c10::isIntegralType(dtype, true);
   expect(std::find(kDtypes.begin(), kDtypes.end(), dtype) != kDtypes.end(),
          name + ": elements of " + dtype_name(dtype) + " are not supported");
-  expect(fn.refuses != Refuses::kIntegers || !is_integer(dtype), name + ": operands must be floating point");
-  expect(fn.refuses != Refuses::kFloats || is_integer(dtype), name + ": operands must be integers or bool");
+  expect(fn.refuses != Refuses::kIntegers || !is_integer, name + ": operands must be floating point");
+  expect(fn.refuses != Refuses::kFloats || is_integer, name + ": operands must be integers or bool");
   expect(fn.refuses != Refuses::kBools || dtype != c10::kBool, name + ": bool operands are not supported");
 }
 

@@ -134,6 +134,7 @@ def _load(name, batch, dtype, args):
         kwargs = {"init_weights": True}
     module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device)
     side = args.side or (512 if segments else 299 if name == "inception_v3" else 224)
+    fill_zero_weights(module)
     settle_norms(module, torch.randn(4, 3, side, side).to(args.device))
     return module.to(dtype), [torch.randn(batch, 3, side, side).to(args.device, dtype)]
 
@@ -159,6 +160,13 @@ def _load_text_model(kind, batch, dtype, args):
     mask = torch.ones_like(tokens)
     mask[:, args.sequence - args.sequence // 10 :] = 0
     return module, [tokens, mask]
+
+
+def fill_zero_weights(module):
+    """Random numbers for weights that start as zeros, as heads of vision transformers do: all results would be equal."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
 
 
 def settle_norms(module, x):

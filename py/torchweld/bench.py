@@ -163,7 +163,7 @@ def _load_text_model(kind, batch, dtype, args):
 
 
 def fill_zero_weights(module):
-    """Random numbers for weights that start as zeros, as heads of vision transformers do: all results would be equal."""
+    """Random numbers for weights that start as zeros, as heads of vision transformers do: any result would be right."""
     for parameter in module.parameters():
         if parameter.dim() > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)

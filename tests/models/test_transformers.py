@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchweld
 from torch import nn
-from torchweld.bench import settle_norms
+from torchweld.bench import fill_zero_weights, settle_norms
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DEVICES = ["cpu", "cuda:0"]
@@ -38,6 +38,7 @@ class FirstOutput(nn.Module):
 
 def check_one_engine(net, spec, calls, device, trace=True):
     """Compiles for `spec` and compares every one of `calls`, of which the first is also the example of the trace."""
+    fill_zero_weights(net)
     net = net.eval().to(device)
     calls = [tuple(x.to(device) for x in call) for call in calls]
     with torch.no_grad():

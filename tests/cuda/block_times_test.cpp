@@ -19,8 +19,6 @@
 namespace torchweld::cuda_tests {
 namespace {
 
-const c10::Device kDevice(c10::kCUDA, 0);
-
 struct Timed {
   std::string what;
   double microseconds = 0;

@@ -20,8 +20,6 @@
 namespace torchweld::cuda_tests {
 namespace {
 
-const c10::Device kDevice(c10::kCUDA, 0);
-
 /// Adds single nodes to a graph.
 class Builder {
  public:

@@ -61,8 +61,6 @@ void compile_all(const Programs& programs, const std::vector<std::string>& archs
   std::cout << list.size() << " programs for " << archs.size() << " architectures\n";
 }
 
-const c10::Device kDevice(c10::kCUDA, 0);
-
 TEST(DeviceCode, CompilesForEveryArchitecture) {
   Programs programs;
   for (const Case& c : cases(c10::kHalf, kDevice, false)) collect(c, programs);

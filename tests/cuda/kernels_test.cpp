@@ -28,8 +28,6 @@
 namespace torchweld::cuda_tests {
 namespace {
 
-const c10::Device kDevice(c10::kCUDA, 0);
-
 /// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
 /// constants in f32 even when they compute in f64.
 std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {

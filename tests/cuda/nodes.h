@@ -13,6 +13,8 @@
 
 namespace torchweld::cuda_tests {
 
+inline const c10::Device kDevice(c10::kCUDA, 0);
+
 /// A graph whose last node is to be run; every graph input is a tensor that the caller gives.
 struct Case {
   std::string name;

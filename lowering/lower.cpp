@@ -8,22 +8,14 @@
 
 #include <unordered_map>
 
+#include "lowering/functional_forms.h"
+#include "lowering/local_objects.h"
+
 namespace torchweld {
 
 namespace jit = torch::jit;
 
 namespace {
-
-void collect_writes(const jit::Block* block, WrittenAttributes& written) {
-  for (const jit::Node* node : block->nodes()) {
-    if (node->kind() == c10::prim::SetAttr) {
-      if (auto type = node->inputs()[0]->type()->cast<c10::ClassType>()) {
-        written.emplace(type.get(), node->s(c10::attr::name));
-      }
-    }
-    for (const jit::Block* inner : node->blocks()) collect_writes(inner, written);
-  }
-}
 
 bool is_plain_value(const c10::IValue& value) {
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
@@ -67,12 +59,23 @@ void remove_idle_dropout(jit::Block* block) {
 
 }  // namespace
 
+void add_written_attributes(const jit::Block* block, WrittenAttributes& written) {
+  for (const jit::Node* node : block->nodes()) {
+    if (node->kind() == c10::prim::SetAttr) {
+      if (auto type = node->inputs()[0]->type()->cast<c10::ClassType>()) {
+        written.emplace(type.get(), node->s(c10::attr::name));
+      }
+    }
+    for (const jit::Block* inner : node->blocks()) add_written_attributes(inner, written);
+  }
+}
+
 WrittenAttributes written_attributes(const jit::Module& module) {
   WrittenAttributes written;
   for (const jit::Module& part : module.modules()) {
     for (jit::Function* function : part.type()->methods()) {
       if (auto* graph_function = jit::tryToGraphFunction(*function)) {
-        collect_writes(graph_function->graph()->block(), written);
+        add_written_attributes(graph_function->graph()->block(), written);
       }
     }
   }
@@ -86,9 +89,10 @@ std::shared_ptr<jit::Graph> lower(const jit::Module& module, const std::string& 
   Objects objects{{graph->inputs()[0], module._ivalue()}};
   fold_attributes(graph->block(), written, objects);
   jit::ConstantPropagation(graph);
+  replace_local_objects(graph);
   remove_idle_dropout(graph->block());
+  use_functional_forms(*graph);
   jit::RemoveListMutation(graph);
-  jit::RemoveTensorMutation(graph);
   jit::ConstantPropagation(graph);
   jit::EliminateDeadCode(graph);
   return graph;

@@ -119,6 +119,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       warn_once(reason + " It runs in LibTorch.");
       return run_in_torch(segment, arguments);
     }
+    if (!is_worth_a_plan(signature)) return run_in_torch(segment, arguments);
     entry = plan_at_call(segment, signature);
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
@@ -210,7 +211,7 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   std::lock_guard lock(plan_mutex_);
   std::shared_ptr<const Table> table = table_.load();
   for (const auto& entry : *table) {  // another thread may have been first
-    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) return entry;
+    if (entry->signature == signature) return entry;
   }
   std::shared_ptr<const Entry> entry;
   try {
@@ -259,6 +260,19 @@ std::string Engine::outside_range(const CallSignature& signature) const {
   return "";
 }
 
+bool Engine::is_worth_a_plan(const CallSignature& signature) {
+  if (!state_.signatures.empty()) return true;
+  std::lock_guard lock(seen_mutex_);
+  auto known = std::find(seen_.begin(), seen_.end(), signature);
+  if (known != seen_.end()) {
+    seen_.erase(known);
+    return true;
+  }
+  if (static_cast<int64_t>(seen_.size()) >= state_.options.max_cached_plans) seen_.pop_front();
+  seen_.push_back(signature);
+  return false;
+}
+
 void Engine::warn_once(const std::string& reason) {
   std::lock_guard lock(warn_mutex_);
   // One warning for each kind of trouble: the numbers in the text differ from call to call.
@@ -278,9 +292,7 @@ std::vector<at::Tensor> Engine::run_in_torch(const c10::IValue& segment, c10::Ar
 
 std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) const {
   for (const auto& entry : *table_.load()) {
-    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) {
-      return entry->executor;
-    }
+    if (entry->signature == signature) return entry->executor;
   }
   return nullptr;
 }

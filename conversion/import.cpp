@@ -21,6 +21,8 @@ namespace {
 constexpr int64_t kMaxSteps = 1'000'000;
 /// An observer wants to know what every node does, not every iteration of long loops.
 constexpr int64_t kMaxObservedSteps = 50'000;
+/// A trip count that depends on data is taken to be the largest possible, which can be far from real.
+constexpr int64_t kMaxLikelyTrips = 256;
 
 /// LibTorch's errors carry a stack trace; the first line is what a user can read.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
@@ -397,6 +399,7 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
   }
   bool fine = true;
   for (int64_t i = 0; i < trips && condition; ++i) {
+    if (observer_ && observer_->wants_likely_results() && i == kMaxLikelyTrips) break;
     expect(!observer_ || steps_ < kMaxObservedSteps, "its body runs too many times to be looked at");
     set(body->inputs()[0], i);
     for (size_t k = 0; k < carried; ++k) {

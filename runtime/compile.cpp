@@ -125,6 +125,8 @@ void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, con
     if (!reason.empty()) report.fallbacks.push_back({segment.name, "slower than LibTorch: " + reason, ""});
   } catch (const Unsupported& reason) {
     report.fallbacks.push_back({segment.name, reason.what(), ""});
+  } catch (const c10::Error& error) {
+    report.fallbacks.push_back({segment.name, error.what_without_backtrace(), ""});
   }
 }
 

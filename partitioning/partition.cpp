@@ -89,10 +89,25 @@ class BlockPartitioner {
       if (node->blocks().empty()) reasons_[node] = outcome.reason;
     } else if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr) {
       role = Role::kFree;
-    } else if (outcome.kind != Kind::kConcrete || !node->blocks().empty() || gives_symbolic(node)) {
+    } else if (outcome.kind != Kind::kConcrete || gives_symbolic(node) || !only_computes_numbers(node)) {
       role = Role::kEngine;
     }
     roles()[node] = role;
+  }
+
+  /// True for all but control flow in which something else happens than numbers and lists being computed.
+  bool only_computes_numbers(const jit::Node* node) const {
+    for (const jit::Block* block : node->blocks()) {
+      for (const jit::Node* inner : block->nodes()) {
+        auto outcome = probe_.outcomes.find(inner);
+        bool is_number = outcome == probe_.outcomes.end() ||
+                         (outcome->second.kind == Kind::kConcrete && !gives_symbolic(inner));
+        if (!is_number || inner->hasSideEffects() || touches_written(inner) || !only_computes_numbers(inner)) {
+          return false;
+        }
+      }
+    }
+    return true;
   }
 
   bool gives_symbolic(const jit::Node* node) const {
@@ -415,8 +430,10 @@ void partition_block(jit::Block* block, const Memory& memory, const Probe& probe
 
 }  // namespace
 
-bool can_be_input(const jit::Value* value) {
-  switch (value->type()->kind()) {
+namespace {
+
+bool can_be_input(const c10::Type& type) {
+  switch (type.kind()) {
     case c10::TypeKind::TensorType:
     case c10::TypeKind::IntType:
     case c10::TypeKind::FloatType:
@@ -425,10 +442,21 @@ bool can_be_input(const jit::Value* value) {
     case c10::TypeKind::DeviceObjType:
     case c10::TypeKind::NoneType:
       return true;
+    case c10::TypeKind::OptionalType:
+      return can_be_input(*type.castRaw<c10::OptionalType>()->getElementType());
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::TupleType:
+      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(), [](const c10::TypePtr& element) {
+        return element->kind() != c10::TypeKind::TensorType && can_be_input(*element);
+      });
     default:
       return false;
   }
 }
+
+}  // namespace
+
+bool can_be_input(const jit::Value* value) { return can_be_input(*value->type()); }
 
 bool can_be_copied(const jit::Node* node, const std::unordered_map<const jit::Node*, Role>& roles) {
   for (const jit::Value* value : values_read(node)) {

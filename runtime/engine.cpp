@@ -70,9 +70,11 @@ CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
     if (argument.isTensor()) {
       signature.tensors.push_back(type_of(argument.toTensor()));
     } else {
-      signature.scalars.push_back(argument);
+      signature.scalars.push_back(argument.deepcopy());  // a list goes on changing at the caller's
     }
+    signature.kinds += argument.isTensor() ? 't' : 's';
   }
+  if (signature.scalars.empty()) signature.kinds.clear();
   return signature;
 }
 
@@ -80,6 +82,9 @@ bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
   size_t tensor = 0;
   size_t scalar = 0;
   for (const c10::IValue& argument : arguments) {
+    if (!kinds.empty() && (tensor + scalar >= kinds.size() || argument.isTensor() != (kinds[tensor + scalar] == 't'))) {
+      return false;
+    }
     if (argument.isTensor()) {
       if (tensor == tensors.size()) return false;
       const TensorType& type = tensors[tensor++];
@@ -155,13 +160,13 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
     expect(type.device == device, "inputs are on different devices");
     expect(type.numel() > 0, "an input has no elements");
   }
-  // Arguments of the script stand in the order of the call; which are tensors, their static types tell.
+  // Arguments of the script stand in the order of the call.
   std::vector<ImportArgument> arguments{segment};
   size_t tensor = 0;
   size_t scalar = 0;
   const torch::jit::Graph& script = script_of(segment);
   for (size_t i = 1; i < script.inputs().size(); ++i) {
-    if (script.inputs()[i]->type()->isSubtypeOf(*c10::TensorType::get())) {
+    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
       arguments.emplace_back(signature.tensors.at(tensor++));
     } else {
       arguments.emplace_back(signature.scalars.at(scalar++));

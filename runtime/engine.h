@@ -33,6 +33,9 @@ void parse_field(TextReader& in, Range& range);
 struct CallSignature {
   std::vector<TensorType> tensors;
   std::vector<c10::IValue> scalars;
+  /// 't' or 's' for each argument, tensor or not: an optional one may be either. Empty when all are tensors, as in
+  /// signatures that are saved.
+  std::string kinds;
   /// Takes the arguments of torchweld::run apart.
   static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;

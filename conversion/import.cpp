@@ -326,7 +326,7 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
     for (; it != graph_.nodes().end(); ++it) {
       outcome.flops += flops_of(**it);
       bool computes = !(*it)->attrs.def().is_view && !(*it)->as<Constant>();
-      if (computes) ++outcome.computations;
+      if (computes || outcome.computations == 0) ++outcome.computations;
       outcome.is_heavy = outcome.is_heavy || is_heavy(**it);
     }
   }

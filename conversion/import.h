@@ -27,7 +27,7 @@ struct NodeOutcome {
   Kind kind = Kind::kConcrete;
   std::string reason;
   double flops = 0;
-  int64_t computations = 0;  ///< Nodes of the instruction set that it became, views and constants left out.
+  int64_t computations = 0;  ///< Nodes of the instruction set that it became; views count as one.
   bool is_heavy = false;     ///< One of them computes much with each element: a convolution, a product.
 };
 

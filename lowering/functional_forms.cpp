@@ -85,12 +85,15 @@ void rewrite(jit::Block* block) {
     }
     jit::Value* result = node->output();
     result->setType(c10::TensorType::get());
-    // In place, whatever the other operands are, the dtype stays.
-    if (std::any_of(node->inputs().begin() + 1, node->inputs().end(),
-                    [](const jit::Value* v) { return v->type()->isSubtypeOf(*c10::TensorType::get()); })) {
-      jit::Node* cast = graph.insertNode(graph.create(c10::aten::type_as, {result, self}));
-      cast->copyMetadata(*it);
-      result = cast->output();
+    // In place, whatever the other operands are, the dtype stays, and a larger shape is an error.
+    if (std::any_of(node->inputs().begin() + 1, node->inputs().end(), [](const jit::Value* v) {
+          return v->type()->isSubtypeOf(*c10::TensorType::get());
+        })) {
+      for (c10::Symbol keep : {c10::aten::type_as, c10::aten::expand_as}) {
+        jit::Node* kept = graph.insertNode(graph.create(keep, {result, self}));
+        kept->copyMetadata(*it);
+        result = kept->output();
+      }
     }
     it->output()->replaceAllUsesWith(result);
     self->replaceAllUsesAfterNodeWith(*it, result);

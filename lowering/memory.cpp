@@ -75,9 +75,10 @@ void for_each_tensor(const jit::Module& module, F visit) {
 
 bool may_return_argument(const c10::FunctionSchema& schema) {
   static const std::unordered_set<std::string> names{
-      "aten::einsum",        "aten::atleast_1d",       "aten::atleast_2d",      "aten::atleast_3d",
-      "aten::conj_physical", "aten::pixel_shuffle",    "aten::pixel_unshuffle", "aten::channel_shuffle",
-      "aten::meshgrid",      "aten::broadcast_tensors"};
+      "aten::type_as",       "aten::einsum",        "aten::atleast_1d",      "aten::atleast_2d",
+      "aten::atleast_3d",    "aten::conj_physical", "aten::pixel_shuffle",   "aten::pixel_unshuffle",
+      "aten::sum_to_size",   "aten::meshgrid",      "aten::channel_shuffle", "aten::broadcast_tensors",
+      "aten::chain_matmul",  "aten::to_dense",      "aten::cartesian_prod",  "aten::data"};
   return names.count(schema.name()) > 0 || schema.name().find("dropout") != std::string::npos;
 }
 

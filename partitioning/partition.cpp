@@ -42,7 +42,7 @@ void visit_imported(const jit::Node* node, const Probe& probe, const std::functi
 /// convolution as much as many small operators.
 int64_t operations_in(const NodeOutcome& outcome) {
   constexpr double kFlopsOfAnOperation = 1e7;
-  return std::max({int64_t{1}, outcome.computations, static_cast<int64_t>(outcome.flops / kFlopsOfAnOperation)});
+  return std::max(outcome.computations, static_cast<int64_t>(outcome.flops / kFlopsOfAnOperation));
 }
 
 double count_flops(const jit::Node* node, const Probe& probe) {

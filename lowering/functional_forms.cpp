@@ -32,6 +32,11 @@ bool only_reads(const jit::Node* node, size_t i) {
 }
 
 bool gives_new_memory(const jit::Value* value) {
+  // What rewrite() puts behind an operator gives the operator's own memory, which nobody else knows.
+  while ((value->node()->kind() == c10::aten::type_as || value->node()->kind() == c10::aten::expand_as) &&
+         value->node()->inputs()[0]->uses().size() == 1) {
+    value = value->node()->inputs()[0];
+  }
   const c10::FunctionSchema* schema = value->node()->maybeSchema();
   if (!schema || schema->returns().size() != value->node()->outputs().size() || may_return_argument(*schema)) {
     return false;
@@ -43,7 +48,8 @@ bool gives_new_memory(const jit::Value* value) {
 /// The functional operator with the same arguments; nothing when there is none, or it could give another dtype.
 std::optional<c10::Symbol> functional_form(const jit::Node* node) {
   const c10::FunctionSchema* schema = node->maybeSchema();
-  if (!schema || schema->name().size() < 2 || schema->name().back() != '_' || schema->returns().size() != 1) {
+  if (!schema || changes_shape(*schema) || schema->name().size() < 2 || schema->name().back() != '_' ||
+      schema->returns().size() != 1) {
     return std::nullopt;
   }
   size_t tensors = 0;
@@ -86,9 +92,8 @@ void rewrite(jit::Block* block) {
     jit::Value* result = node->output();
     result->setType(c10::TensorType::get());
     // In place, whatever the other operands are, the dtype stays, and a larger shape is an error.
-    if (std::any_of(node->inputs().begin() + 1, node->inputs().end(), [](const jit::Value* v) {
-          return v->type()->isSubtypeOf(*c10::TensorType::get());
-        })) {
+    if (std::any_of(node->inputs().begin() + 1, node->inputs().end(),
+                    [](const jit::Value* v) { return v->type()->isSubtypeOf(*c10::TensorType::get()); })) {
       for (c10::Symbol keep : {c10::aten::type_as, c10::aten::expand_as}) {
         jit::Node* kept = graph.insertNode(graph.create(keep, {result, self}));
         kept->copyMetadata(*it);

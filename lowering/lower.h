@@ -15,8 +15,8 @@ WrittenAttributes written_attributes(const torch::jit::Module& module);
 void add_written_attributes(const torch::jit::Block* block, WrittenAttributes& written);
 
 /// A copy of the method's graph with all calls inlined, attributes that are numbers, strings, None, or lists
-/// and dicts of these (and that nothing writes) as constants, what follows from that computed and dead branches gone, and in-place operators made
-/// functional where nothing can tell the difference. Weights stay attributes.
+/// and dicts of these (and that nothing writes) as constants, what follows from that computed and dead branches gone,
+/// and in-place operators made functional where nothing can tell the difference. Weights stay attributes.
 std::shared_ptr<torch::jit::Graph> lower(const torch::jit::Module& module, const std::string& method,
                                          const WrittenAttributes& written);
 

@@ -1,5 +1,7 @@
 #include "lowering/memory.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
+
 namespace torchweld {
 
 namespace jit = torch::jit;
@@ -73,12 +75,18 @@ void for_each_tensor(const jit::Module& module, F visit) {
 
 }  // namespace
 
+bool changes_shape(const c10::FunctionSchema& schema) {
+  auto handle = c10::Dispatcher::singleton().findOp(schema.operator_name());
+  return (handle && handle->hasTag(at::Tag::inplace_view)) || schema.name().rfind("aten::resize", 0) == 0 ||
+         schema.name() == "aten::set_";
+}
+
 bool may_return_argument(const c10::FunctionSchema& schema) {
   static const std::unordered_set<std::string> names{
-      "aten::type_as",       "aten::einsum",        "aten::atleast_1d",      "aten::atleast_2d",
-      "aten::atleast_3d",    "aten::conj_physical", "aten::pixel_shuffle",   "aten::pixel_unshuffle",
-      "aten::sum_to_size",   "aten::meshgrid",      "aten::channel_shuffle", "aten::broadcast_tensors",
-      "aten::chain_matmul",  "aten::to_dense",      "aten::cartesian_prod",  "aten::data"};
+      "aten::type_as",      "aten::einsum",        "aten::atleast_1d",      "aten::atleast_2d",
+      "aten::atleast_3d",   "aten::conj_physical", "aten::pixel_shuffle",   "aten::pixel_unshuffle",
+      "aten::sum_to_size",  "aten::meshgrid",      "aten::channel_shuffle", "aten::broadcast_tensors",
+      "aten::chain_matmul", "aten::to_dense",      "aten::cartesian_prod",  "aten::data"};
   return names.count(schema.name()) > 0 || schema.name().find("dropout") != std::string::npos;
 }
 
@@ -89,9 +97,11 @@ Memory::Memory(const jit::Graph& graph) {
     if (has_memory(*input->type())) unify(of(input), outside);
   }
   visit(graph.block());
-  std::unordered_set<Class> written;
-  for (Class memory : written_) written.insert(find(memory));
-  written_ = std::move(written);
+  for (std::unordered_set<Class>* classes : {&written_, &reshaped_}) {
+    std::unordered_set<Class> found;
+    for (Class memory : *classes) found.insert(find(memory));
+    *classes = std::move(found);
+  }
 }
 
 std::vector<Memory::Class> Memory::classes_of(const jit::Value* value) const {
@@ -233,6 +243,7 @@ void Memory::visit_operator(const jit::Node* node, const c10::FunctionSchema& sc
     bool writes = (alias && alias->isWrite()) || ((i == 3 || i == 4) && writes_statistics(node));
     if (!writes || !has_memory(*node->inputs()[i]->type())) continue;
     written_.insert(of(node->inputs()[i]).own);
+    if (changes_shape(schema)) reshaped_.insert(of(node->inputs()[i]).own);
     if (is_about_tensors(formals[i])) written_.insert(of(node->inputs()[i]).inside);
   }
   if (std::any_of(formals.begin(), formals.end(), is_about_tensors)) {

@@ -28,6 +28,8 @@ class Memory {
   /// True when some node of the graph may write memory of this class.
   bool is_written(Class memory) const { return written_.count(find(memory)) > 0; }
   bool is_written(const torch::jit::Value* value) const;
+  /// True when a tensor of this class may change its sizes too (unsqueeze_, resize_).
+  bool is_reshaped(Class memory) const { return reshaped_.count(find(memory)) > 0; }
   /// Attributes of `module` that may be written in place, those among them that share memory with one included.
   WrittenAttributes written_attributes(const torch::jit::Module& module) const;
 
@@ -57,10 +59,14 @@ class Memory {
   std::unordered_map<const torch::jit::Value*, Memories> values_;
   std::map<std::pair<const c10::ClassType*, std::string>, Memories> attributes_;
   std::unordered_set<Class> written_;
+  std::unordered_set<Class> reshaped_;
 };
 
 /// True for an operator, made of others, that may give its argument itself or a view of it without its schema saying
 /// so.
 bool may_return_argument(const c10::FunctionSchema& schema);
+
+/// True for an operator that writes other sizes into its argument, not only elements.
+bool changes_shape(const c10::FunctionSchema& schema);
 
 }  // namespace torchweld

@@ -100,8 +100,8 @@ class BlockPartitioner {
     for (const jit::Block* block : node->blocks()) {
       for (const jit::Node* inner : block->nodes()) {
         auto outcome = probe_.outcomes.find(inner);
-        bool is_number = outcome == probe_.outcomes.end() ||
-                         (outcome->second.kind == Kind::kConcrete && !gives_symbolic(inner));
+        bool is_number =
+            outcome == probe_.outcomes.end() || (outcome->second.kind == Kind::kConcrete && !gives_symbolic(inner));
         if (!is_number || inner->hasSideEffects() || touches_written(inner) || !only_computes_numbers(inner)) {
           return false;
         }
@@ -130,6 +130,7 @@ class BlockPartitioner {
     auto touch = [&](const jit::Value* value, jit::Node* node) {
       for (Memory::Class memory : memory_.classes_of(value)) {
         if (!memory_.is_written(memory)) continue;
+        if (node && is_about_type(node) && is_tensor(value) && !memory_.is_reshaped(memory)) continue;
         auto [place, is_new] = places.emplace(memory, groups.size());
         if (is_new) groups.push_back({memory, is_tensor(value), {}, false});
         WrittenGroup& group = groups[place->second];
@@ -140,12 +141,9 @@ class BlockPartitioner {
       }
     };
     for (jit::Node* node : nodes_) {
-      bool asks_for_type = is_about_type(node);
       std::vector<const jit::Value*> values = values_read(node);
       values.insert(values.end(), node->outputs().begin(), node->outputs().end());
-      for (const jit::Value* value : values) {
-        if (!asks_for_type || !is_tensor(value)) touch(value, node);
-      }
+      for (const jit::Value* value : values) touch(value, node);
     }
     for (const jit::Value* value : block_->outputs()) touch(value, nullptr);
     return groups;
@@ -263,7 +261,9 @@ class BlockPartitioner {
         Role r = known == roles().end() ? Role::kTorch : known->second;
         bool inside = r == Role::kEngine && producer->owningBlock() == block_;
         bool is_module = value->type()->cast<c10::ClassType>() != nullptr;
-        if (inside || r == Role::kFree || is_module || can_be_input(value)) continue;
+        // A list that is changed would be changed in a segment's own copy.
+        bool takable = can_be_input(value) && (is_tensor(value) || !memory_.is_written(value));
+        if (inside || r == Role::kFree || is_module || takable) continue;
         if (r == Role::kNeutral && can_be_copied(producer, roles())) continue;
         changed = demote(node, "takes a " + value->type()->str() + " that LibTorch makes");
         break;

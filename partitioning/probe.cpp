@@ -57,6 +57,11 @@ class Observer final : public ImportObserver {
     for (const jit::Value* output : node->outputs()) learn_type(output);
   }
 
+  /// Types that are the same whenever the value is computed.
+  void forget_varying_types() {
+    for (const jit::Value* value : varying_) result_.types.erase(value);
+  }
+
   void learn_type(const jit::Value* value) {
     const c10::IValue* held = interpreter_->find(value);
     if (!held || !held->isTensor() || !held->toTensor().defined()) return;
@@ -66,7 +71,8 @@ class Observer final : public ImportObserver {
       type.device = interpreter_->device();
       result_.symbolic.insert(value);
     }
-    result_.types.emplace(value, std::move(type));
+    auto [known, is_new] = result_.types.emplace(value, type);
+    if (!is_new && known->second != type) varying_.insert(value);
   }
 
  private:
@@ -74,6 +80,7 @@ class Observer final : public ImportObserver {
   const Exclusion& exclusion_;
   const std::function<bool(const jit::Node*)>& written_;
   const bool likely_;
+  std::unordered_set<const jit::Value*> varying_;  // in a loop, from one iteration to the next
   const Interpreter* interpreter_ = nullptr;
 };
 
@@ -117,6 +124,7 @@ Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& argumen
   for (size_t i = 1; i < arguments.size(); ++i) values.push_back(interpreter.make_unknown(arguments[i]));
   interpreter.run(graph, values);
   for (const jit::Value* input : graph.inputs()) observer.learn_type(input);
+  observer.forget_varying_types();
   return result;
 }
 

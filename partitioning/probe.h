@@ -15,7 +15,8 @@ namespace torchweld {
 /// Result of a probe.
 struct Probe {
   std::unordered_map<const torch::jit::Node*, NodeOutcome> outcomes;  ///< Nodes that were reached.
-  /// Types of tensors where they are known for sure. A value computed several times (in a loop) has its first type.
+  /// Types of tensors where they are known for sure; a value computed several times (in a loop) has one
+  /// when it is always the same.
   std::unordered_map<const torch::jit::Value*, TensorType> types;
   std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
   double flops = 0;                                       ///< Of everything that could be imported.

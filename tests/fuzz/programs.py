@@ -39,7 +39,13 @@ FROM_LISTS = ["{l}[0]", "{l}[-1]", "torch.cat({l}, 0)", "torch.stack({l})", "{l}
 DICTS = ['{d}["x"] = {a}', '{d}["y"] = {a}', '{d} = {{"x": {a}, "y": {b}}}', '{d}["x"].mul_(0.5)']
 FROM_DICTS = ['{d}["x"]', '{d}["x"] + {d}["y"]', "list({d}.values())[0]"]
 CONDITIONS = ["flag", "not flag", "n > 2", "{n} > 2", "bool({a}.sum() > 0.0)", "{a}.size(0) > 2", "{a}.dim() == 2"]
-LOOPS = ["for i in range(2):", "for i in range(n):", "for i in range({a}.size(0)):", "for t in {l}[:]:", "while {n} < 0:"]
+LOOPS = [
+    "for i in range(2):",
+    "for i in range(n):",
+    "for i in range({a}.size(0)):",
+    "for t in {l}[:]:",
+    "while {n} < 0:",
+]
 
 
 class Program:

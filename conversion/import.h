@@ -7,6 +7,7 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -26,6 +27,8 @@ struct NodeOutcome {
   Kind kind = Kind::kConcrete;
   std::string reason;
   double flops = 0;
+  int64_t computations = 0;  ///< Nodes of the instruction set that it became; views count as one.
+  bool is_heavy = false;     ///< One of them computes much with each element: a convolution, a product.
 };
 
 /// Watches an interpretation that goes on after failures (the partitioner's). Without an observer the first failure
@@ -39,7 +42,15 @@ class ImportObserver {
   virtual bool written(const torch::jit::Node* node) = 0;
   /// Called once each time a node has been interpreted (nodes in loop bodies: once per iteration).
   virtual void note(const torch::jit::Node* node, const NodeOutcome& outcome) = 0;
+  /// After a node that fails, the interpretation goes on with what is known about its results: the types of random
+  /// numbers, say. True: with likely results too, where nothing is known. These are as many elements as there can be
+  /// where data decides how many, what the first branch that does not raise gives, and written attributes as they were
+  /// last written. Whatever depends on them must be looked at again when the program runs.
+  virtual bool wants_likely_results() const = 0;
 };
+
+/// True when `value` is or holds a tensor in the memory of `tensor`.
+bool shares_memory(const c10::IValue& value, const at::Tensor& tensor);
 
 /// One interpretation. The graph must be inlined.
 class Interpreter final : public ValueSource {
@@ -49,6 +60,8 @@ class Interpreter final : public ValueSource {
 
   /// A symbolic tensor that is the next input of the graph.
   at::Tensor add_input(const TensorType& type);
+  /// The same value with a symbolic tensor, made by add_input(), in place of every tensor at any depth.
+  c10::IValue make_unknown(const c10::IValue& value);
   /// Runs `script` on arguments made of concrete values and symbolic tensors; returns its outputs. With an observer,
   /// an output that is unknown at compile time comes back as None.
   std::vector<c10::IValue> run(const torch::jit::Graph& script, const std::vector<c10::IValue>& arguments);
@@ -82,6 +95,15 @@ class Interpreter final : public ValueSource {
   at::Tensor make_computed(const at::Tensor& known);
   /// Both branches, for reports, when the condition is unknown; a loop body once when its trip count is.
   void probe_blocks(const torch::jit::Node* node);
+  /// Sets the results of a node that failed, as far as the observer wants.
+  void assume_results(const torch::jit::Node* node);
+  void assume_from_operator(const torch::jit::Node* node);
+  /// A known tensor, and all that shares its memory, has elements from now on that are known only at run time.
+  void forget_elements(const at::Tensor& known);
+  void assume_attribute(const torch::jit::Node* node);
+  void assume_from_blocks(const torch::jit::Node* node);
+  /// Lists and dicts that the node (or one under it) changes, it is unknown how, are no longer known.
+  void forget_written_containers(const torch::jit::Node* node);
 
   const c10::IValue& get(const torch::jit::Value* value) const;
   void set(const torch::jit::Value* value, c10::IValue v);
@@ -103,7 +125,8 @@ class Interpreter final : public ValueSource {
   c10::Device device_;
   ImportObserver* observer_;
   std::unordered_map<const torch::jit::Value*, c10::IValue> environment_;
-  std::unordered_map<const torch::jit::Value*, std::string> paths_;  // module values: where they hang
+  std::unordered_map<const torch::jit::Value*, std::string> paths_;          // module values: where they hang
+  std::map<std::pair<const void*, std::string>, c10::IValue> last_written_;  // likely values of (object, attribute)
   std::unordered_map<const c10::TensorImpl*, Value*> symbolic_;
   std::unordered_map<const c10::TensorImpl*, Value*> constants_;
   std::unordered_map<const c10::TensorImpl*, std::string> names_;

@@ -6,7 +6,12 @@
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/passes/remove_mutation.h>
 
+#include <algorithm>
 #include <unordered_map>
+
+#include "lowering/functional_forms.h"
+#include "lowering/local_objects.h"
+#include "lowering/memory.h"
 
 namespace torchweld {
 
@@ -14,20 +19,16 @@ namespace jit = torch::jit;
 
 namespace {
 
-void collect_writes(const jit::Block* block, WrittenAttributes& written) {
-  for (const jit::Node* node : block->nodes()) {
-    if (node->kind() == c10::prim::SetAttr) {
-      if (auto type = node->inputs()[0]->type()->cast<c10::ClassType>()) {
-        written.emplace(type.get(), node->s(c10::attr::name));
-      }
-    }
-    for (const jit::Block* inner : node->blocks()) collect_writes(inner, written);
-  }
+bool is_plain_dict(const c10::Dict<c10::IValue, c10::IValue>& dict) {
+  return std::all_of(dict.begin(), dict.end(), [](const auto& entry) {
+    return entry.value().isString() || entry.value().isInt() || entry.value().isDouble() || entry.value().isBool();
+  });
 }
 
 bool is_plain_value(const c10::IValue& value) {
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
-         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList();
+         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList() ||
+         (value.isGenericDict() && is_plain_dict(value.toGenericDict()));
 }
 
 using Objects = std::unordered_map<const jit::Value*, c10::IValue>;
@@ -67,12 +68,23 @@ void remove_idle_dropout(jit::Block* block) {
 
 }  // namespace
 
+void add_written_attributes(const jit::Block* block, WrittenAttributes& written) {
+  for (const jit::Node* node : block->nodes()) {
+    if (node->kind() == c10::prim::SetAttr) {
+      if (auto type = node->inputs()[0]->type()->cast<c10::ClassType>()) {
+        written.emplace(type.get(), node->s(c10::attr::name));
+      }
+    }
+    for (const jit::Block* inner : node->blocks()) add_written_attributes(inner, written);
+  }
+}
+
 WrittenAttributes written_attributes(const jit::Module& module) {
   WrittenAttributes written;
   for (const jit::Module& part : module.modules()) {
     for (jit::Function* function : part.type()->methods()) {
       if (auto* graph_function = jit::tryToGraphFunction(*function)) {
-        collect_writes(graph_function->graph()->block(), written);
+        add_written_attributes(graph_function->graph()->block(), written);
       }
     }
   }
@@ -84,11 +96,14 @@ std::shared_ptr<jit::Graph> lower(const jit::Module& module, const std::string& 
   std::shared_ptr<jit::Graph> graph = jit::toGraphFunction(module.get_method(method).function()).graph()->copy();
   jit::Inline(*graph);
   Objects objects{{graph->inputs()[0], module._ivalue()}};
-  fold_attributes(graph->block(), written, objects);
+  WrittenAttributes unknown = written;
+  unknown.merge(Memory(*graph).written_attributes(module));
+  fold_attributes(graph->block(), unknown, objects);
   jit::ConstantPropagation(graph);
+  replace_local_objects(graph);
   remove_idle_dropout(graph->block());
+  use_functional_forms(*graph);
   jit::RemoveListMutation(graph);
-  jit::RemoveTensorMutation(graph);
   jit::ConstantPropagation(graph);
   jit::EliminateDeadCode(graph);
   return graph;

@@ -17,11 +17,6 @@ namespace {
 
 bool is_tensor(const jit::Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
 
-bool is_container(const jit::Value* value) {
-  auto kind = value->type()->kind();
-  return kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType;
-}
-
 /// True for nodes that ask for a tensor's sizes or dtype, which writing its elements does not change.
 bool is_about_type(const jit::Node* node) {
   static const std::unordered_set<std::string> names{
@@ -31,22 +26,23 @@ bool is_about_type(const jit::Node* node) {
   return names.count(node->kind().toQualString()) > 0;
 }
 
-bool is_graph_input(const jit::Value* value) {
-  return value->node()->kind() == c10::prim::Param && !value->node()->owningBlock()->owningNode();
-}
-
-/// Operator calls in a node and in its blocks that were imported.
-int64_t count_operations(const jit::Node* node, const Probe& probe) {
-  int64_t count = 0;
+/// Outcomes of the node and of the nodes in its blocks that were imported.
+void visit_imported(const jit::Node* node, const Probe& probe, const std::function<void(const NodeOutcome&)>& visit) {
   auto outcome = probe.outcomes.find(node);
   if (outcome != probe.outcomes.end() &&
       (outcome->second.kind == Kind::kNative || outcome->second.kind == Kind::kGeneric)) {
-    ++count;
+    visit(outcome->second);
   }
   for (const jit::Block* block : node->blocks()) {
-    for (const jit::Node* inner : block->nodes()) count += count_operations(inner, probe);
+    for (const jit::Node* inner : block->nodes()) visit_imported(inner, probe, visit);
   }
-  return count;
+}
+
+/// For min_block_size: one call of a fast path does as much as the operators that it stands for, and a large
+/// convolution as much as many small operators.
+int64_t operations_in(const NodeOutcome& outcome) {
+  constexpr double kFlopsOfAnOperation = 1e7;
+  return std::max(outcome.computations, static_cast<int64_t>(outcome.flops / kFlopsOfAnOperation));
 }
 
 double count_flops(const jit::Node* node, const Probe& probe) {
@@ -58,18 +54,12 @@ double count_flops(const jit::Node* node, const Probe& probe) {
   return flops;
 }
 
-/// What is known about memory that is written.
-struct Writes {
-  const jit::AliasDb& aliases;
-  const std::optional<std::unordered_set<const jit::Value*>>& inputs;  ///< Of the graph; nothing: perhaps every one.
-};
-
 /// Cuts up one block.
 class BlockPartitioner {
  public:
-  BlockPartitioner(jit::Block* block, const Writes& writes, const Probe& probe, const Options& options,
+  BlockPartitioner(jit::Block* block, const Memory& memory, const Probe& probe, const Options& options,
                    Partition& result)
-      : block_(block), writes_(writes), aliases_(writes.aliases), probe_(probe), options_(options), result_(result) {
+      : block_(block), memory_(memory), probe_(probe), options_(options), result_(result) {
     for (jit::Node* node : block->nodes()) nodes_.push_back(node);
   }
 
@@ -86,6 +76,7 @@ class BlockPartitioner {
 
  private:
   std::unordered_map<const jit::Node*, Role>& roles() { return result_.roles; }
+  const std::unordered_map<const jit::Node*, Role>& roles() const { return result_.roles; }
   Role role(const jit::Node* node) const { return result_.roles.at(node); }
 
   void classify(jit::Node* node) {
@@ -98,10 +89,25 @@ class BlockPartitioner {
       if (node->blocks().empty()) reasons_[node] = outcome.reason;
     } else if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr) {
       role = Role::kFree;
-    } else if (outcome.kind != Kind::kConcrete || !node->blocks().empty() || gives_symbolic(node)) {
+    } else if (outcome.kind != Kind::kConcrete || gives_symbolic(node) || !only_computes_numbers(node)) {
       role = Role::kEngine;
     }
     roles()[node] = role;
+  }
+
+  /// True for all but control flow in which something else happens than numbers and lists being computed.
+  bool only_computes_numbers(const jit::Node* node) const {
+    for (const jit::Block* block : node->blocks()) {
+      for (const jit::Node* inner : block->nodes()) {
+        auto outcome = probe_.outcomes.find(inner);
+        bool is_number =
+            outcome == probe_.outcomes.end() || (outcome->second.kind == Kind::kConcrete && !gives_symbolic(inner));
+        if (!is_number || inner->hasSideEffects() || touches_written(inner) || !only_computes_numbers(inner)) {
+          return false;
+        }
+      }
+    }
+    return true;
   }
 
   bool gives_symbolic(const jit::Node* node) const {
@@ -109,56 +115,66 @@ class BlockPartitioner {
                        [&](const jit::Value* v) { return probe_.symbolic.count(v) > 0; });
   }
 
-  /// Values that may share memory which is written, and the nodes that touch it.
+  /// Memory that is written, and the nodes that touch it.
   struct WrittenGroup {
-    std::vector<const jit::Value*> values;
+    Memory::Class memory;
+    bool is_tensor = false;
     std::vector<jit::Node*> nodes;
     bool stays = false;  ///< LibTorch keeps it.
-    bool may_hold(const jit::Value* value, const jit::AliasDb& aliases) const {
-      return std::any_of(values.begin(), values.end(),
-                         [&](const jit::Value* v) { return v == value || aliases.mayAlias(v, value); });
-    }
   };
 
-  /// Every written list, dict and tensor that a node of this block touches, or that it gives back.
+  /// All written memory that a node of this block touches, or that the block gives back.
   std::vector<WrittenGroup> find_written() const {
     std::vector<WrittenGroup> groups;
+    std::unordered_map<Memory::Class, size_t> places;
     auto touch = [&](const jit::Value* value, jit::Node* node) {
-      if (!(is_container(value) || is_tensor(value)) || !aliases_.hasWriters(value)) return;
-      WrittenGroup merged{{value}, {}, false};
-      if (node) merged.nodes.push_back(node);
-      // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
-      bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
-      bool only_read = writes_.inputs && is_graph_input(value) && !writes_.inputs->count(value);
-      merged.stays = (comes_in && !only_read) || (!node && !is_tensor(value));
-      for (auto group = groups.begin(); group != groups.end();) {
-        if (!group->may_hold(value, aliases_)) {
-          ++group;
-          continue;
-        }
-        for (const jit::Value* v : group->values) {
-          if (v != value) merged.values.push_back(v);
-        }
-        merged.nodes.insert(merged.nodes.end(), group->nodes.begin(), group->nodes.end());
-        merged.stays = merged.stays || group->stays;
-        group = groups.erase(group);
+      for (Memory::Class memory : memory_.classes_of(value)) {
+        if (!memory_.is_written(memory)) continue;
+        if (node && is_about_type(node) && is_tensor(value) && !memory_.is_reshaped(memory)) continue;
+        auto [place, is_new] = places.emplace(memory, groups.size());
+        if (is_new) groups.push_back({memory, is_tensor(value), {}, false});
+        WrittenGroup& group = groups[place->second];
+        if (node) group.nodes.push_back(node);
+        // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
+        bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
+        group.stays = group.stays || comes_in || (!node && !is_tensor(value));
       }
-      groups.push_back(std::move(merged));
     };
     for (jit::Node* node : nodes_) {
-      bool asks_for_type = is_about_type(node);
       std::vector<const jit::Value*> values = values_read(node);
       values.insert(values.end(), node->outputs().begin(), node->outputs().end());
-      for (const jit::Value* value : values) {
-        if (!asks_for_type || !is_tensor(value)) touch(value, node);
-      }
+      for (const jit::Value* value : values) touch(value, node);
     }
     for (const jit::Value* value : block_->outputs()) touch(value, nullptr);
     return groups;
   }
 
+  bool touches_written(const jit::Node* node) const {
+    auto written = [&](const jit::Value* value) {
+      auto classes = memory_.classes_of(value);
+      return std::any_of(classes.begin(), classes.end(), [&](Memory::Class c) { return memory_.is_written(c); });
+    };
+    return std::any_of(node->inputs().begin(), node->inputs().end(), written) ||
+           std::any_of(node->outputs().begin(), node->outputs().end(), written);
+  }
+
+  /// True for an engine's node that reads the memory and gives new memory: it may run between LibTorch's writes.
+  bool only_reads(const jit::Node* node, Memory::Class memory) const {
+    if (role(node) != Role::kEngine || !node->blocks().empty() || node->maybeSchema() == nullptr) return false;
+    auto shares = [&](const jit::Value* value) {
+      auto classes = memory_.classes_of(value);
+      return std::find(classes.begin(), classes.end(), memory) != classes.end();
+    };
+    if (std::any_of(node->outputs().begin(), node->outputs().end(), shares)) return false;
+    const auto& formals = node->schema().arguments();
+    for (size_t i = 0; i < formals.size() && i < node->inputs().size(); ++i) {
+      if (formals[i].alias_info() && formals[i].alias_info()->isWrite() && shares(node->inputs()[i])) return false;
+    }
+    return true;
+  }
+
   /// When everything that touches a written group is fine and in this block, it lives inside a segment; else LibTorch
-  /// keeps all of it.
+  /// keeps all of it, and segments only read it.
   void group_written() {
     std::vector<WrittenGroup> groups = find_written();
     for (bool changed = true; changed;) {
@@ -167,9 +183,9 @@ class BlockPartitioner {
         auto in_torch = [&](const jit::Node* node) { return role(node) == Role::kTorch; };
         group.stays = group.stays || std::any_of(group.nodes.begin(), group.nodes.end(), in_torch);
         if (!group.stays) continue;
-        const char* what = is_tensor(group.values.front()) ? "memory" : "a list or dict";
+        const char* what = group.is_tensor ? "memory" : "a list or dict";
         for (const jit::Node* node : group.nodes) {
-          if (in_torch(node)) continue;
+          if (in_torch(node) || only_reads(node, group.memory)) continue;
           changed = demote(node, std::string("touches ") + what + " that is written in place");
         }
       }
@@ -183,13 +199,14 @@ class BlockPartitioner {
       for (const jit::Node* node : nodes) {
         if (!group.stays) roles()[node] = Role::kEngine;
       }
+      if (!group.stays) undivided_.push_back(nodes);
       chains_.push_back(nodes);
     }
     // Whatever LibTorch does to memory or the outside world keeps its order.
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : nodes_) {
-      if (role(node) == Role::kTorch && (node->hasSideEffects() || aliases_.hasWriters(node) ||
-                                         !node->blocks().empty() || node->kind() == c10::prim::GetAttr)) {
+      if (role(node) == Role::kTorch && (node->hasSideEffects() || touches_written(node) || !node->blocks().empty() ||
+                                         node->kind() == c10::prim::GetAttr)) {
         ordered.push_back(node);
       }
     }
@@ -244,7 +261,9 @@ class BlockPartitioner {
         Role r = known == roles().end() ? Role::kTorch : known->second;
         bool inside = r == Role::kEngine && producer->owningBlock() == block_;
         bool is_module = value->type()->cast<c10::ClassType>() != nullptr;
-        if (inside || r == Role::kFree || is_module || can_be_input(value)) continue;
+        // A list that is changed would be changed in a segment's own copy.
+        bool takable = can_be_input(value) && (is_tensor(value) || !memory_.is_written(value));
+        if (inside || r == Role::kFree || is_module || takable) continue;
         if (r == Role::kNeutral && can_be_copied(producer, roles())) continue;
         changed = demote(node, "takes a " + value->type()->str() + " that LibTorch makes");
         break;
@@ -255,13 +274,13 @@ class BlockPartitioner {
 
   bool demote_split_containers() {
     bool changed = false;
-    for (size_t i = 0; i + 1 < chains_.size(); ++i) {
+    for (const std::vector<jit::Node*>& nodes : undivided_) {
       std::set<int> levels;
-      for (const jit::Node* node : chains_[i]) {
+      for (const jit::Node* node : nodes) {
         if (role(node) == Role::kEngine) levels.insert(levels_.at(node).level);
       }
       if (levels.size() < 2) continue;
-      for (const jit::Node* node : chains_[i]) {
+      for (const jit::Node* node : nodes) {
         if (role(node) == Role::kEngine) changed = demote(node, "works on a list that LibTorch must see");
       }
     }
@@ -294,18 +313,44 @@ class BlockPartitioner {
     for (jit::Node* node : nodes_) {
       if (role(node) != Role::kEngine) continue;
       auto& [count, members] = segments[levels_.at(node).level];
-      count += count_operations(node, probe_);
+      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { count += operations_in(outcome); });
       members.push_back(node);
     }
     bool changed = false;
     for (auto& [level, segment] : segments) {
       auto& [count, members] = segment;
-      if (count >= options_.min_block_size && has_output(members)) continue;
-      std::string reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
-                           ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
+      std::string reason;
+      if (count < options_.min_block_size || !has_output(members)) {
+        reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
+                 ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
+      } else if (!has_sure_inputs(members) && !is_heavy(members)) {
+        reason = "sizes in its segment depend on data, and planning for all of them would cost more than it saves";
+      }
+      if (reason.empty()) continue;
       for (jit::Node* node : members) changed = demote(node, reason);
     }
     return changed;
+  }
+
+  bool is_heavy(const std::vector<jit::Node*>& members) const {
+    bool heavy = false;
+    for (const jit::Node* node : members) {
+      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { heavy = heavy || outcome.is_heavy; });
+    }
+    return heavy;
+  }
+
+  /// True when the types of all tensors that a segment is given are known before the program runs.
+  bool has_sure_inputs(const std::vector<jit::Node*>& members) const {
+    std::set<const jit::Node*> inside(members.begin(), members.end());
+    for (const jit::Node* node : members) {
+      for (const jit::Value* value : values_read(node)) {
+        if (!is_tensor(value) || inside.count(value->node()) || probe_.types.count(value)) continue;
+        auto known = roles().find(value->node());
+        if (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine) return false;
+      }
+    }
+    return true;
   }
 
   bool has_output(const std::vector<jit::Node*>& members) const {
@@ -361,32 +406,34 @@ class BlockPartitioner {
   }
 
   jit::Block* block_;
-  const Writes& writes_;
-  const jit::AliasDb& aliases_;
+  const Memory& memory_;
   const Probe& probe_;
   const Options& options_;
   Partition& result_;
   std::vector<jit::Node*> nodes_;
-  std::vector<std::vector<jit::Node*>> chains_;
+  std::vector<std::vector<jit::Node*>> chains_;     // keep their order
+  std::vector<std::vector<jit::Node*>> undivided_;  // those that are in one segment or none: written inside of it
   std::set<const jit::Node*> live_;
   std::unordered_map<const jit::Node*, Level> levels_;
   std::map<const jit::Node*, std::string> reasons_;
 };
 
-void partition_block(jit::Block* block, const Writes& writes, const Probe& probe, const Options& options,
+void partition_block(jit::Block* block, const Memory& memory, const Probe& probe, const Options& options,
                      Partition& result) {
-  BlockPartitioner(block, writes, probe, options, result).run();
+  BlockPartitioner(block, memory, probe, options, result).run();
   for (jit::Node* node : block->nodes()) {
     bool reached = probe.outcomes.count(node) > 0;
     if (result.roles.at(node) != Role::kTorch || !reached) continue;
-    for (jit::Block* inner : node->blocks()) partition_block(inner, writes, probe, options, result);
+    for (jit::Block* inner : node->blocks()) partition_block(inner, memory, probe, options, result);
   }
 }
 
 }  // namespace
 
-bool can_be_input(const jit::Value* value) {
-  switch (value->type()->kind()) {
+namespace {
+
+bool can_be_input(const c10::Type& type) {
+  switch (type.kind()) {
     case c10::TypeKind::TensorType:
     case c10::TypeKind::IntType:
     case c10::TypeKind::FloatType:
@@ -395,10 +442,21 @@ bool can_be_input(const jit::Value* value) {
     case c10::TypeKind::DeviceObjType:
     case c10::TypeKind::NoneType:
       return true;
+    case c10::TypeKind::OptionalType:
+      return can_be_input(*type.castRaw<c10::OptionalType>()->getElementType());
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::TupleType:
+      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(), [](const c10::TypePtr& element) {
+        return element->kind() != c10::TypeKind::TensorType && can_be_input(*element);
+      });
     default:
       return false;
   }
 }
+
+}  // namespace
+
+bool can_be_input(const jit::Value* value) { return can_be_input(*value->type()); }
 
 bool can_be_copied(const jit::Node* node, const std::unordered_map<const jit::Node*, Role>& roles) {
   for (const jit::Value* value : values_read(node)) {
@@ -435,11 +493,9 @@ std::vector<const jit::Value*> values_read(const jit::Node* node) {
   return values;
 }
 
-Partition partition(jit::Graph& graph, const jit::AliasDb& aliases,
-                    const std::optional<std::unordered_set<const jit::Value*>>& written_inputs, const Probe& probe,
-                    const Options& options) {
+Partition partition(jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options) {
   Partition result;
-  partition_block(graph.block(), {aliases, written_inputs}, probe, options, result);
+  partition_block(graph.block(), memory, probe, options, result);
   return result;
 }
 

@@ -1,16 +1,14 @@
 // Which nodes of a TorchScript graph go into which engine.
 #pragma once
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/ir.h>
 
-#include <optional>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "core/options.h"
+#include "lowering/memory.h"
 #include "partitioning/probe.h"
 
 namespace torchweld {
@@ -51,13 +49,10 @@ struct Partition {
 /// Cuts up a graph. Segments are maximal for the order of computation: a node is in the earliest segment that
 /// everything it needs from LibTorch allows. No node of a segment touches memory that is written in place, so moving
 /// segments as a whole changes nothing. Bodies of control flow that stays in LibTorch are cut up in the same way.
-///
-/// `written_inputs`: parameters of the graph that are written in place, where that is known.
-Partition partition(torch::jit::Graph& graph, const torch::jit::AliasDb& aliases,
-                    const std::optional<std::unordered_set<const torch::jit::Value*>>& written_inputs,
-                    const Probe& probe, const Options& options);
+Partition partition(torch::jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options);
 
-/// True when a segment can take the value from outside: a tensor or a number, string, device or None.
+/// True when a segment can take the value from outside: a tensor, number, string, device, one of these or None, or a
+/// list or tuple of numbers and strings.
 bool can_be_input(const torch::jit::Value* value);
 /// True when a value that `node` (neutral) computes can be computed again inside a segment.
 bool can_be_copied(const torch::jit::Node* node, const std::unordered_map<const torch::jit::Node*, Role>& roles);

@@ -33,14 +33,17 @@ std::string plain_class_name(const std::string& qualified) {
 
 class Observer final : public ImportObserver {
  public:
-  Observer(Probe& result, const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written)
-      : result_(result), exclusion_(exclusion), written_(written) {}
+  Observer(Probe& result, const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written,
+           bool wants_likely_results)
+      : result_(result), exclusion_(exclusion), written_(written), likely_(wants_likely_results) {}
 
   void attach(const Interpreter* interpreter) { interpreter_ = interpreter; }
 
   std::optional<std::string> excluded(const jit::Node* node) override { return exclusion_(node); }
 
   bool written(const jit::Node* node) override { return written_(node); }
+
+  bool wants_likely_results() const override { return likely_; }
 
   void note(const jit::Node* node, const NodeOutcome& outcome) override {
     auto [entry, is_new] = result_.outcomes.emplace(node, outcome);
@@ -54,6 +57,11 @@ class Observer final : public ImportObserver {
     for (const jit::Value* output : node->outputs()) learn_type(output);
   }
 
+  /// Types that are the same whenever the value is computed.
+  void forget_varying_types() {
+    for (const jit::Value* value : varying_) result_.types.erase(value);
+  }
+
   void learn_type(const jit::Value* value) {
     const c10::IValue* held = interpreter_->find(value);
     if (!held || !held->isTensor() || !held->toTensor().defined()) return;
@@ -63,43 +71,18 @@ class Observer final : public ImportObserver {
       type.device = interpreter_->device();
       result_.symbolic.insert(value);
     }
-    result_.types.emplace(value, std::move(type));
+    auto [known, is_new] = result_.types.emplace(value, type);
+    if (!is_new && known->second != type) varying_.insert(value);
   }
 
  private:
   Probe& result_;
   const Exclusion& exclusion_;
   const std::function<bool(const jit::Node*)>& written_;
+  const bool likely_;
+  std::unordered_set<const jit::Value*> varying_;  // in a loop, from one iteration to the next
   const Interpreter* interpreter_ = nullptr;
 };
-
-/// Arguments in which every tensor, at any depth, is a symbolic one of the same type.
-c10::IValue make_symbolic(const c10::IValue& value, Interpreter& interpreter, c10::Device device) {
-  if (value.isTensor()) {
-    TensorType type = type_of(value.toTensor());
-    type.device = device;
-    return interpreter.add_input(type);
-  }
-  if (value.isList()) {
-    c10::impl::GenericList list(value.toList().elementType());
-    for (const c10::IValue& element : value.toListRef()) list.push_back(make_symbolic(element, interpreter, device));
-    return list;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(make_symbolic(element, interpreter, device));
-    }
-    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
-  }
-  if (value.isGenericDict()) {
-    auto dict = value.toGenericDict();
-    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
-    for (const auto& entry : dict) copy.insert(entry.key(), make_symbolic(entry.value(), interpreter, device));
-    return copy;
-  }
-  return value;
-}
 
 }  // namespace
 
@@ -127,17 +110,30 @@ Exclusion exclusion_of(const Options& options) {
   };
 }
 
-Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-            const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written) {
+namespace {
+
+Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
+                const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written,
+                bool wants_likely_results) {
   Probe result;
   Graph scratch;
-  Observer observer(result, exclusion, written);
+  Observer observer(result, exclusion, written, wants_likely_results);
   Interpreter interpreter(scratch, device, &observer);
   observer.attach(&interpreter);
   std::vector<c10::IValue> values{arguments.at(0)};
-  for (size_t i = 1; i < arguments.size(); ++i) values.push_back(make_symbolic(arguments[i], interpreter, device));
+  for (size_t i = 1; i < arguments.size(); ++i) values.push_back(interpreter.make_unknown(arguments[i]));
   interpreter.run(graph, values);
   for (const jit::Value* input : graph.inputs()) observer.learn_type(input);
+  observer.forget_varying_types();
+  return result;
+}
+
+}  // namespace
+
+Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
+            const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written) {
+  Probe result = interpret(graph, arguments, device, exclusion, written, /*wants_likely_results=*/true);
+  result.types = interpret(graph, arguments, device, exclusion, written, /*wants_likely_results=*/false).types;
   return result;
 }
 

@@ -15,7 +15,8 @@ namespace torchweld {
 /// Result of a probe.
 struct Probe {
   std::unordered_map<const torch::jit::Node*, NodeOutcome> outcomes;  ///< Nodes that were reached.
-  /// Types of tensors where they are known. A value computed several times (in a loop) has its first type.
+  /// Types of tensors where they are known for sure; a value computed several times (in a loop) has one
+  /// when it is always the same.
   std::unordered_map<const torch::jit::Value*, TensorType> types;
   std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
   double flops = 0;                                       ///< Of everything that could be imported.
@@ -27,7 +28,9 @@ using Exclusion = std::function<std::optional<std::string>(const torch::jit::Nod
 Exclusion exclusion_of(const Options& options);
 
 /// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the
-/// same code that conversion runs. Nodes in `written` read memory that the module writes, and are left out.
+/// same code that conversion runs: once with likely results where nothing is known (sizes that depend on data, say),
+/// for what can be imported and how much it computes, once without, for types. Nodes in `written` read memory that the
+/// module writes, and are left out.
 Probe probe(const torch::jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
             const Exclusion& exclusion, const std::function<bool(const torch::jit::Node*)>& written);
 

@@ -4,8 +4,8 @@
 #include "conversion/source_line.h"
 #include "core/environment.h"
 #include "core/error.h"
-#include "lowering/in_place_writes.h"
 #include "lowering/lower.h"
+#include "lowering/memory.h"
 #include "partitioning/partition.h"
 #include "partitioning/splice.h"
 #include "runtime/engine.h"
@@ -35,13 +35,12 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
   Analysis result;
   WrittenAttributes written = written_attributes(module);
   result.graph = lower(module, method, written);
-  // Where all writes could be followed, attributes are known to share no memory with anything else that is written.
-  std::optional<GraphInputs> written_inputs = add_in_place_writes(*result.graph, module, written);
-  jit::AliasDb aliases(result.graph, /*isFrozen=*/written_inputs.has_value());
+  add_written_attributes(result.graph->block(), written);
+  Memory memory(*result.graph);
+  written.merge(memory.written_attributes(module));
   auto is_written = [&](const jit::Node* node) {
     auto type = node->input()->type()->cast<c10::ClassType>();
-    if (type && written.count({type.get(), node->s(c10::attr::name)})) return true;
-    return !written_inputs && aliases.hasWriters(node->output());
+    return type && written.count({type.get(), node->s(c10::attr::name)}) > 0;
   };
   Exclusion exclusion = exclusion_of(options);
   for (const std::vector<c10::IValue>& arguments : specification.arguments) {
@@ -49,7 +48,7 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
     with_self.insert(with_self.end(), arguments.begin(), arguments.end());
     result.probes.push_back(probe(*result.graph, with_self, specification.device, exclusion, is_written));
   }
-  result.partition = partition(*result.graph, aliases, written_inputs, result.probes.front(), options);
+  result.partition = partition(*result.graph, memory, result.probes.front(), options);
   return result;
 }
 
@@ -126,6 +125,8 @@ void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, con
     if (!reason.empty()) report.fallbacks.push_back({segment.name, "slower than LibTorch: " + reason, ""});
   } catch (const Unsupported& reason) {
     report.fallbacks.push_back({segment.name, reason.what(), ""});
+  } catch (const c10::Error& error) {
+    report.fallbacks.push_back({segment.name, error.what_without_backtrace(), ""});
   }
 }
 
@@ -228,8 +229,8 @@ bool has_cuda() {
 
 void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
-  // The first call at a shape plans, the second records the CUDA graph.
-  for (int i = 0; i < 2; ++i) compiled.forward(arguments);
+  // At a new shape the first call plans (where sizes depend on data, the second), the next records the CUDA graph.
+  for (int i = 0; i < 3; ++i) compiled.forward(arguments);
 }
 
 }  // namespace torchweld

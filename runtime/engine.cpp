@@ -70,9 +70,11 @@ CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
     if (argument.isTensor()) {
       signature.tensors.push_back(type_of(argument.toTensor()));
     } else {
-      signature.scalars.push_back(argument);
+      signature.scalars.push_back(argument.deepcopy());  // a list goes on changing at the caller's
     }
+    signature.kinds += argument.isTensor() ? 't' : 's';
   }
+  if (signature.scalars.empty()) signature.kinds.clear();
   return signature;
 }
 
@@ -80,6 +82,9 @@ bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
   size_t tensor = 0;
   size_t scalar = 0;
   for (const c10::IValue& argument : arguments) {
+    if (!kinds.empty() && (tensor + scalar >= kinds.size() || argument.isTensor() != (kinds[tensor + scalar] == 't'))) {
+      return false;
+    }
     if (argument.isTensor()) {
       if (tensor == tensors.size()) return false;
       const TensorType& type = tensors[tensor++];
@@ -119,6 +124,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       warn_once(reason + " It runs in LibTorch.");
       return run_in_torch(segment, arguments);
     }
+    if (!is_worth_a_plan(signature)) return run_in_torch(segment, arguments);
     entry = plan_at_call(segment, signature);
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
@@ -154,13 +160,13 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
     expect(type.device == device, "inputs are on different devices");
     expect(type.numel() > 0, "an input has no elements");
   }
-  // Arguments of the script stand in the order of the call; which are tensors, their static types tell.
+  // Arguments of the script stand in the order of the call.
   std::vector<ImportArgument> arguments{segment};
   size_t tensor = 0;
   size_t scalar = 0;
   const torch::jit::Graph& script = script_of(segment);
   for (size_t i = 1; i < script.inputs().size(); ++i) {
-    if (script.inputs()[i]->type()->isSubtypeOf(*c10::TensorType::get())) {
+    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
       arguments.emplace_back(signature.tensors.at(tensor++));
     } else {
       arguments.emplace_back(signature.scalars.at(scalar++));
@@ -210,7 +216,7 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   std::lock_guard lock(plan_mutex_);
   std::shared_ptr<const Table> table = table_.load();
   for (const auto& entry : *table) {  // another thread may have been first
-    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) return entry;
+    if (entry->signature == signature) return entry;
   }
   std::shared_ptr<const Entry> entry;
   try {
@@ -259,6 +265,19 @@ std::string Engine::outside_range(const CallSignature& signature) const {
   return "";
 }
 
+bool Engine::is_worth_a_plan(const CallSignature& signature) {
+  if (!state_.signatures.empty()) return true;
+  std::lock_guard lock(seen_mutex_);
+  auto known = std::find(seen_.begin(), seen_.end(), signature);
+  if (known != seen_.end()) {
+    seen_.erase(known);
+    return true;
+  }
+  if (static_cast<int64_t>(seen_.size()) >= state_.options.max_cached_plans) seen_.pop_front();
+  seen_.push_back(signature);
+  return false;
+}
+
 void Engine::warn_once(const std::string& reason) {
   std::lock_guard lock(warn_mutex_);
   // One warning for each kind of trouble: the numbers in the text differ from call to call.
@@ -278,9 +297,7 @@ std::vector<at::Tensor> Engine::run_in_torch(const c10::IValue& segment, c10::Ar
 
 std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) const {
   for (const auto& entry : *table_.load()) {
-    if (entry->signature.tensors == signature.tensors && entry->signature.scalars == signature.scalars) {
-      return entry->executor;
-    }
+    if (entry->signature == signature) return entry->executor;
   }
   return nullptr;
 }

@@ -4,6 +4,7 @@
 #include <torch/custom_class.h>
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,9 +33,13 @@ void parse_field(TextReader& in, Range& range);
 struct CallSignature {
   std::vector<TensorType> tensors;
   std::vector<c10::IValue> scalars;
+  /// 't' or 's' for each argument, tensor or not: an optional one may be either. Empty when all are tensors, as in
+  /// signatures that are saved.
+  std::string kinds;
   /// Takes the arguments of torchweld::run apart.
   static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;
+  bool operator==(const CallSignature&) const = default;
   void fields(auto&& f) {
     f("tensors", tensors);
     f("scalars", scalars);
@@ -60,8 +65,10 @@ class Engine : public torch::CustomClassHolder {
   explicit Engine(EngineState state);
 
   /// Runs `segment` (the module that this engine hangs at) on its arguments: by the plan for their signature, which is
-  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. Returns
-  /// the segment's outputs. Throws Error for a call outside the range when the options say so.
+  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. An engine
+  /// whose inputs were not known at compile plans for a signature when it comes for the second time: sizes that depend
+  /// on data may never come again. Returns the segment's outputs. Throws Error for a call outside the range when the
+  /// options say so.
   std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
   /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
@@ -100,6 +107,8 @@ class Engine : public torch::CustomClassHolder {
   void add(std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
+  /// False for a signature that comes for the first time where signatures were not known at compile.
+  bool is_worth_a_plan(const CallSignature& signature);
   void warn_once(const std::string& reason);
   static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
@@ -108,6 +117,8 @@ class Engine : public torch::CustomClassHolder {
   std::mutex plan_mutex_;
   std::atomic<std::shared_ptr<const Table>> table_;
   mutable std::atomic<int64_t> clock_{0};
+  std::mutex seen_mutex_;
+  std::deque<CallSignature> seen_;  // once so far, of those that are planned at the second time
   std::mutex warn_mutex_;
   std::vector<std::string> warned_;
 };

@@ -214,6 +214,8 @@ std::vector<TensorType> infer_by_meta_run(const std::string& op, const std::vect
     results = run_boxed(handle, arguments);
   } catch (const c10::Error& error) {
     throw Unsupported("its result type is not known before it runs: " + first_sentence(error.what_without_backtrace()));
+  } catch (const std::exception& error) {  // meta kernels written in Python
+    throw Unsupported("its result type is not known before it runs: " + first_sentence(error.what()));
   }
   std::vector<TensorType> types;
   for (const at::Tensor& tensor : results) {

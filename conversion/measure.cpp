@@ -15,6 +15,8 @@
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include "kernels/cuda/launch.h"
 #endif
 
 namespace torchweld {
@@ -74,7 +76,12 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
   }
   at::cuda::CUDAGraph graph;
   graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-  for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
+  try {
+    for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
+  } catch (...) {
+    cuda::end_failed_capture(graph);
+    throw;
+  }
   graph.capture_end();
   graph.replay();
   return sample([&] { return timed([&] { graph.replay(); }, kRunsPerGraph); }, budget_ms);

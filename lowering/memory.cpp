@@ -9,27 +9,27 @@ namespace prim = c10::prim;
 
 namespace {
 
-using Kind = c10::TypeKind;
+using c10::TypeKind;
 
 bool is_container(const c10::Type& type) {
-  if (type.kind() == Kind::OptionalType) return is_container(*type.castRaw<c10::OptionalType>()->getElementType());
-  return type.kind() == Kind::ListType || type.kind() == Kind::DictType || type.kind() == Kind::TupleType ||
-         type.kind() == Kind::FutureType;
+  if (type.kind() == TypeKind::OptionalType) return is_container(*type.castRaw<c10::OptionalType>()->getElementType());
+  return type.kind() == TypeKind::ListType || type.kind() == TypeKind::DictType || type.kind() == TypeKind::TupleType ||
+         type.kind() == TypeKind::FutureType;
 }
 
 /// True for what has memory that can be shared: all but numbers, text, devices and modules.
 bool has_memory(const c10::Type& type) {
   switch (type.kind()) {
-    case Kind::OptionalType:
+    case TypeKind::OptionalType:
       return has_memory(*type.castRaw<c10::OptionalType>()->getElementType());
-    case Kind::TensorType:
-    case Kind::ListType:
-    case Kind::DictType:
-    case Kind::TupleType:
-    case Kind::FutureType:
-    case Kind::AnyType:
-    case Kind::UnionType:
-    case Kind::VarType:
+    case TypeKind::TensorType:
+    case TypeKind::ListType:
+    case TypeKind::DictType:
+    case TypeKind::TupleType:
+    case TypeKind::FutureType:
+    case TypeKind::AnyType:
+    case TypeKind::UnionType:
+    case TypeKind::VarType:
       return true;
     default:
       return false;
@@ -39,13 +39,13 @@ bool has_memory(const c10::Type& type) {
 /// A tensor, or a list of them, by the schema's own word; lists of anything are handled without looking inside.
 bool is_about_tensors(const c10::Argument& argument) {
   return argument.type()->isSubtypeOf(*c10::OptionalType::ofTensor()) ||
-         (argument.type()->kind() == Kind::ListType &&
+         (argument.type()->kind() == TypeKind::ListType &&
           argument.type()->containedType(0)->isSubtypeOf(*c10::OptionalType::ofTensor()));
 }
 
 /// An element that goes into or comes out of a container: of the type for which the container's type has a letter.
 bool is_element(const c10::Argument& argument) {
-  return argument.type()->kind() == Kind::VarType || argument.type()->kind() == Kind::AnyType;
+  return argument.type()->kind() == TypeKind::VarType || argument.type()->kind() == TypeKind::AnyType;
 }
 
 /// Norms in training mode write running statistics, of which their schemas say nothing.

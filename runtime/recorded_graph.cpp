@@ -138,10 +138,7 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
         for (int slot : context.steps_[i].slots_to_release) context.slots_[slot].reset();
       }
     } catch (...) {
-      try {
-        recorded->graph_.capture_end();
-      } catch (const std::exception&) {  // the first error is the one to report
-      }
+      cuda::end_failed_capture(recorded->graph_);
       throw;
     }
     recorded->graph_.capture_end();

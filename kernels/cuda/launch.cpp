@@ -1,5 +1,7 @@
 #include "kernels/cuda/launch.h"
 
+#include <ATen/cuda/CUDAGraph.h>
+
 #include "kernels/cuda/driver.h"
 
 namespace torchweld::cuda {
@@ -14,6 +16,13 @@ void fill_slots(const Launch& launch, void* const* pointers, void** slots) {
 }
 
 }  // namespace
+
+void end_failed_capture(at::cuda::CUDAGraph& graph) noexcept {
+  try {
+    graph.capture_end();
+  } catch (const std::exception&) {
+  }
+}
 
 void enqueue(const Launch& launch, void* const* pointers, CUstream stream, bool early_start) {
   if (launch.grid[0] == 0 || launch.grid[1] == 0 || launch.grid[2] == 0) return;

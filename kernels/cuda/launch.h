@@ -9,7 +9,15 @@
 #include <type_traits>
 #include <vector>
 
+namespace at::cuda {
+struct CUDAGraph;
+}
+
 namespace torchweld::cuda {
+
+/// Ends the capture of a graph in whose midst something was thrown, so that the stream takes work again. Throws
+/// nothing: the first error is the one to report.
+void end_failed_capture(at::cuda::CUDAGraph& graph) noexcept;
 
 /// The by-value struct that follows the data pointers in our kernels' parameters, laid out as the compiler lays it out.
 /// Members are added in the order of the device struct and are 4 or 8 bytes wide.

@@ -34,7 +34,7 @@ class CMakeBuild(build_ext):
             "Ninja",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DCMAKE_UNITY_BUILD=ON",
-            "-DCMAKE_UNITY_BUILD_BATCH_SIZE=4",
+            "-DCMAKE_UNITY_BUILD_BATCH_SIZE=12",
             "-DTORCHWELD_TESTS=OFF",
             "-DTORCHWELD_EXAMPLES=OFF",
             f"-DCMAKE_INSTALL_PREFIX={package}",

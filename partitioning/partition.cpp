@@ -432,7 +432,7 @@ void partition_block(jit::Block* block, const Memory& memory, const Probe& probe
 
 namespace {
 
-bool can_be_input(const c10::Type& type) {
+bool is_takable(const c10::Type& type) {
   switch (type.kind()) {
     case c10::TypeKind::TensorType:
     case c10::TypeKind::IntType:
@@ -443,11 +443,11 @@ bool can_be_input(const c10::Type& type) {
     case c10::TypeKind::NoneType:
       return true;
     case c10::TypeKind::OptionalType:
-      return can_be_input(*type.castRaw<c10::OptionalType>()->getElementType());
+      return is_takable(*type.castRaw<c10::OptionalType>()->getElementType());
     case c10::TypeKind::ListType:
     case c10::TypeKind::TupleType:
       return std::all_of(type.containedTypes().begin(), type.containedTypes().end(), [](const c10::TypePtr& element) {
-        return element->kind() != c10::TypeKind::TensorType && can_be_input(*element);
+        return element->kind() != c10::TypeKind::TensorType && is_takable(*element);
       });
     default:
       return false;
@@ -456,7 +456,7 @@ bool can_be_input(const c10::Type& type) {
 
 }  // namespace
 
-bool can_be_input(const jit::Value* value) { return can_be_input(*value->type()); }
+bool can_be_input(const jit::Value* value) { return is_takable(*value->type()); }
 
 bool can_be_copied(const jit::Node* node, const std::unordered_map<const jit::Node*, Role>& roles) {
   for (const jit::Value* value : values_read(node)) {

@@ -17,7 +17,7 @@
 namespace torchweld {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kExcluded = -std::numeric_limits<double>::infinity();
 
 /// A tensor that is added to the scores. `windows`: the two sizes into which their first dimension is split where the
 /// mask is added (shifted-window attention); empty where it is not.
@@ -131,7 +131,7 @@ class Finder {
     auto* op = node.as<Pointwise>();
     if (!op || op->fn != "where" || node.input(2)->type.shape != node.output()->type.shape) return false;
     auto number = number_of(node.input(1));
-    return number && *number == -kInfinity;
+    return number && *number == kExcluded;
   }
 
   /// Sizes a and b after a step, walking backwards, over a reshape of [a,b,...] to [a*b,...]; none after one of the
@@ -254,7 +254,7 @@ class Rewriter {
     Value* excluded = with_four(found.excluded, rank, {});
     if (!sum) return graph_.add(Pointwise{"logical_not"}, {excluded});
     return graph_.add(Pointwise{"where"},
-                      {excluded, graph_.add(Constant::immediate(-kInfinity, found.q->type.device), {}), sum});
+                      {excluded, graph_.add(Constant::immediate(kExcluded, found.q->type.device), {}), sum});
   }
 
   /// Null when the attention op does not take it.

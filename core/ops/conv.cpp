@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/import_args.h"
 #include "core/ops/layout.h"
+#include "core/ops/pool.h"
 #include "core/ops/shape.h"
 
 namespace torchweld {
@@ -69,8 +70,6 @@ double conv_flops(const Conv& a, Types in, Types out) {
   for (size_t i = 2; i < weight.shape.size(); ++i) per_point *= static_cast<double>(weight.shape[i]);
   return per_point * static_cast<double>(a.transposed ? in[0].numel() : out[0].numel());
 }
-
-Dims spread(Dims list, size_t count) { return list.size() == 1 ? Dims(count, list[0]) : list; }
 
 /// `x` padded behind its spatial dimensions, where "same" padding is uneven; sets the even rest in `conv`.
 Value* pad_same(ImportArgs& a, Value* x, const Value* weight, Conv& conv) {

@@ -130,8 +130,6 @@ double window_flops(const A& a, Types, Types out) {
   return flops;
 }
 
-Dims spread(Dims list, size_t count) { return list.size() == 1 ? Dims(count, list[0]) : list; }
-
 /// Calls `pool` on the argument "self", which gets a batch dimension for the while when it has none.
 template <class F>
 Value* with_batch(ImportArgs& a, int64_t dims, F pool) {
@@ -221,6 +219,8 @@ Value* emit_adaptive_avg_pool(ImportArgs& a, int64_t dims) {
 }
 
 }  // namespace
+
+Dims spread(Dims list, size_t count) { return list.size() == 1 ? Dims(count, list[0]) : list; }
 
 void define_pool(OpSet& ops) {
   auto max_pool = ops.add<MaxPool>("max_pool");

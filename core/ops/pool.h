@@ -55,6 +55,9 @@ struct AdaptivePool {
   }
 };
 
+/// Numbers for `count` spatial dimensions, of which a program may give one for all.
+Dims spread(Dims list, size_t count);
+
 void define_pool(OpSet& ops);
 
 }  // namespace torchweld

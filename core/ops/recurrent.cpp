@@ -127,7 +127,7 @@ Value* gates(ImportArgs& a, Value* x, const char* weight, const char* bias) {
   return a.emit(Linear{}, inputs);
 }
 
-Value* emit(ImportArgs& a, const char* fn, const Values& operands) { return a.emit(Pointwise{fn}, operands); }
+Value* pointwise(ImportArgs& a, const char* fn, const Values& operands) { return a.emit(Pointwise{fn}, operands); }
 
 /// The n-th of `count` equal parts along the last dimension.
 Value* part(ImportArgs& a, Value* x, int64_t n, int64_t count) {
@@ -139,13 +139,13 @@ Value* part(ImportArgs& a, Value* x, int64_t n, int64_t count) {
 Values import_lstm_cell(ImportArgs& a) {
   Values states = a.values("hx");
   expect(states.size() == 2, "lstm_cell: takes two states");
-  Value* sum = emit(a, "add", {gates(a, a.value("input"), "w_ih", "b_ih"), gates(a, states[0], "w_hh", "b_hh")});
-  Value* in = emit(a, "sigmoid", {part(a, sum, 0, 4)});
-  Value* forget = emit(a, "sigmoid", {part(a, sum, 1, 4)});
-  Value* candidate = emit(a, "tanh", {part(a, sum, 2, 4)});
-  Value* out = emit(a, "sigmoid", {part(a, sum, 3, 4)});
-  Value* cell = emit(a, "add", {emit(a, "mul", {forget, states[1]}), emit(a, "mul", {in, candidate})});
-  return {emit(a, "mul", {out, emit(a, "tanh", {cell})}), cell};
+  Value* sum = pointwise(a, "add", {gates(a, a.value("input"), "w_ih", "b_ih"), gates(a, states[0], "w_hh", "b_hh")});
+  Value* in = pointwise(a, "sigmoid", {part(a, sum, 0, 4)});
+  Value* forget = pointwise(a, "sigmoid", {part(a, sum, 1, 4)});
+  Value* candidate = pointwise(a, "tanh", {part(a, sum, 2, 4)});
+  Value* out = pointwise(a, "sigmoid", {part(a, sum, 3, 4)});
+  Value* cell = pointwise(a, "add", {pointwise(a, "mul", {forget, states[1]}), pointwise(a, "mul", {in, candidate})});
+  return {pointwise(a, "mul", {out, pointwise(a, "tanh", {cell})}), cell};
 }
 
 Value* import_gru_cell(ImportArgs& a) {
@@ -153,19 +153,20 @@ Value* import_gru_cell(ImportArgs& a) {
   Value* from_x = gates(a, a.value("input"), "w_ih", "b_ih");
   Value* from_state = gates(a, state, "w_hh", "b_hh");
   auto gate = [&](int64_t n) {
-    return emit(a, "sigmoid", {emit(a, "add", {part(a, from_x, n, 3), part(a, from_state, n, 3)})});
+    return pointwise(a, "sigmoid", {pointwise(a, "add", {part(a, from_x, n, 3), part(a, from_state, n, 3)})});
   };
   Value* reset = gate(0);
   Value* update = gate(1);
-  Value* candidate =
-      emit(a, "tanh", {emit(a, "add", {part(a, from_x, 2, 3), emit(a, "mul", {reset, part(a, from_state, 2, 3)})})});
-  return emit(a, "add", {emit(a, "mul", {emit(a, "sub", {state, candidate}), update}), candidate});
+  Value* candidate = pointwise(
+      a, "tanh",
+      {pointwise(a, "add", {part(a, from_x, 2, 3), pointwise(a, "mul", {reset, part(a, from_state, 2, 3)})})});
+  return pointwise(a, "add", {pointwise(a, "mul", {pointwise(a, "sub", {state, candidate}), update}), candidate});
 }
 
 ImportFn import_rnn_cell(const char* fn) {
   return [=](ImportArgs& a) -> Values {
     Value* from_x = gates(a, a.value("input"), "w_ih", "b_ih");
-    return {emit(a, fn, {emit(a, "add", {from_x, gates(a, a.value("hx"), "w_hh", "b_hh")})})};
+    return {pointwise(a, fn, {pointwise(a, "add", {from_x, gates(a, a.value("hx"), "w_hh", "b_hh")})})};
   };
 }
 

@@ -120,8 +120,8 @@ TEST_P(Golden, KeepsTheMeaning) {
       EXPECT_EQ(after->outputs()[i]->type.strides, before->outputs()[i]->type.strides) << test.name;
       double tolerance = context_of(test).precisions.size() > 1 ? 5e-2 : 1e-4;
       at::Tensor a = expected[i].to(c10::kDouble);
-      EXPECT_TRUE(
-          at::allclose(a, results[i].to(c10::kDouble), tolerance, tolerance * at::nan_to_num(a).abs().max().item<double>(), true))
+      EXPECT_TRUE(at::allclose(a, results[i].to(c10::kDouble), tolerance,
+                               tolerance * at::nan_to_num(a).abs().max().item<double>(), true))
           << test.name;
     }
   }

@@ -46,32 +46,6 @@ std::vector<cuda::Program> block_programs(const Case& c) {
   return programs;
 }
 
-/// The meaning with all floating-point numbers in f64, on the CPU.
-std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
-  std::unordered_map<const Value*, at::Tensor> values;
-  for (size_t i = 0; i < inputs.size(); ++i) values[graph.inputs()[i].get()] = inputs[i].to(c10::kCPU, c10::kDouble);
-  for (const auto& node : graph.nodes()) {
-    std::vector<at::Tensor> arguments;
-    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
-    auto* fused = node->as<Fused>();
-    std::vector<at::Tensor> results =
-        fused ? run_f64(*fused->body, arguments) : node->attrs.def().aten(node->attrs.data(), arguments);
-    for (size_t i = 0; i < results.size(); ++i) {
-      bool number = results[i].dim() == 0;
-      values[node->output(i)] = number ? results[i].cpu() : results[i].to(c10::kCPU, c10::kDouble);
-    }
-  }
-  std::vector<at::Tensor> outputs;
-  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
-  return outputs;
-}
-
-at::Tensor place(const TensorType& type, int64_t offset) {
-  int64_t elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
-  at::Tensor memory = at::empty({elements + offset}, at::TensorOptions(type.dtype).device(type.device));
-  return memory.as_strided(type.shape, type.strides, offset);
-}
-
 void put_specials(at::Tensor& t) {
   t.select(0, 0).select(0, 0).select(0, 0).select(0, 0).fill_(INFINITY);
   if (t.size(0) > 1) t[1].fill_(NAN);
@@ -124,20 +98,6 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
   return ran;
 }
 
-void compile_ahead(const std::vector<Case>& cases) {
-  std::vector<cuda::Program> programs;
-  for (const Case& c : cases) {
-    for (cuda::Program& program : block_programs(c)) programs.push_back(std::move(program));
-  }
-  std::string arch = cuda::arch_of_device(0);
-  in_parallel(programs.size(), [&](size_t i) {
-    try {
-      cuda::compile(programs[i], arch);
-    } catch (const std::exception&) {
-    }
-  });
-}
-
 TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) {
   std::map<std::string, std::pair<std::string, cuda::Program>> programs;
   for (c10::ScalarType dtype : {c10::kHalf, c10::kBFloat16}) {
@@ -184,7 +144,7 @@ class CudaBlocks : public ::testing::TestWithParam<c10::ScalarType> {
 
 TEST_P(CudaBlocks, MeanWhatTheirPartsMean) {
   std::vector<Case> cases = block_cases(GetParam(), true);
-  compile_ahead(cases);
+  compile_ahead(cases, block_programs);
   for (int64_t offset : {0, 1}) EXPECT_GT(run_all(cases, offset, false), 0);
 }
 

@@ -28,42 +28,6 @@
 namespace torchweld::cuda_tests {
 namespace {
 
-/// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
-/// constants in f32 even when they compute in f64.
-std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
-  std::unordered_map<const Value*, at::Tensor> values;
-  auto widen = [](const at::Tensor& t) {
-    return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
-  };
-  for (size_t i = 0; i < inputs.size(); ++i)
-    values[graph.inputs()[i].get()] =
-        inputs[i].to(c10::kCPU, inputs[i].is_floating_point() ? c10::kDouble : inputs[i].scalar_type());
-  for (const auto& node : graph.nodes()) {
-    std::vector<at::Tensor> arguments;
-    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
-    std::vector<at::Tensor> results;
-    auto* cast = node->as<Cast>();
-    if (auto* fused = node->as<Fused>()) {
-      results = run_f64(*fused->body, arguments);
-    } else if (cast && c10::isFloatingType(cast->dtype)) {
-      results = {arguments[0].to(c10::kDouble)};
-    } else {
-      results = node->attrs.def().aten(node->attrs.data(), arguments);
-    }
-    for (size_t i = 0; i < results.size(); ++i) values[node->output(i)] = widen(results[i]);
-  }
-  std::vector<at::Tensor> outputs;
-  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
-  return outputs;
-}
-
-/// A tensor of this type whose memory starts `offset` elements after an aligned address.
-at::Tensor place(const TensorType& type, int64_t offset) {
-  auto elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
-  at::Tensor memory = at::empty({elements + offset}, at::TensorOptions(type.dtype).device(type.device));
-  return memory.as_strided(type.shape, type.strides, offset);
-}
-
 /// Small integers of both signs; 0 only in the first input, since an integer divided by 0 is undefined on GPUs.
 at::Tensor integers(const TensorType& type, bool with_zero) {
   bool is_signed = c10::isSignedType(type.dtype) && type.dtype != c10::kBool;
@@ -206,21 +170,6 @@ Ran run_cases(const std::vector<Case>& list, const std::vector<NamedTactic>& tac
   return ran;
 }
 
-/// Compiles the device code of all cases at once; what does not compile is reported when its case runs.
-void compile_ahead(const std::vector<Case>& list) {
-  std::vector<cuda::Program> programs;
-  for (const Case& c : list) {
-    for (cuda::Program& program : programs_of(c)) programs.push_back(std::move(program));
-  }
-  std::string arch = cuda::arch_of_device(0);
-  in_parallel(programs.size(), [&](size_t i) {
-    try {
-      cuda::compile(programs[i], arch);
-    } catch (const std::exception&) {
-    }
-  });
-}
-
 class CudaKernels : public ::testing::TestWithParam<c10::ScalarType> {
  protected:
   void SetUp() override {
@@ -232,7 +181,7 @@ class CudaKernels : public ::testing::TestWithParam<c10::ScalarType> {
 TEST_P(CudaKernels, OwnCodeMeansWhatAtenMeans) {
   std::vector<Case> list = cases(GetParam(), kDevice, true);
   for (Case& c : all_pointwise(GetParam(), kDevice)) list.push_back(std::move(c));
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset});
 }
 
@@ -245,7 +194,7 @@ using CudaProducts = CudaKernels;
 
 TEST_P(CudaProducts, OddSizesMeanWhatAtenMeans) {
   std::vector<Case> list = odd_products(GetParam(), kDevice, true);
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
 }
 
@@ -257,7 +206,7 @@ using CudaTransformers = CudaKernels;
 TEST_P(CudaTransformers, AttentionMeansWhatAtenMeans) {
   std::vector<Case> list = attention_nodes(GetParam(), kDevice);
   for (Case& c : attention_nodes_with_dead_rows(GetParam(), kDevice)) list.push_back(std::move(c));
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) {
     Ran ran = run_cases(list, own_tactics(), {.offset = offset});
     for (const Case& c : list) EXPECT_GT(ran["attention"][c.name], 0) << c.name;
@@ -267,7 +216,7 @@ TEST_P(CudaTransformers, AttentionMeansWhatAtenMeans) {
 TEST_P(CudaTransformers, NormedLinearsMeanWhatAtenMeans) {
   if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
   std::vector<Case> list = normed_linears(GetParam(), kDevice, true);
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) {
     Ran ran = run_cases(list, own_tactics(), {.offset = offset});
     for (const Case& c : list) EXPECT_GT(ran["normed_linear"][c.name], 0) << c.name;
@@ -282,7 +231,7 @@ using CudaSpecials = CudaKernels;
 // As LibTorch: NaN and infinities are never dropped by relu, clamp or a maximum.
 TEST_P(CudaSpecials, NanAndInfinitiesPassThroughEveryKernel) {
   std::vector<Case> list = cases_for_specials(GetParam(), kDevice);
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   std::vector<NamedTactic> tactics = own_tactics();
   for (const NamedTactic& tactic : library_tactics()) tactics.push_back(tactic);
   run_cases(list, tactics, {.allow_tf32 = true, .specials = true});
@@ -305,7 +254,7 @@ TEST_F(CudaPointwise, IntegersMeanWhatAtenMeans) {
   for (c10::ScalarType dtype : {c10::kLong, c10::kInt, c10::kByte, c10::kBool}) {
     for (Case& c : all_pointwise(dtype, kDevice)) list.push_back(std::move(c));
   }
-  compile_ahead(list);
+  compile_ahead(list, programs_of);
   run_cases(list, own_tactics(), {});
 }
 

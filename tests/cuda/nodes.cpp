@@ -1,5 +1,6 @@
 #include "tests/cuda/nodes.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cmath>
 #include <thread>
+#include <unordered_map>
 
 #include "core/error.h"
 #include "core/ops/attention.h"
@@ -398,6 +400,39 @@ std::vector<cuda::Program> programs_of(const Case& c) {
   return programs;
 }
 
+std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
+  std::unordered_map<const Value*, at::Tensor> values;
+  auto widen = [](const at::Tensor& t) {
+    return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
+  };
+  for (size_t i = 0; i < inputs.size(); ++i)
+    values[graph.inputs()[i].get()] =
+        inputs[i].to(c10::kCPU, inputs[i].is_floating_point() ? c10::kDouble : inputs[i].scalar_type());
+  for (const auto& node : graph.nodes()) {
+    std::vector<at::Tensor> arguments;
+    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
+    std::vector<at::Tensor> results;
+    auto* cast = node->as<Cast>();
+    if (auto* fused = node->as<Fused>()) {
+      results = run_f64(*fused->body, arguments);
+    } else if (cast && c10::isFloatingType(cast->dtype)) {
+      results = {arguments[0].to(c10::kDouble)};
+    } else {
+      results = node->attrs.def().aten(node->attrs.data(), arguments);
+    }
+    for (size_t i = 0; i < results.size(); ++i) values[node->output(i)] = widen(results[i]);
+  }
+  std::vector<at::Tensor> outputs;
+  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
+  return outputs;
+}
+
+at::Tensor place(const TensorType& type, int64_t offset) {
+  auto elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
+  at::Tensor memory = at::empty({elements + offset}, at::TensorOptions(type.dtype).device(type.device));
+  return memory.as_strided(type.shape, type.strides, offset);
+}
+
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers) {
   std::vector<std::future<std::unique_ptr<Kernel>>> kernels;
   for (const Offers::Offer& offer : offers.offers()) {
@@ -437,6 +472,20 @@ std::vector<NamedTactic> own_tactics() {
 
 std::vector<NamedTactic> library_tactics() {
   return {{"cudnn", cudnn::propose_conv}, {"cublaslt", cublaslt::propose_gemm}};
+}
+
+void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&)) {
+  std::vector<cuda::Program> programs;
+  for (const Case& c : list) {
+    for (cuda::Program& program : programs_of_case(c)) programs.push_back(std::move(program));
+  }
+  std::string arch = cuda::arch_of_device(0);
+  in_parallel(programs.size(), [&](size_t i) {
+    try {
+      cuda::compile(programs[i], arch);
+    } catch (const std::exception&) {
+    }
+  });
 }
 
 }  // namespace torchweld::cuda_tests

@@ -47,6 +47,13 @@ std::vector<NamedTactic> library_tactics();
 
 /// The device code of every offer that our tactics make for a case. Nothing is compiled.
 std::vector<cuda::Program> programs_of(const Case& c);
+/// Compiles the device code of all cases at once; what does not compile is reported when its case runs.
+void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&));
+/// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
+/// constants in f32 even when they compute in f64.
+std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs);
+/// A tensor of this type whose memory starts `offset` elements after an aligned address.
+at::Tensor place(const TensorType& type, int64_t offset);
 /// The kernels of all offers, built side by side.
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 /// Calls work(0) ... work(count - 1) on as many threads as there are cores.

@@ -220,8 +220,8 @@ std::string emit_multiply(c10::ScalarType dtype, int columns) {
          ") {}\n#endif\n};\n";
 }
 
-/// The device function that runs `config`, with its template arguments.
-std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) {
+/// The call, without its arguments, of the device function that runs `config`.
+std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width) {
   if (config.source == GemmSource::kRing) {
     return "tw::implicit_gemm_ring<Tile, Depth, tw::GemmRing<Tile, Depth, " +
            numbers({config.stages, config.stage_chunks}) + ">, " + std::to_string(width) + ">";
@@ -234,8 +234,10 @@ std::string entry_of(const GemmConfig& config, const GemmProblem& p, int width) 
                        : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
                        : p.is_pointwise()                     ? "tw::GemmRows<Tile, Depth, false>"
                                                               : "tw::GemmRows<Tile, Depth, true>";
-  return "tw::implicit_gemm<Tile, Depth, " + source + (config.splits > 1 ? ", true, " : ", false, ") +
-         std::to_string(width) + ">";
+  source = "Tile, Depth, " + source + (config.splits > 1 ? ", true" : ", false");
+  return "static_assert(tw::GemmHead<" + source + ">::bytes == " +
+         std::to_string(config.shared_bytes - config.x_bytes(p)) + ", \"what the plan says\");\n  " +
+         "tw::implicit_gemm<" + source + ", " + std::to_string(width) + ">";
 }
 
 /// What a product by warpgroups needs beside Tile and Depth.
@@ -284,7 +286,7 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
               "extern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
               emit_pointers_of(node, parts) + "const __grid_constant__ Params p) {\n  " +
               emit_elements_object(parts.loops) + "  " + (by_warpgroups ? emit_norm(parts) : "") +
-              entry_of(config, p, parts.loops.width) + "(x" + std::to_string(parts.x_index) + ", p, elements" +
+              emit_entry(config, p, parts.loops.width) + "(x" + std::to_string(parts.x_index) + ", p, elements" +
               (by_warpgroups ? ", norm" : "") + ");\n}\n"};
 }
 

@@ -71,7 +71,7 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
   int64_t weights = c.columns * c.pitch(p) * 16;
   int64_t extra = 0;
   if (c.source == GemmSource::kPatch) extra = c.slice * 16;
-  if (c.source == GemmSource::kRows && !p.is_pointwise()) extra = p.taps() * c.slice * 8;
+  if (c.source == GemmSource::kRows && !p.is_pointwise()) extra = 2 * c.steps(p) * 8;
   return kHeaderBytes + slots + weights + c.x_bytes(p) + extra;
 }
 

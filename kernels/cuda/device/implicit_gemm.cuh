@@ -58,11 +58,22 @@ __device__ __forceinline__ void weight_addresses(unsigned (&weights)[T::n_pairs]
   }
 }
 
+// Bytes of shared memory before the rows of x: barriers, sums that warps or blocks exchange, weights, what Source wants.
+template <class T, class D, class Source, bool clustered>
+struct GemmHead {
+  static constexpr bool summed = clustered || T::warps_k > 1;
+  static constexpr int slots = GemmShared::header;
+  static constexpr int weights = slots + (summed ? T::warps_k * T::rows * T::slot_pitch * 4 : 0);
+  static constexpr int extra = weights + T::columns * D::pitch;
+  static constexpr int bytes = extra + Source::extra_bytes;
+};
+
 // Source: GemmRows, GemmPatch or GemmPixels, over D. Blocks: rows / T::rows x splits of the channels (one cluster)
 // along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm.cpp; weights packed there.
 template <class T, class D, class Source, bool clustered, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, const Params& p, const E& elements) {
-  constexpr bool summed = clustered || T::warps_k > 1;
+  using Head = GemmHead<T, D, Source, clustered>;
+  constexpr bool summed = Head::summed;
   extern __shared__ __align__(128) unsigned char shared[];
   GemmWork work;
   work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
@@ -72,10 +83,10 @@ __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, cons
   work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
   GemmShared at;
   at.barrier = shared_address(shared);
-  at.slots = at.barrier + GemmShared::header;
-  at.weights = at.slots + (summed ? T::warps_k * T::rows * T::slot_pitch * 4 : 0);
-  at.extra = at.weights + T::columns * D::pitch;
-  at.rows = at.extra + Source::extra_bytes;
+  at.slots = at.barrier + Head::slots;
+  at.weights = at.barrier + Head::weights;
+  at.extra = at.barrier + Head::extra;
+  at.rows = at.barrier + Head::bytes;
   start_barriers<T, clustered>(p, work, at);
   start_weights<T, D>(p, work, at);
   int vector = p.vector_reads && is_aligned<T::chunk>(x);

@@ -244,7 +244,9 @@ Value* import_encoder_layer(ImportArgs& a) {
   if (!norm_first) x = norm(x, "1");
   Value* y = norm_first ? norm(x, "2") : x;
   y = a.emit(Linear{}, {y, a.value("ffn_weight_1"), a.value("ffn_bias_1")});
-  y = a.emit(Pointwise{a.boolean("use_gelu") ? "gelu" : "relu"}, {y});
+  // LibTorch takes GELU by tanh here on CUDA, because cuBLASLt's epilogue does.
+  const char* gelu = x->type.device.is_cuda() ? "gelu_tanh" : "gelu";
+  y = a.emit(Pointwise{a.boolean("use_gelu") ? gelu : "relu"}, {y});
   y = a.emit(Linear{}, {y, a.value("ffn_weight_2"), a.value("ffn_bias_2")});
   x = add(y, x);
   return norm_first ? x : norm(x, "2");

@@ -14,6 +14,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "conversion/measure.h"
@@ -120,17 +121,24 @@ class Selector {
       time_unknown(all, progress);
     }
     if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
-    std::vector<const Node*> open;
+    // The first of its kind decides for all of them, as it will when a saved module is planned again.
+    std::set<std::string> kinds;
+    std::vector<const Node*> firsts, others;
     for (const Node* node : steps_of(graph)) {
-      if (!timed_.count(node)) open.push_back(node);
+      if (!timed_.count(node)) (kinds.insert(timing_key(*node, device_)).second ? firsts : others).push_back(node);
     }
-    std::vector<Choice> choices(open.size());
-    for_each_in_parallel(open.size(), device_, [&](size_t i) { choices[i] = choose(*open[i]); });
-    for (size_t i = 0; i < open.size(); ++i) timed_.emplace(open[i], std::move(choices[i]));
+    choose_all(firsts);
+    choose_all(others);
     return std::move(timed_);
   }
 
  private:
+  void choose_all(const std::vector<const Node*>& nodes) {
+    std::vector<Choice> choices(nodes.size());
+    for_each_in_parallel(nodes.size(), device_, [&](size_t i) { choices[i] = choose(*nodes[i]); });
+    for (size_t i = 0; i < nodes.size(); ++i) timed_.emplace(nodes[i], std::move(choices[i]));
+  }
+
   static std::vector<std::unique_ptr<Graph>> parts_of_blocks(const std::vector<const Node*>& nodes) {
     std::vector<std::unique_ptr<Graph>> parts;
     for (const Node* node : nodes) {
@@ -246,16 +254,21 @@ class Selector {
   Choice choose(const Node& node) {
     std::string key = timing_key(node, device_);
     auto known = cache_.find(key);
-    // A choice made before may be any offer (untimed ones depend on what code was there), so all must be on the table
-    // to find it again.
-    Candidates candidates = candidates_for(node, known.has_value());
-    const auto& offers = candidates.offers.offers();
-    for (size_t i = 0; known && i < offers.size(); ++i) {
-      if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;
-      if (build(node, candidates, i)) {
-        return {candidates.kernels[i], offers[i].tactic, offers[i].config, known->microseconds};
+    // What was timed is among all offers. What was not is most likely the heuristic's choice again, but may be any,
+    // because that depends on what code was there.
+    for (bool all : {false, true}) {
+      if (!known || (!all && known->microseconds > 0)) continue;
+      Candidates candidates = candidates_for(node, all);
+      const auto& offers = candidates.offers.offers();
+      for (size_t i = 0; i < offers.size(); ++i) {
+        if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;
+        if (build(node, candidates, i)) {
+          return {candidates.kernels[i], offers[i].tactic, offers[i].config, known->microseconds};
+        }
       }
     }
+    Candidates candidates = candidates_for(node, /*all=*/false);
+    const auto& offers = candidates.offers.offers();
     for (size_t i = 0; i < offers.size(); ++i) {
       if (!build(node, candidates, i)) continue;
       log(3, node.op() + " -> " + describe(offers[i]) + " untimed");

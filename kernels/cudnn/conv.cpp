@@ -11,7 +11,6 @@
 #include <limits>
 #include <map>
 #include <mutex>
-#include <span>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -320,6 +319,8 @@ class CudnnKernel : public Kernel {
   int64_t workspace_ = 0;
 };
 
+constexpr size_t kMostPlans = 12;
+
 std::shared_ptr<Prepared> prepare(const Node& node, const Parts& parts, const KernelContext& context) {
   auto prepared = std::make_shared<Prepared>();
   prepared->graph = GraphMaker(node, parts).make();
@@ -334,25 +335,11 @@ std::shared_ptr<Prepared> prepare(const Node& node, const Parts& parts, const Ke
   if (f32) graph.deselect_numeric_notes({fe::NumericalNote_t::DOWN_CONVERT_INPUTS});
   if (f32 && !tf32) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
   graph.deselect_workspace_greater_than(context.workspace_limit);
-  constexpr size_t kMostPlans = 12;
   prepared->plans = graph.allowed_plans(kMostPlans);
   expect(!prepared->plans.empty(),
          f32 && !tf32 ? "every cuDNN engine for it computes in TF32, which is not allowed, or needs too much workspace"
                       : "every cuDNN engine for it needs too much workspace or rounds its inputs");
   return prepared;
-}
-
-/// The first of these plans that builds.
-std::unique_ptr<Kernel> build_first(const Node& node, const Parts& parts, const std::shared_ptr<Prepared>& prepared,
-                                    std::span<const int64_t> plans) {
-  for (int64_t plan : plans.first(plans.size() - 1)) {
-    try {
-      return std::make_unique<CudnnKernel>(node, parts, prepared, plan);
-    } catch (const Unsupported&) {
-      continue;
-    }
-  }
-  return std::make_unique<CudnnKernel>(node, parts, prepared, plans.back());
 }
 
 }  // namespace
@@ -365,12 +352,9 @@ void propose_conv(const Node& node, const KernelContext& context, Offers& offers
   expect(at::cuda::is_available(), "no CUDA device");
   c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(cuda::device_of(node)));
   std::shared_ptr<Prepared> prepared = prepare(node, parts, context);
-  if (!context.tune) {
-    offers.add("heuristic", [=, &node] { return build_first(node, parts, prepared, prepared->plans); });
-    return;
-  }
-  constexpr size_t kMostOffers = 6;
-  for (size_t i = 0; i < std::min(prepared->plans.size(), kMostOffers); ++i) {
+  // Untimed, the first that builds is taken.
+  constexpr size_t kMostTimed = 6;
+  for (size_t i = 0; i < std::min(prepared->plans.size(), context.tune ? kMostTimed : kMostPlans); ++i) {
     int64_t plan = prepared->plans[i];
     std::string name;
     if (prepared->graph->get_plan_name_at_index(plan, name).is_bad()) name = "plan" + std::to_string(plan);

@@ -91,13 +91,15 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
 }  // namespace
 
 at::Tensor random_tensor(const TensorType& type) {
-  at::Tensor tensor = empty_tensor(type);
+  // Elements of an expanded tensor share memory, which must not be written through them.
+  int64_t count = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
+  at::Tensor memory = at::empty({count}, at::TensorOptions(type.dtype).device(type.device));
   if (type.is_floating()) {
-    tensor.uniform_(-1, 1);
+    memory.uniform_(-1, 1);
   } else {
-    tensor.zero_();
+    memory.zero_();
   }
-  return tensor;
+  return memory.as_strided(type.shape, type.strides);
 }
 
 Workbench::Workbench(const Node& node) {

@@ -1,6 +1,7 @@
-// Timing two ways side by side.
+// Timing two ways side by side, and what is timed.
 #include "conversion/measure.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -25,6 +26,15 @@ TEST(Contest, TellsTheSlowerWay) {
   EXPECT_GT(times.first, times.second);
   EXPECT_GE(times.first, 6000);
   EXPECT_EQ(firsts, seconds);
+}
+
+TEST(RandomTensor, FillsExpandedAndPaddedTypes) {
+  at::Tensor expanded = random_tensor({.dtype = c10::kFloat, .shape = {2, 3, 4}, .strides = {4, 0, 1}});
+  EXPECT_TRUE(expanded.strides() == (c10::IntArrayRef{4, 0, 1}));
+  EXPECT_TRUE(expanded.select(1, 0).equal(expanded.select(1, 2)));
+  EXPECT_GT(expanded.std().item<float>(), 0.1F);
+  at::Tensor padded = random_tensor({.dtype = c10::kLong, .shape = {3, 5}, .strides = {8, 1}});
+  EXPECT_TRUE(padded.equal(at::zeros({3, 5}, c10::kLong)));
 }
 
 }  // namespace

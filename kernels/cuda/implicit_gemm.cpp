@@ -235,8 +235,8 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
                        : p.is_pointwise()                     ? "tw::GemmRows<Tile, Depth, false>"
                                                               : "tw::GemmRows<Tile, Depth, true>";
   source = "Tile, Depth, " + source + (config.splits > 1 ? ", true" : ", false");
-  return "static_assert(tw::GemmHead<" + source + ">::bytes == " +
-         std::to_string(config.shared_bytes - config.x_bytes(p)) + ", \"what the plan says\");\n  " +
+  return "static_assert(tw::GemmHead<" + source +
+         ">::bytes == " + std::to_string(config.shared_bytes - config.x_bytes(p)) + ", \"what the plan says\");\n  " +
          "tw::implicit_gemm<" + source + ", " + std::to_string(width) + ">";
 }
 

@@ -75,12 +75,7 @@ __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, cons
   using Head = GemmHead<T, D, Source, clustered>;
   constexpr bool summed = Head::summed;
   extern __shared__ __align__(128) unsigned char shared[];
-  GemmWork work;
-  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
-  work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
-  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
-  work.first_channel = work.rank * D::slice * T::chunk;
-  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+  const GemmWork work = work_of<T, D, clustered>(p);
   GemmShared at;
   at.barrier = shared_address(shared);
   at.slots = at.barrier + Head::slots;

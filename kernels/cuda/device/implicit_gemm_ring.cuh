@@ -84,10 +84,7 @@ template <class T, class D, class Ring, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x, const Params& p, const E& elements) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x % 32;
-  GemmWork work{};
-  work.first_row = static_cast<int>(blockIdx.x) * T::rows;
-  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
-  work.present = (D::channels + T::chunk - 1) / T::chunk;
+  const GemmWork work = work_of<T, D, false>(p);
   Ring ring;
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {

@@ -154,12 +154,7 @@ template <class T, class D, class Stages, class Multiply, bool clustered, int wi
 __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
                                                          const E& elements, Norm norm) {
   extern __shared__ __align__(128) unsigned char shared[];
-  GemmWork work;
-  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
-  work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
-  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
-  work.first_channel = work.rank * D::slice * T::chunk;
-  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+  const GemmWork work = work_of<T, D, clustered>(p);
   GemmShared at;
   Stages stages;
   at.barrier = shared_address(shared);

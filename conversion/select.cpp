@@ -67,12 +67,13 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
 struct Candidates {
   Offers offers;
   std::vector<std::shared_ptr<const Kernel>> kernels;  ///< Null where an offer was not built or failed.
-  std::string failures;
+  std::vector<std::string> failures;                   ///< Why, where one failed.
 
   std::string reasons() const {
     std::string text;
     for (const auto& [tactic, reason] : offers.refusals()) text += "; " + tactic + ": " + reason;
-    return text + failures;
+    for (const std::string& failure : failures) text += failure;
+    return text;
   }
 };
 
@@ -177,16 +178,32 @@ class Selector {
     for (size_t begin = 0; begin < kinds.size(); begin += group) {
       std::vector<Candidates> candidates(std::min(group, kinds.size() - begin));
       if (progress) progress(begin, kinds.size());
-      for_each_in_parallel(candidates.size(), device_, [&](size_t i) {
-        const Node& node = *kinds[begin + i].second;
-        candidates[i] = candidates_for(node, /*all=*/true);
-        for (size_t k = 0; k < candidates[i].kernels.size(); ++k) build(node, candidates[i], k);
-      });
+      for_each_in_parallel(candidates.size(), device_,
+                           [&](size_t i) { candidates[i] = candidates_for(*kinds[begin + i].second, /*all=*/true); });
+      build_all(kinds, begin, candidates);
       for (size_t i = 0; i < candidates.size(); ++i) {
         if (progress) progress(begin + i, kinds.size());
         time_candidates(kinds[begin + i].first, *kinds[begin + i].second, candidates[i]);
       }
     }
+  }
+
+  /// Builds all offers of the kinds from `begin` on, one of each kind after the other: some kinds have many more than
+  /// others, and plans of one cuDNN graph wait for each other.
+  void build_all(const std::vector<std::pair<std::string, const Node*>>& kinds, size_t begin,
+                 std::vector<Candidates>& candidates) {
+    size_t most = 0;
+    for (const Candidates& c : candidates) most = std::max(most, c.kernels.size());
+    std::vector<std::pair<size_t, size_t>> kernels;
+    for (size_t k = 0; k < most; ++k) {
+      for (size_t i = 0; i < candidates.size(); ++i) {
+        if (k < candidates[i].kernels.size()) kernels.emplace_back(i, k);
+      }
+    }
+    for_each_in_parallel(kernels.size(), device_, [&](size_t j) {
+      auto [i, k] = kernels[j];
+      build(*kinds[begin + i].second, candidates[i], k);
+    });
   }
 
   /// Nothing is built yet. `all`: every configuration, not only the one that heuristics put first.
@@ -198,6 +215,7 @@ class Selector {
     if (is_block(node)) result.offers.drop("aten");
     for (const auto& [tactic, reason] : result.offers.refusals()) log(4, node.op() + ": " + tactic + ": " + reason);
     result.kernels.resize(result.offers.offers().size());
+    result.failures.resize(result.kernels.size());
     return result;
   }
 
@@ -208,7 +226,7 @@ class Selector {
       return true;
     } catch (const std::exception& error) {
       log_drop(node, offer, error);
-      candidates.failures += "; " + describe(offer) + ": " + error.what();
+      candidates.failures[i] = "; " + describe(offer) + ": " + error.what();
       return false;
     }
   }

@@ -27,6 +27,7 @@ const std::vector<Pass>& passes() {
       {"share_common_nodes", share_common_nodes},
       {"recognise_attention", recognise_attention},
       {"merge_linears", merge_linears},
+      {"follow_memory", follow_memory},
       {"set_precision", set_precision},
       {"patches_to_products", patches_to_products},
       {"layout", layout},

@@ -39,7 +39,8 @@ void fold_constants(Graph& graph, const PassContext& context);
 
 /// Removes what does nothing: reshapes, permutes, slices, casts, copies, expands and paddings that keep their input,
 /// `x*1`, `x/1`, `x-0`, `x+(-0.0)` (and `x+0` for integers), repeated relu and the like, a concat of one, pooling over
-/// single elements. Merges chains of permutes, of reshapes and of exact casts. Adaptive average pooling to one element
+/// single elements. Merges chains of permutes, of reshapes and of exact casts; dimensions are taken apart before they are
+/// permuted. Adaptive average pooling to one element
 /// becomes a mean, which has more kernels.
 void simplify(Graph& graph, const PassContext& context);
 
@@ -61,6 +62,11 @@ void recognise_attention(Graph& graph, const PassContext& context);
 /// reads them takes a view as it is: attention, products and views. (Pointwise nodes do not count, for they would be
 /// computed at the end of the product.)
 void merge_linears(Graph& graph, const PassContext& context);
+
+/// Linear nodes whose rows lie in memory in another order of dimensions (a sequence-first attention between batch-first
+/// layers) compute in that order, so that what follows finds its own. Copies vanish that are read only by attention
+/// and views which stay views without them.
+void follow_memory(Graph& graph, const PassContext& context);
 
 /// Computes f32 values in f16 or bf16 where the context allows it: convolutions, products, pooling, pointwise ops and
 /// what only moves elements. Powers, exponentials, sums, statistics, and whatever is not known to be safe stay f32;

@@ -129,6 +129,49 @@ Value* drop_joined_rows(Graph& graph, Node& node) {
   return graph.add(Linear{}, inputs);
 }
 
+/// A permuted result of a linear, where that leaves every row where it lies.
+Value* permute_before_linear(Graph& graph, Node& node) {
+  auto* permute = node.as<Permute>();
+  Value* y = permute ? node.input(0) : nullptr;
+  if (!y || !y->from<Linear>() || graph.use_count(y) != 1 || graph.is_output(node.output())) return nullptr;
+  if (permute->order.back() != y->type.rank() - 1 || !is_contiguous(node.output()->type)) return nullptr;
+  std::vector<Value*> inputs(y->producer()->inputs().begin(), y->producer()->inputs().end());
+  inputs[0] = graph.add(*permute, {inputs[0]});
+  return graph.add(Linear{}, inputs);
+}
+
+/// Dimensions that are permuted and then taken apart are taken apart first, so that reshapes meet reshapes.
+Value* split_before_permute(Graph& graph, Node& node) {
+  auto* reshape = node.as<Reshape>();
+  Value* turned = reshape ? node.input(0) : nullptr;
+  auto* permute = turned ? turned->from<Permute>() : nullptr;
+  if (!permute || turned->type.numel() == 0) return nullptr;
+  // parts[i]: the dimensions of the result that dimension i of the permuted tensor is taken apart into.
+  std::vector<Dims> parts(turned->type.shape.size());
+  size_t next = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    int64_t left = turned->type.shape[i];
+    bool last = i + 1 == parts.size();
+    while (next < reshape->shape.size() && (left > 1 || parts[i].empty() || last)) {
+      int64_t size = reshape->shape[next];
+      if (left % size != 0) return nullptr;
+      parts[i].push_back(static_cast<int64_t>(next++));
+      left /= size;
+    }
+    if (left != 1 || parts[i].empty()) return nullptr;
+  }
+  Dims shape, position(reshape->shape.size());
+  Dims back(permute->order.size());
+  for (size_t i = 0; i < back.size(); ++i) back[permute->order[i]] = static_cast<int64_t>(i);
+  for (int64_t i : back) {
+    for (int64_t part : parts[i]) {
+      position[part] = static_cast<int64_t>(shape.size());
+      shape.push_back(reshape->shape[part]);
+    }
+  }
+  return graph.add(Permute{position}, {graph.add(Reshape{shape}, {turned->producer()->input(0)})});
+}
+
 Value* merge_permutes(Graph& graph, Node& node) {
   auto* second = node.as<Permute>();
   auto* first = second ? node.input(0)->from<Permute>() : nullptr;
@@ -243,11 +286,13 @@ Value* pad_into_conv(Graph& graph, Node& node) {
   return graph.add(wider, inputs);
 }
 
-constexpr std::array<Rule, 14> kRules{drop_identity,
+constexpr std::array<Rule, 16> kRules{drop_identity,
                                       drop_neutral_operand,
                                       drop_repeated,
                                       merge_reshapes,
                                       drop_joined_rows,
+                                      permute_before_linear,
+                                      split_before_permute,
                                       merge_permutes,
                                       merge_casts,
                                       merge_copies,

@@ -253,6 +253,22 @@ def test_torchvision(name, trace, device):
     check_one_engine(net, [spec], [(torch.randn(n, 3, side, side),) for n in (1, 2)], device, trace)
 
 
+def test_traced_with_gradients():
+    """Then attention is written out, sequence first and with a copy of the projections, and costs no step more."""
+    torch.manual_seed(0)
+    net = vision_models()["vit"]()
+    x = torch.randn(2, 3, 32, 32)
+    steps = []
+    for with_gradients in (False, True):
+        with torch.set_grad_enabled(with_gradients):
+            script = torch.jit.trace(net.eval(), x, check_trace=False)
+        compiled = torchweld.compile(script, [x], optimization_level=0)
+        found = torchweld.compare(net, compiled, [x])
+        assert found.passes, found.text
+        steps.append(sorted(text.split("{")[0] for text in ops_of(torchweld.explain(compiled))))
+    assert steps[0] == steps[1]
+
+
 def skip_without(device):
     if device != "cpu" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -215,12 +215,40 @@ class Rewriter {
         }
       } else {
         strides_.follow(node);
+        if (auto* attention = node->as<Attention>()) read_repeated_heads(*attention, *node);
       }
     }
     strides_.restore_outputs();
   }
 
  private:
+  /// [N,H,1,S,E] behind [N,H*n,S,E] in which every head comes n times; null for others.
+  static Value* heads_before_repeat(const Value* value) {
+    if (!value->from<Reshape>() || !value->producer()->input(0)->from<Expand>()) return nullptr;
+    const Value* wide = value->producer()->input(0);
+    Value* heads = wide->producer()->input(0);
+    const Dims& s = heads->type.shape;
+    const Dims& w = wide->type.shape;
+    bool repeats = s.size() == 5 && w.size() == 5 && s[2] == 1 && w == Dims{s[0], s[1], w[2], s[3], s[4]} &&
+                   value->type.shape == Dims{s[0], s[1] * w[2], s[3], s[4]};
+    return repeats ? heads : nullptr;
+  }
+
+  /// Attention that groups the heads of q itself.
+  void read_repeated_heads(const Attention& attention, const Node& node) {
+    std::vector<Value*> inputs(node.inputs().begin(), node.inputs().end());
+    for (size_t i : {1, 2}) {
+      Value* heads = heads_before_repeat(inputs[i]);
+      if (!heads) return;
+      const Dims& s = heads->type.shape;
+      inputs[i] = graph_.add(Reshape{{s[0], s[1], s[3], s[4]}}, {heads});
+    }
+    if (inputs[1]->type.shape[1] != inputs[2]->type.shape[1]) return;
+    Value* value = graph_.add(attention, inputs);
+    if (value->type.strides != node.output()->type.strides) strides_.add(value);
+    graph_.replace_uses(node.output(), value);
+  }
+
   /// [N,L,E] as [N,1,L,E].
   Value* with_heads(Value* x) {
     if (x->type.rank() != 3) return x;

@@ -43,13 +43,14 @@ bool is(const Node& node) {
   return node.as<A>() != nullptr;
 }
 
-constexpr std::array<Epilogue, 9> kEpilogues{{
+constexpr std::array<Epilogue, 10> kEpilogues{{
     {is<Conv>, true, 1, true},
     {is<Linear>, true, 1, true},
     {is<Matmul>, true, 1, true},
     {is<Reduce>, false, 1, false},
     {is<Softmax>, false, 1, false},
     {is<LayerNorm>, false, 1, false},
+    {is<RmsNorm>, false, 1, false},
     {is<MaxPool>, false, 1, false},
     {is<AvgPool>, false, 1, false},
     {is<AdaptivePool>, false, 1, false},

@@ -26,6 +26,7 @@ const std::vector<Pass>& passes() {
       {"fold_batch_norm", fold_batch_norm},
       {"share_common_nodes", share_common_nodes},
       {"recognise_attention", recognise_attention},
+      {"recognise_rms_norm", recognise_rms_norm},
       {"merge_linears", merge_linears},
       {"follow_memory", follow_memory},
       {"set_precision", set_precision},

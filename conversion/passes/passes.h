@@ -55,8 +55,14 @@ void share_common_nodes(Graph& graph, const PassContext& context);
 /// softmax(scale * q k^T + mask) v written out becomes an Attention node, whether the scale stands at q or behind the
 /// product, and the mask is added or (-inf) filled in; nothing else may read the scores and weights. Rows that are
 /// masked throughout keep their meaning (NaN for -inf). In f16 additive masks stay written out, for their large
-/// negative numbers do not hide a score from f32.
+/// negative numbers do not hide a score from f32. Heads of k and v that were repeated for the heads of q are read where
+/// they are.
 void recognise_attention(Graph& graph, const PassContext& context);
+
+/// x * rsqrt(mean(x^2) + eps), or divided by the square root, over the last dimensions becomes an RmsNorm node, also with
+/// the multiplication by a constant per element behind it, and where f16 or bf16 was widened for it and rounded after it;
+/// nothing else may read what lies in between.
+void recognise_rms_norm(Graph& graph, const PassContext& context);
 
 /// Linear nodes of the same input, with constant weights, become one whose result they are slices of, where all that
 /// reads them takes a view as it is: attention, products and views. (Pointwise nodes do not count, for they would be

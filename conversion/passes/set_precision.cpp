@@ -66,7 +66,7 @@ Manner manner_of(const Node& node) {
                                                                                            : Manner::kSensitive;
   }
   if (node.as<Softmax>()) return node.as<Softmax>()->log ? Manner::kFollows : Manner::kBounded;
-  if (node.as<LayerNorm>() || node.as<GroupNorm>()) return Manner::kBounded;
+  if (node.as<LayerNorm>() || node.as<RmsNorm>() || node.as<GroupNorm>()) return Manner::kBounded;
   if (node.as<BatchNorm>() || node.as<MaxPool>() || node.as<AvgPool>() || node.as<AdaptivePool>() ||
       node.as<Resize>() || node.as<Reshape>() || node.as<Permute>() || node.as<Slice>() || node.as<Expand>() ||
       node.as<Concat>() || node.as<Pad>() || node.as<Copy>()) {

@@ -6,6 +6,8 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/rms_norm.h>
 
+#include <limits>
+
 #include "core/error.h"
 #include "core/import_args.h"
 #include "core/ops/constant.h"
@@ -160,6 +162,11 @@ std::vector<Value*> import_native_group_norm(ImportArgs& a) {
 }
 
 }  // namespace
+
+double RmsNorm::eps_for(c10::ScalarType dtype) const {
+  if (eps) return *eps;
+  return dtype == c10::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+}
 
 void define_norm(OpSet& ops) {
   ops.add<BatchNorm>("batch_norm")

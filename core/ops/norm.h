@@ -44,6 +44,7 @@ struct RmsNorm {
     f("rank", rank);
     f("eps", eps);
   }
+  double eps_for(c10::ScalarType dtype) const;
 };
 
 void define_norm(OpSet& ops);

@@ -62,11 +62,14 @@ class SoftmaxKernel : public Kernel {
   SoftmaxRow function_;
 };
 
-class LayerNormKernel : public Kernel {
+/// Layer norm and RMS norm.
+class NormKernel : public Kernel {
  public:
-  LayerNormKernel(const Node& node, Rows rows)
-      : rows_(rows), eps_(node.as<LayerNorm>()->eps), function_(isa_table().rows.layer_norm(rows.dtype)) {
-    expect(function_ != nullptr, "layer_norm of " + dtype_name(rows.dtype));
+  NormKernel(const Node& node, Rows rows) : rows_(rows) {
+    auto* rms = node.as<RmsNorm>();
+    eps_ = rms ? rms->eps_for(rows.dtype) : node.as<LayerNorm>()->eps;
+    function_ = isa_table().rows.norm(rms == nullptr, rows.dtype);
+    expect(function_ != nullptr, node.op() + " of " + dtype_name(rows.dtype));
     for (size_t i = 1; i < node.inputs().size(); ++i) {
       const at::Tensor* weight = constant_of(node.input(i));
       expect(weight != nullptr, "weight or bias is not constant");
@@ -84,7 +87,7 @@ class LayerNormKernel : public Kernel {
  private:
   Rows rows_;
   double eps_;
-  LayerNormRow function_;
+  NormRow function_;
   std::vector<at::Tensor> weights_;
   std::vector<size_t> packed_;
 };
@@ -101,16 +104,18 @@ void propose_rows(const Node& node, const KernelContext&, Offers& offers) {
     offers.add("", [rows, log = op->log] { return std::make_unique<SoftmaxKernel>(rows, log); });
     return;
   }
-  auto* op = node.as<LayerNorm>();
-  expect(op != nullptr, "neither softmax nor layer_norm");
+  auto* layer = node.as<LayerNorm>();
+  auto* rms = node.as<RmsNorm>();
+  expect(layer || rms, "neither softmax nor a norm");
+  int64_t rank = layer ? layer->rank : rms->rank;
   const TensorType& x = node.input(0)->type;
   expect(is_contiguous(x), "x is not row-major");
   expect(x.numel() > 0, "empty tensors");
   int64_t length = 1;
-  for (int64_t d = x.rank() - op->rank; d < x.rank(); ++d) length *= x.shape[d];
+  for (int64_t d = x.rank() - rank; d < x.rank(); ++d) length *= x.shape[d];
   Rows rows = rows_of(node, length);
-  LayerNormKernel(node, rows);  // throws what it cannot do
-  offers.add("", [&node, rows] { return std::make_unique<LayerNormKernel>(node, rows); });
+  NormKernel(node, rows);  // throws what it cannot do
+  offers.add("", [&node, rows] { return std::make_unique<NormKernel>(node, rows); });
 }
 
 }  // namespace torchweld::cpu

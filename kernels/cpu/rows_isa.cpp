@@ -69,15 +69,16 @@ void softmax_row(const void* in, int64_t n, void* scratch, void* out) {
   }
 }
 
-template <class S>
-void layer_norm_row(const void* in, int64_t n, double eps, const void* weights, const void* biases, void* out) {
+template <bool centered, class S>
+void norm_row(const void* in, int64_t n, double eps, const void* weights, const void* biases, void* out) {
   using T = Computed<S>;
   using V = Vec<T>;
   auto* x = static_cast<const S*>(in);
   auto* weight = static_cast<const T*>(weights);
   auto* bias = static_cast<const T*>(biases);
   auto* y = static_cast<S*>(out);
-  double mean = sum_vectors<T>(n, [&](int64_t i, int64_t count) { return load_lanes(x + i, count); }) / n;
+  double mean = 0;
+  if (centered) mean = sum_vectors<T>(n, [&](int64_t i, int64_t count) { return load_lanes(x + i, count); }) / n;
   V center(static_cast<T>(mean));
   double squares = sum_vectors<T>(n, [&](int64_t i, int64_t count) {
     V rest = load_lanes(x + i, count) - center;
@@ -99,12 +100,13 @@ SoftmaxRow find_softmax(bool log, c10::ScalarType dtype) {
   });
 }
 
-LayerNormRow find_layer_norm(c10::ScalarType dtype) {
-  return with_storage(dtype, [](auto s) -> LayerNormRow { return layer_norm_row<decltype(s)>; });
+NormRow find_norm(bool centered, c10::ScalarType dtype) {
+  return with_storage(
+      dtype, [&](auto s) -> NormRow { return centered ? norm_row<true, decltype(s)> : norm_row<false, decltype(s)>; });
 }
 
 }  // namespace
 
-RowTable row_table() { return {find_softmax, find_layer_norm}; }
+RowTable row_table() { return {find_softmax, find_norm}; }
 
 }  // namespace torchweld::cpu::TORCHWELD_ISA

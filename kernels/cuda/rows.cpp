@@ -46,10 +46,11 @@ RowParts take_apart(const Node& node) {
     order.erase(order.begin() + softmax->axis);
     order.push_back(softmax->axis);
   } else {
-    parts.row = "tw::NormalRow";
-    auto* norm = anchor.as<LayerNorm>();
-    parts.parameter = norm->eps;
-    fixed = static_cast<size_t>(norm->rank);
+    auto* layer = anchor.as<LayerNorm>();
+    auto* rms = anchor.as<RmsNorm>();
+    parts.row = layer ? "tw::NormalRow" : "tw::RootMeanSquareRow";
+    parts.parameter = layer ? layer->eps : rms->eps_for(x.dtype);
+    fixed = static_cast<size_t>(layer ? layer->rank : rms->rank);
     for (size_t i = 1; i < anchor.inputs().size(); ++i) eaten.push_back(anchor_input(parts.body, i));
   }
   parts.packed = packed_inputs_of(node, parts.body, eaten);
@@ -142,7 +143,7 @@ std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
 void propose_rows(const Node& node, const KernelContext&, Offers& offers) {
   auto* fused = node.as<Fused>();
   const Node* anchor = fused ? anchor_of(*fused) : &node;
-  if (!anchor || !(anchor->as<Softmax>() || anchor->as<LayerNorm>())) return;
+  if (!anchor || !(anchor->as<Softmax>() || anchor->as<LayerNorm>() || anchor->as<RmsNorm>())) return;
   RowParts parts = take_apart(node);
   expect(node.output()->type.numel() > 0, "an empty tensor");
   offers.add("", [&node, parts] { return make_rows(node, parts); });

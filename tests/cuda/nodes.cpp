@@ -238,6 +238,9 @@ void add_pool_and_row_cases(Maker& make) {
   make.single("softmax_middle", Softmax{.axis = 1}, {make.type({3, 20, 6})});
   make.weighted("layer_norm", LayerNorm{.rank = 1}, make.type({2, 49, 96}), {{96}, {96}});
   make.weighted("layer_norm_bare", LayerNorm{.rank = 2}, make.type({5, 7, 11}), {});
+  make.weighted("rms_norm", RmsNorm{.rank = 1, .eps = 1e-6}, make.type({2, 49, 96}), {{96}});
+  make.weighted("rms_norm_bare", RmsNorm{.rank = 2}, make.type({5, 7, 11}), {});
+  make.weighted("rms_norm_long", RmsNorm{.rank = 1}, make.type({3, 9001}), {{9001}});
   make.single("concat_nhwc", Concat{.axis = 1},
               {make.type({2, 24, 7, 7}, true), make.type({2, 8, 7, 7}, true), make.type({2, 16, 7, 7}, true)}, true);
   make.single("concat_nchw", Concat{.axis = 1}, {make.type({2, 3, 7, 7}), make.type({2, 5, 7, 7})});

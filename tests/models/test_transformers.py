@@ -106,6 +106,10 @@ def test_text(name, device):
     _, report = check_one_engine(net, [lengths(), lengths()], calls, device)
     if name in ("bert", "bert_written_out", "gpt2", "t5_encoder"):
         assert any("attention" in text for text in ops_of(report)), report.text
+    if name in ("llama", "t5_encoder"):
+        assert sum("rms_norm" in text for text in ops_of(report)) == 5, report.text
+    if name == "llama":  # two heads of keys for four of queries
+        assert not any("copy" in text for text in ops_of(report)), report.text
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -120,6 +120,17 @@ TEST(CpuRows, LayerNorm) {
   }
 }
 
+TEST(CpuRows, RmsNorm) {
+  for (const std::string& dtype : kFloats) {
+    expect_exact(
+        "graph(%x: T[7,3,60]) {\n %w = constant{value=T[60]}()\n %y = rms_norm{rank=1, eps=0.00001}(%x, %w)\n"
+        " return %y\n}",
+        dtype, "cpu_rows");
+    expect_exact(graph_of("[5,7,33]", "rms_norm{rank=2, eps=none}"), dtype, "cpu_rows");
+    expect_exact_on_special(graph_of("[50,33]", "rms_norm{rank=1, eps=0.001}"), dtype, "cpu_rows");
+  }
+}
+
 TEST(CpuPool, WindowsAndLayouts) {
   const std::vector<std::string> layouts{"[2,37,11,9]", "[2,37,11,9]{3663,1,333,37}", "[1,3,14,31]",
                                          "[2,80,7,7]{3920,1,560,80}"};

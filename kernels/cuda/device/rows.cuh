@@ -1,4 +1,4 @@
-// Softmax and layer normalisation: the elements of a row depend on sums over the row.
+// Softmax, layer and RMS normalisation: the elements of a row depend on sums over the row.
 #pragma once
 
 #include "math.cuh"
@@ -10,6 +10,7 @@ namespace tw {
 
 // How an element follows from its row.
 struct SoftmaxRow {
+  static constexpr bool centered = true;
   template <class A, class Params>
   __device__ static A scale(A, A sum, const Params&) {
     return A(1) / sum;
@@ -20,6 +21,7 @@ struct SoftmaxRow {
   }
 };
 struct LogSoftmaxRow {
+  static constexpr bool centered = true;
   template <class A, class Params>
   __device__ static A scale(A, A sum, const Params&) {
     return log(sum);
@@ -30,6 +32,7 @@ struct LogSoftmaxRow {
   }
 };
 struct NormalRow {
+  static constexpr bool centered = true;
   template <class A, class Params>
   __device__ static A scale(A, A squares, const Params& p) {
     return rsqrt(squares / static_cast<A>(p.reduced) + static_cast<A>(p.parameter));
@@ -38,6 +41,9 @@ struct NormalRow {
   __device__ static A value(A x, A mean, A inverse) {
     return (x - mean) * inverse;
   }
+};
+struct RootMeanSquareRow : NormalRow {
+  static constexpr bool centered = false;
 };
 
 template <class Row>
@@ -54,6 +60,8 @@ struct RowStates<NormalRow> {
   template <class A>
   using Second = SquaresState<A>;
 };
+template <>
+struct RowStates<RootMeanSquareRow> : RowStates<NormalRow> {};
 
 template <class A>
 __device__ __forceinline__ A center_of(const MaxState<A>& state, double) {
@@ -79,13 +87,15 @@ __device__ __forceinline__ void transform_row(const X* base, bool aligned, const
   using I = decltype(p.items);
   using First = typename RowStates<Row>::template First<A>;
   using Second = typename RowStates<Row>::template Second<A>;
-  __shared__ typename RawStates<First, threads / 32>::type first_slots;
   __shared__ typename RawStates<Second, threads / 32>::type second_slots;
   const int lane = threadIdx.x % threads;
-  const double count = static_cast<double>(p.reduced);
-  const First first = merge_threads<threads>(gather_row<First, threads, V, 1, AsItIs>(base, aligned, lane, p, A(0)),
-                                             reinterpret_cast<First*>(&first_slots));
-  const A center = center_of(first, count);
+  A center = 0;
+  if constexpr (Row::centered) {
+    __shared__ typename RawStates<First, threads / 32>::type first_slots;
+    const First first = merge_threads<threads>(gather_row<First, threads, V, 1, AsItIs>(base, aligned, lane, p, A(0)),
+                                               reinterpret_cast<First*>(&first_slots));
+    center = center_of(first, static_cast<double>(p.reduced));
+  }
   const Second second =
       merge_threads<threads>(gather_row<Second, threads, V, 1, AsItIs>(base, aligned, lane, p, center),
                              reinterpret_cast<Second*>(&second_slots));
@@ -113,10 +123,8 @@ __device__ __forceinline__ void transform_held_row(const X* base, bool there, co
   using I = decltype(p.items);
   using First = typename RowStates<Row>::template First<A>;
   using Second = typename RowStates<Row>::template Second<A>;
-  __shared__ typename RawStates<First, threads / 32>::type first_slots;
   __shared__ typename RawStates<Second, threads / 32>::type second_slots;
   const I start = static_cast<I>(threadIdx.x % threads) * V;
-  const double count = static_cast<double>(p.reduced);
   A weight[has_weight ? held : 1][V], bias[has_bias ? held : 1][V];
 #pragma unroll
   for (int h = 0; h < held; ++h) {
@@ -149,8 +157,12 @@ __device__ __forceinline__ void transform_held_row(const X* base, bool there, co
     }
     return state;
   };
-  const First first = merge_threads<threads>(gather(First(), A(0)), reinterpret_cast<First*>(&first_slots));
-  const A center = center_of(first, count);
+  A center = 0;
+  if constexpr (Row::centered) {
+    __shared__ typename RawStates<First, threads / 32>::type first_slots;
+    const First first = merge_threads<threads>(gather(First(), A(0)), reinterpret_cast<First*>(&first_slots));
+    center = center_of(first, static_cast<double>(p.reduced));
+  }
   const Second second = merge_threads<threads>(gather(Second(), center), reinterpret_cast<Second*>(&second_slots));
   const A scale = Row::scale(center, second.sum, p);
 #pragma unroll

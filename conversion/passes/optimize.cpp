@@ -1,10 +1,14 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "conversion/passes/passes.h"
+#include "conversion/place.h"
 #include "core/environment.h"
 #include "core/error.h"
+#include "core/ops/layout.h"
+#include "core/ops/shape.h"
 
 namespace torchweld {
 namespace {
@@ -15,6 +19,44 @@ void dump(const std::string& folder, const std::string& name, int number, const 
   std::ofstream file(std::filesystem::path(folder) / (name + "." + digits + ".txt"));
   if (!file) throw Error("TORCHWELD_DUMP names the folder \"" + folder + "\", which cannot be written; name another");
   file << text << "\n";
+}
+
+/// True when output `i` lies in the memory of `owner`, an input or (from inputs().size() on) another output.
+bool lies_in(const Graph& graph, size_t i, size_t owner) {
+  size_t inputs = graph.inputs().size();
+  const Value* other = owner < inputs ? graph.inputs()[owner].get() : memory_of(graph.outputs()[owner - inputs]);
+  return memory_of(graph.outputs()[i]) == other;
+}
+
+/// Pairs of an output and the input or earlier output in whose memory it lies.
+std::set<std::pair<size_t, size_t>> shared_outputs(const Graph& graph) {
+  std::set<std::pair<size_t, size_t>> pairs;
+  for (size_t i = 0; i < graph.outputs().size(); ++i) {
+    for (size_t owner = 0; owner < graph.inputs().size() + i; ++owner) {
+      if (lies_in(graph, i, owner)) pairs.emplace(i, owner);
+    }
+  }
+  return pairs;
+}
+
+/// `value` in memory of its own. A view with gaps or repeated elements stays a view, of a copy of what it views.
+Value* copied(Graph& graph, Value* value) {
+  const Node* view = value->producer();
+  if (is_dense(value->type) || !view || !view->attrs.def().is_view) {
+    return graph.add(Copy{dense_strides_like(value->type.shape, value->type.strides)}, {value});
+  }
+  return graph.add(view->attrs, {copied(graph, view->input(0))});
+}
+
+/// Copies outputs that have come to lie in memory of an input or of another output: the caller may write into one.
+void separate_outputs(Graph& graph, const std::set<std::pair<size_t, size_t>>& shared_before) {
+  for (size_t i = 0; i < graph.outputs().size(); ++i) {
+    for (size_t owner = 0; owner < graph.inputs().size() + i; ++owner) {
+      if (shared_before.count({i, owner}) || !lies_in(graph, i, owner)) continue;
+      graph.set_output(i, copied(graph, graph.outputs()[i]));
+      break;
+    }
+  }
 }
 
 }  // namespace
@@ -43,6 +85,7 @@ void optimize(Graph& graph, const PassContext& context) {
   std::string folder = environment("TORCHWELD_DUMP");
   std::string before = folder.empty() ? "" : graph.text();
   if (!folder.empty()) dump(folder, context.name, 0, "# imported\n" + before);
+  auto shared = shared_outputs(graph);
   int number = 0;
   for (const Pass& pass : passes()) {
     ++number;
@@ -59,6 +102,7 @@ void optimize(Graph& graph, const PassContext& context) {
     if (after != before) dump(folder, context.name, number, "# after " + std::string(pass.name) + "\n" + after);
     before = std::move(after);
   }
+  separate_outputs(graph, shared);
 }
 
 }  // namespace torchweld

@@ -21,19 +21,23 @@ void dump(const std::string& folder, const std::string& name, int number, const 
   file << text << "\n";
 }
 
-/// True when output `i` lies in the memory of `owner`, an input or (from inputs().size() on) another output.
-bool lies_in(const Graph& graph, size_t i, size_t owner) {
-  size_t inputs = graph.inputs().size();
-  const Value* other = owner < inputs ? graph.inputs()[owner].get() : memory_of(graph.outputs()[owner - inputs]);
-  return memory_of(graph.outputs()[i]) == other;
+/// In whose memory the inputs and then the outputs lie.
+std::vector<const Value*> memories_of(const Graph& graph) {
+  std::vector<const Value*> memories;
+  for (const auto& input : graph.inputs()) memories.push_back(input.get());
+  for (const Value* output : graph.outputs()) memories.push_back(memory_of(output));
+  return memories;
 }
 
-/// Pairs of an output and the input or earlier output in whose memory it lies.
-std::set<std::pair<size_t, size_t>> shared_outputs(const Graph& graph) {
-  std::set<std::pair<size_t, size_t>> pairs;
-  for (size_t i = 0; i < graph.outputs().size(); ++i) {
-    for (size_t owner = 0; owner < graph.inputs().size() + i; ++owner) {
-      if (lies_in(graph, i, owner)) pairs.emplace(i, owner);
+/// Places in memories_of() of an output, and of an input or earlier output that lies in the same memory.
+using SharedPairs = std::set<std::pair<size_t, size_t>>;
+
+SharedPairs shared_outputs(const Graph& graph) {
+  std::vector<const Value*> memories = memories_of(graph);
+  SharedPairs pairs;
+  for (size_t i = graph.inputs().size(); i < memories.size(); ++i) {
+    for (size_t other = 0; other < i; ++other) {
+      if (memories[i] == memories[other]) pairs.emplace(i, other);
     }
   }
   return pairs;
@@ -49,11 +53,15 @@ Value* copied(Graph& graph, Value* value) {
 }
 
 /// Copies outputs that have come to lie in memory of an input or of another output: the caller may write into one.
-void separate_outputs(Graph& graph, const std::set<std::pair<size_t, size_t>>& shared_before) {
-  for (size_t i = 0; i < graph.outputs().size(); ++i) {
-    for (size_t owner = 0; owner < graph.inputs().size() + i; ++owner) {
-      if (shared_before.count({i, owner}) || !lies_in(graph, i, owner)) continue;
-      graph.set_output(i, copied(graph, graph.outputs()[i]));
+void separate_outputs(Graph& graph, const SharedPairs& shared_before) {
+  size_t inputs = graph.inputs().size();
+  std::vector<const Value*> memories = memories_of(graph);
+  for (size_t i = inputs; i < memories.size(); ++i) {
+    for (size_t other = 0; other < i; ++other) {
+      if (memories[i] != memories[other] || shared_before.count({i, other})) continue;
+      Value* copy = copied(graph, graph.outputs()[i - inputs]);
+      graph.set_output(i - inputs, copy);
+      memories[i] = memory_of(copy);
       break;
     }
   }

@@ -1,11 +1,13 @@
 // Writes in place: the tensor, and all that share its memory in the user's program, hold other values from then on.
 #include <ATen/core/function_schema.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "conversion/import.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
+#include "core/ops/layout.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/shape.h"
 
@@ -16,8 +18,10 @@ namespace prim = c10::prim;
 
 namespace {
 
-/// True when nothing that runs after `node` reads `value`.
+/// True when nothing that runs after `node` reads what `value` holds now.
 bool is_dead_after(const jit::Value* value, const jit::Node* node) {
+  // Held since the last iteration of a loop, and computed again before it is read.
+  if (node->isBefore(value->node())) return true;
   for (const jit::Use& use : value->uses()) {
     if (use.user != node && !use.user->isBefore(node)) return false;
   }
@@ -29,23 +33,45 @@ bool is_dead_after(const jit::Value* value, const jit::Node* node) {
   return true;
 }
 
-/// x with `part` in place of the elements that `slice` takes.
+/// Adds what x[start:end] along `axis` is made of to `parts`: as few slices of what x was joined from as there can be,
+/// so that a tensor written row by row becomes one concat of its rows.
+void add_parts(Graph& graph, Value* x, int64_t axis, int64_t start, int64_t end, std::vector<Value*>& parts) {
+  if (start >= end) return;
+  if (auto* concat = x->from<Concat>(); concat && concat->axis == axis) {
+    for (Value* part : x->producer()->inputs()) {
+      int64_t size = part->type.shape[axis];
+      add_parts(graph, part, axis, std::max<int64_t>(start, 0), std::min(end, size), parts);
+      start -= size;
+      end -= size;
+    }
+    return;
+  }
+  auto* slice = x->from<Slice>();
+  if (slice && slice->axis == axis && slice->step == 1) {
+    add_parts(graph, x->producer()->input(0), axis, start + slice->start, end + slice->start, parts);
+    return;
+  }
+  bool whole = start == 0 && end == x->type.shape[axis];
+  parts.push_back(whole ? x : graph.add(Slice{.axis = axis, .start = start, .end = end}, {x}));
+}
+
+/// x with `part` in place of the elements that `slice` takes, laid out as x is.
 Value* replace_slice(Graph& graph, Value* x, const Slice& slice, Value* part) {
-  if (slice.step != 1) {
+  Value* replaced = nullptr;
+  if (slice.step == 1) {
+    std::vector<Value*> parts;
+    add_parts(graph, x, slice.axis, 0, slice.start, parts);
+    parts.push_back(part);
+    add_parts(graph, x, slice.axis, slice.end, x->type.shape[slice.axis], parts);
+    replaced = graph.add(Concat{.axis = slice.axis}, parts);
+  } else {
     Aten call{.op = "aten::slice_scatter",
               .arguments = {"$", "$", slice.axis, slice.start, slice.end, slice.step},
-              .results = {x->type}};
-    return graph.add(std::move(call), {x, part});
+              .results = {with_strides(x->type, dense_strides_like(x->type.shape, x->type.strides))}};
+    replaced = graph.add(std::move(call), {x, part});
   }
-  auto rest = [&](int64_t start, int64_t end) {
-    return graph.add(Slice{.axis = slice.axis, .start = start, .end = end}, {x});
-  };
-  int64_t size = x->type.shape[slice.axis];
-  std::vector<Value*> parts;
-  if (slice.start > 0) parts.push_back(rest(0, slice.start));
-  parts.push_back(part);
-  if (slice.end < size) parts.push_back(rest(slice.end, size));
-  return parts.size() == 1 ? part : graph.add(Concat{.axis = slice.axis}, parts);
+  bool same = same_layout(x->type.shape, x->type.strides, replaced->type.strides);
+  return same || !is_dense(x->type) ? replaced : graph.add(Copy{x->type.strides}, {replaced});
 }
 
 /// What the input of the view `node` becomes when the view is made to hold `written`.
@@ -125,17 +151,20 @@ void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node
     symbolic_[impl] = value;
     return;
   }
-  // The base that all are views of holds other elements now, and the views are taken again.
-  Value* written = symbolic_.at(impl);
-  Value* base = base_of(written);
-  for (Value* view = written; view != base; view = view->producer()->input(0)) {
-    value = write_through(graph_, *view->producer(), value);
+  // The base that all are views of holds other elements now, and the views are taken again. What lies between it and
+  // the part that was written needs no view of the new base: it is what that was made from.
+  Value* base = base_of(symbolic_.at(impl));
+  std::unordered_map<Value*, Value*> renewed;
+  for (Value* view = symbolic_.at(impl); view != base; view = view->producer()->input(0)) {
+    const Node& taken = *view->producer();
+    if (taken.as<Slice>()) {
+      renewed.clear();
+    } else {
+      renewed[view] = value;
+    }
+    value = write_through(graph_, taken, value);
   }
-  const TensorType& before = base->type;
-  if (is_dense(before) && !same_layout(before.shape, before.strides, value->type.strides)) {
-    value = graph_.add(Copy{before.strides}, {value});
-  }
-  std::unordered_map<Value*, Value*> renewed{{base, value}};
+  renewed[base] = value;
   std::function<Value*(Value*)> renew = [&](Value* view) {
     auto known = renewed.find(view);
     if (known != renewed.end()) return known->second;

@@ -40,6 +40,17 @@ def written_in_a_loop(x: Tensor, y: Tensor):
     return base, base[1]
 
 
+def written_row_by_row(x: Tensor, y: Tensor):
+    base = torch.zeros(64, 4, dtype=x.dtype, device=x.device) + y[0]
+    flat = base.view(-1)
+    turned = base.t()
+    for i in range(base.size(0)):
+        base[i] = x[i % 4] * float(i)
+        flat[4 * i] = 1.0
+        turned[1, i] += 2.0
+    return base, flat
+
+
 def maybe_a_view(x: Tensor, y: Tensor):
     """Strides decide whether reshape copies: it does not here, and does in the second case."""
     base = x * 2.0
@@ -57,7 +68,14 @@ def repeated_elements(x: Tensor, y: Tensor):
     return base, wide
 
 
-ONE_ENGINE = [attention_with_shortcut, views_of_views, every_second, written_in_a_loop, repeated_elements]
+ONE_ENGINE = [
+    attention_with_shortcut,
+    views_of_views,
+    every_second,
+    written_in_a_loop,
+    written_row_by_row,
+    repeated_elements,
+]
 
 
 @pytest.mark.parametrize("function", [*ONE_ENGINE, maybe_a_view])

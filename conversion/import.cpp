@@ -7,8 +7,10 @@
 #include "conversion/structure.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
+#include "core/ops/aten_memory.h"
 #include "core/ops/constant.h"
-#include "core/ops/pointwise.h"
+#include "core/ops/layout.h"
+#include "core/ops/shape.h"
 
 namespace torchweld {
 
@@ -72,27 +74,6 @@ bool writes_a_tensor(const c10::FunctionSchema& schema) {
   return false;
 }
 
-/// True when nothing that runs after `node` reads `value`.
-bool is_dead_after(const jit::Value* value, const jit::Node* node) {
-  for (const jit::Use& use : value->uses()) {
-    if (use.user != node && !use.user->isBefore(node)) return false;
-  }
-  // In a loop around the node, readers of what stands outside of it come again.
-  for (const jit::Block* block = node->owningBlock(); block != value->node()->owningBlock();
-       block = block->owningNode()->owningBlock()) {
-    if (!block->owningNode() || block->owningNode()->kind() == prim::Loop) return false;
-  }
-  return true;
-}
-
-/// True when `value` may be `of` seen through other sizes and strides.
-bool is_view_of(const Value* value, const Value* of) {
-  while (value != of && value->producer() && value->producer()->attrs.def().is_view) {
-    value = value->producer()->input(0);
-  }
-  return value == of || value->from<Aten>();
-}
-
 /// TorchScript's own overloads for lists without None: "aten::index.Tensor_hacked_twin" -> "aten::index.Tensor".
 std::string dispatcher_name(std::string name) {
   for (const char* ending : {"_hacked_twin", ".hacked_twin"}) {
@@ -110,19 +91,22 @@ std::string functional_name(const c10::OperatorName& name) {
 
 }  // namespace
 
+void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
+  if (value.isTensor()) {
+    if (value.toTensor().defined()) visit(value.toTensor());
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toListRef()) for_each_tensor(element, visit);
+  } else if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) for_each_tensor(element, visit);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) for_each_tensor(entry.value(), visit);
+  }
+}
+
 bool shares_memory(const c10::IValue& value, const at::Tensor& tensor) {
-  auto shares = [&](const c10::IValue& v) { return shares_memory(v, tensor); };
-  if (value.isTensor()) return value.toTensor().defined() && value.toTensor().is_alias_of(tensor);
-  if (value.isList()) return std::any_of(value.toListRef().begin(), value.toListRef().end(), shares);
-  if (value.isTuple()) {
-    const auto& elements = value.toTupleRef().elements();
-    return std::any_of(elements.begin(), elements.end(), shares);
-  }
-  if (!value.isGenericDict()) return false;
-  for (const auto& entry : value.toGenericDict()) {
-    if (shares(entry.value())) return true;
-  }
-  return false;
+  bool found = false;
+  for_each_tensor(value, [&](const at::Tensor& held) { found = found || held.is_alias_of(tensor); });
+  return found;
 }
 
 Interpreter::Interpreter(Graph& graph, c10::Device device, ImportObserver* observer)
@@ -172,6 +156,12 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
   return constants_[impl] = graph_.add(std::move(constant), {});
 }
 
+Value* Interpreter::result_of(const at::Tensor& tensor) {
+  bool known_number = tensor.defined() && tensor.dim() == 0 && !is_symbolic(tensor);
+  if (!known_number) return value_of(tensor);
+  return graph_.add(Constant{.value = tensor.detach().to(device_), .name = ""}, {});
+}
+
 const c10::IValue* Interpreter::find(const jit::Value* value) const {
   auto found = environment_.find(value);
   return found == environment_.end() ? nullptr : &found->second;
@@ -199,21 +189,9 @@ void Interpreter::set_outputs(const jit::Node* node, Stack results) {
 }
 
 bool Interpreter::mentions_symbolic(const c10::IValue& value) const {
-  if (value.isTensor()) return value.toTensor().defined() && is_symbolic(value.toTensor());
-  if (value.isList()) {
-    for (const c10::IValue& element : value.toListRef()) {
-      if (mentions_symbolic(element)) return true;
-    }
-  } else if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      if (mentions_symbolic(element)) return true;
-    }
-  } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) {
-      if (mentions_symbolic(entry.value())) return true;
-    }
-  }
-  return false;
+  bool found = false;
+  for_each_tensor(value, [&](const at::Tensor& tensor) { found = found || is_symbolic(tensor); });
+  return found;
 }
 
 at::Tensor Interpreter::make_symbolic(Value* value) {
@@ -227,49 +205,14 @@ at::Tensor Interpreter::make_symbolic(Value* value) {
   return tensor;
 }
 
-void Interpreter::mark_alias(const at::Tensor& tensor, const at::Tensor& of) {
+void Interpreter::mark_alias(const at::Tensor& tensor, const at::Tensor& of, bool surely) {
+  if (!surely || maybe_views_.count(of.unsafeGetTensorImpl())) maybe_views_.insert(tensor.unsafeGetTensorImpl());
   auto group = alias_group_.find(of.unsafeGetTensorImpl());
   auto own = alias_group_.find(tensor.unsafeGetTensorImpl());
   if (group == alias_group_.end() || own == alias_group_.end() || own->second == group->second) return;
   --group_size_[own->second];
   own->second = group->second;
   ++group_size_[group->second];
-}
-
-void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node* writer) {
-  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  expect(!input_tensors_.count(impl), "writes to an input in place");
-  int group = alias_group_.at(impl);
-  for (const c10::TensorImpl* input : input_tensors_) {
-    expect(alias_group_.at(input) != group, "writes in place to a view of an input");
-  }
-  if (group_size_.at(group) > 1) {
-    for (const auto& [name, held] : environment_) {
-      expect(!mentions_group(held, group, impl) || (held.isTensor() && is_dead_after(name, writer)),
-             "writes in place to a tensor that another tensor is a view of");
-    }
-  }
-  expect(value->type.shape == tensor.sizes().vec(), "writes in place a result of another shape");
-  symbolic_[impl] = value;
-}
-
-bool Interpreter::mentions_group(const c10::IValue& value, int group, const c10::TensorImpl* beside) const {
-  auto any = [&](const auto& list) {
-    return std::any_of(list.begin(), list.end(),
-                       [&](const c10::IValue& v) { return mentions_group(v, group, beside); });
-  };
-  if (value.isTensor()) {
-    const c10::TensorImpl* impl = value.toTensor().unsafeGetTensorImpl();
-    auto own = alias_group_.find(impl);
-    return impl != beside && own != alias_group_.end() && own->second == group;
-  }
-  if (value.isList()) return any(value.toListRef());
-  if (value.isTuple()) return any(value.toTupleRef().elements());
-  if (!value.isGenericDict()) return false;
-  for (const auto& entry : value.toGenericDict()) {
-    if (mentions_group(entry.value(), group, beside)) return true;
-  }
-  return false;
 }
 
 void Interpreter::learn_concrete(const c10::IValue& value, bool foreign) {
@@ -531,36 +474,6 @@ NodeOutcome Interpreter::run_importer(const jit::Node* node, const ImportFn& imp
   return {Kind::kNative, "", 0};
 }
 
-void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>& results) {
-  check(results.size() == 1, "an in-place operator has one result");
-  const auto& formal = node->getOperator().schema().arguments();
-  for (size_t i = 0; i < formal.size(); ++i) {
-    bool writes = formal[i].alias_info() && formal[i].alias_info()->isWrite();
-    expect(writes == (i == 0), "writes to another argument than its first in place");
-  }
-  at::Tensor self = get(node->inputs()[0]).toTensor();
-  Value* result = results[0];
-  if (result->type.dtype != self.scalar_type()) result = graph_.add(Cast{self.scalar_type()}, {result});
-  if (!is_symbolic(self)) self = make_computed(self);
-  rebind(self, result, node);
-  for (const jit::Value* output : node->outputs()) set(output, self);
-}
-
-at::Tensor Interpreter::make_computed(const at::Tensor& known) {
-  expect(!foreign_storages_.count(known.storage().unsafeGetStorageImpl()),
-         "writes a computed result into a tensor of the module in place");
-  auto is_known = [&](const c10::IValue& held) { return held.isTensor() && held.toTensor().is_same(known); };
-  for (const auto& [name, held] : environment_) {
-    expect(is_known(held) || !shares_memory(held, known),
-           "writes in place to a tensor that another tensor or a list shares memory with");
-  }
-  at::Tensor computed = make_symbolic(value_of(known));
-  for (auto& [name, held] : environment_) {
-    if (is_known(held)) held = computed;
-  }
-  return computed;
-}
-
 NodeOutcome Interpreter::run_generic(const jit::Node* node, const std::string& name, bool in_place) {
   std::string reason = why_not_generic(name);
   bool no_functional_form = in_place && reason.find("is not an operator") != std::string::npos;
@@ -623,13 +536,21 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
       // What an importer made up at compile time is known, so the program may go on working on it.
       const at::Tensor* known = constant_of(value);
       if (known && !known->unsafeGetTensorImpl()->is_wrapped_number()) return *known;
-      at::Tensor tensor = make_symbolic(value);
+      std::vector<at::Tensor> sources;  // arguments that it is a view of, or may be
       for (const jit::Value* input : node->inputs()) {
-        const c10::IValue& argument = get(input);
-        if (!argument.isTensor() || !argument.toTensor().defined() || !is_symbolic(argument.toTensor())) continue;
-        bool same = value_of(argument.toTensor()) == value_of(tensor);
-        bool views = result.alias_info() && is_view_of(value, value_of(argument.toTensor()));
-        if (views || same) mark_alias(tensor, argument.toTensor());
+        for_each_tensor(get(input), [&](const at::Tensor& argument) {
+          bool related =
+              is_symbolic(argument) && (value->from<Aten>() || base_of(value) == base_of(value_of(argument)));
+          if (related) sources.push_back(argument);
+        });
+      }
+      bool is_new = !result.alias_info() && !may_return_argument(schema);
+      if (is_new && !sources.empty() && !value->from<Aten>()) {  // cat of one tensor, say
+        value = graph_.add(Copy{dense_strides_like(value->type.shape, value->type.strides)}, {value});
+      }
+      at::Tensor tensor = make_symbolic(value);
+      for (const at::Tensor& source : sources) {
+        if (!is_new) mark_alias(tensor, source, always_gives_views(schema));
       }
       return tensor;
     };
@@ -650,7 +571,7 @@ namespace {
 
 void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& graph) {
   if (value.isTensor()) {
-    graph.add_output(interpreter.value_of(value.toTensor()));
+    graph.add_output(interpreter.result_of(value.toTensor()));
   } else if (value.isTensorList() || value.isList()) {
     for (const c10::IValue& element : value.toListRef()) collect_outputs(element, interpreter, graph);
   } else if (value.isTuple()) {

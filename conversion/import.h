@@ -7,6 +7,7 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <functional>
 #include <map>
 #include <unordered_map>
 #include <unordered_set>
@@ -49,8 +50,13 @@ class ImportObserver {
   virtual bool wants_likely_results() const = 0;
 };
 
+/// Calls `visit` for every tensor that `value` is or holds at any depth.
+void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit);
 /// True when `value` is or holds a tensor in the memory of `tensor`.
 bool shares_memory(const c10::IValue& value, const at::Tensor& tensor);
+
+/// What `value` is a view of, through any number of view ops; the value itself when no view op gives it.
+Value* base_of(Value* value);
 
 /// One interpretation. The graph must be inlined.
 class Interpreter final : public ValueSource {
@@ -67,6 +73,8 @@ class Interpreter final : public ValueSource {
   std::vector<c10::IValue> run(const torch::jit::Graph& script, const std::vector<c10::IValue>& arguments);
 
   Value* value_of(const at::Tensor& tensor) override;
+  /// The same for a result, which keeps its dtype where an operand is only a number.
+  Value* result_of(const at::Tensor& tensor);
   bool is_symbolic(const at::Tensor& tensor) const { return symbolic_.count(tensor.unsafeGetTensorImpl()) > 0; }
   c10::Device device() const { return device_; }
   /// Tensors that were read from the module.
@@ -111,11 +119,13 @@ class Interpreter final : public ValueSource {
   void set_outputs(const torch::jit::Node* node, Stack results);
   bool mentions_symbolic(const c10::IValue& value) const;
   at::Tensor make_symbolic(Value* value);
-  void mark_alias(const at::Tensor& tensor, const at::Tensor& of);
-  /// `writer` makes `tensor` hold `value`. Tensors that share its memory must not be read any more.
+  /// `tensor` may share memory with `of`; `surely` when it does whatever the strides are.
+  void mark_alias(const at::Tensor& tensor, const at::Tensor& of, bool surely);
+  /// `writer` makes `tensor` hold `value`, and with it what shares its memory and may be read again.
   void rebind(const at::Tensor& tensor, Value* value, const torch::jit::Node* writer);
-  /// True when `value` is or holds a tensor of the alias group other than `beside`.
-  bool mentions_group(const c10::IValue& value, int group, const c10::TensorImpl* beside) const;
+  /// The other tensors of its alias group that may be read after `writer`.
+  std::unordered_set<const c10::TensorImpl*> live_aliases(const c10::TensorImpl* impl,
+                                                          const torch::jit::Node* writer) const;
   void forbid_foreign_writes(const torch::jit::Node* node, const Stack& arguments) const;
   void learn_concrete(const c10::IValue& value, bool foreign);
   std::vector<ImportArgs::Argument> named_arguments(const torch::jit::Node* node) const;
@@ -133,6 +143,7 @@ class Interpreter final : public ValueSource {
   // Tensors that share memory in the user's program have one group number.
   std::unordered_map<const c10::TensorImpl*, int> alias_group_;
   std::unordered_map<int, int> group_size_;
+  std::unordered_set<const c10::TensorImpl*> maybe_views_;  // of which strides decide whether they share memory
   std::unordered_set<const c10::TensorImpl*> input_tensors_;
   std::unordered_set<const c10::StorageImpl*> foreign_storages_;   // of tensors from outside: the module's
   std::unordered_set<const c10::StorageImpl*> constant_storages_;  // of known tensors that the graph has read

@@ -1,12 +1,12 @@
 // What an observed interpretation goes on with after a node that stays in LibTorch: what is sure about its results,
 // and, when the observer wants it, what is likely.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include "conversion/import.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
 #include "core/ops/aten_bounds.h"
+#include "core/ops/aten_memory.h"
 
 namespace torchweld {
 
@@ -24,13 +24,6 @@ c10::IValue on_meta(const c10::IValue& value) {
   c10::impl::GenericList list(value.toList().elementType());
   for (const c10::IValue& element : value.toListRef()) list.push_back(on_meta(element));
   return list;
-}
-
-bool changes_sizes(const jit::Operator& op) {
-  const std::string& name = op.schema().name();
-  auto handle = c10::Dispatcher::singleton().findOp(op.schema().operator_name());
-  return (handle && handle->hasTag(at::Tag::inplace_view)) || name.rfind("aten::resize", 0) == 0 ||
-         name == "aten::set_";
 }
 
 bool ends_in_exception(const jit::Block* block) {
@@ -99,7 +92,7 @@ void Interpreter::assume_from_operator(const jit::Node* node) {
     if (formal.alias_info() && formal.alias_info()->isWrite() && arguments[i].isTensor()) {
       forget_elements(arguments[i].toTensor());
       // Those that change more than elements are rare, and their results stay unknown.
-      bool keeps_type = node->outputs().size() == 1 && !changes_sizes(node->getOperator());
+      bool keeps_type = node->outputs().size() == 1 && !changes_shape(schema);
       if (keeps_type) set(node->output(), c10::IValue(get(node->inputs()[i])));
       return;
     }

@@ -155,6 +155,12 @@ bool is_free_view(const Node& node, int64_t* element_offset) {
   return true;
 }
 
+const Value* memory_of(const Value* value) {
+  int64_t offset = 0;
+  while (value->producer() && is_free_view(*value->producer(), &offset)) value = value->producer()->input(0);
+  return value;
+}
+
 int64_t assign_offsets(std::vector<Buffer>& buffers) {
   std::vector<size_t> order(buffers.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;

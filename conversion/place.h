@@ -13,6 +13,8 @@ std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10:
 /// True when a view op needs no copy: its output can be the input's memory. Then `element_offset` tells where it
 /// starts.
 bool is_free_view(const Node& node, int64_t* element_offset);
+/// The value in whose memory `value` lies, seen through free views; the value itself when it has its own.
+const Value* memory_of(const Value* value);
 
 /// Offsets for buffers with sizes in bytes and lifetimes [first step, last step]; returns the arena's size. Greedy by
 /// size: the largest first, each at the lowest offset where it overlaps no buffer alive at the same time.

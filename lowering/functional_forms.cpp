@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "lowering/memory.h"
+#include "core/ops/aten_memory.h"
 
 namespace torchweld {
 

@@ -1,6 +1,8 @@
 #include "lowering/memory.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
+#include <algorithm>
+
+#include "core/ops/aten_memory.h"
 
 namespace torchweld {
 
@@ -74,21 +76,6 @@ void for_each_tensor(const jit::Module& module, F visit) {
 }
 
 }  // namespace
-
-bool changes_shape(const c10::FunctionSchema& schema) {
-  auto handle = c10::Dispatcher::singleton().findOp(schema.operator_name());
-  return (handle && handle->hasTag(at::Tag::inplace_view)) || schema.name().rfind("aten::resize", 0) == 0 ||
-         schema.name() == "aten::set_";
-}
-
-bool may_return_argument(const c10::FunctionSchema& schema) {
-  static const std::unordered_set<std::string> names{
-      "aten::type_as",      "aten::einsum",        "aten::atleast_1d",      "aten::atleast_2d",
-      "aten::atleast_3d",   "aten::conj_physical", "aten::pixel_shuffle",   "aten::pixel_unshuffle",
-      "aten::sum_to_size",  "aten::meshgrid",      "aten::channel_shuffle", "aten::broadcast_tensors",
-      "aten::chain_matmul", "aten::to_dense",      "aten::cartesian_prod",  "aten::data"};
-  return names.count(schema.name()) > 0 || schema.name().find("dropout") != std::string::npos;
-}
 
 Memory::Memory(const jit::Graph& graph) {
   Memories outside = make();

@@ -62,11 +62,4 @@ class Memory {
   std::unordered_set<Class> reshaped_;
 };
 
-/// True for an operator, made of others, that may give its argument itself or a view of it without its schema saying
-/// so.
-bool may_return_argument(const c10::FunctionSchema& schema);
-
-/// True for an operator that writes other sizes into its argument, not only elements.
-bool changes_shape(const c10::FunctionSchema& schema);
-
 }  // namespace torchweld

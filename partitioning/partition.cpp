@@ -120,7 +120,8 @@ class BlockPartitioner {
     Memory::Class memory;
     bool is_tensor = false;
     std::vector<jit::Node*> nodes;
-    bool stays = false;  ///< LibTorch keeps it.
+    std::set<const jit::Value*> given_back;  ///< As results of the block.
+    bool stays = false;                      ///< LibTorch keeps it.
   };
 
   /// All written memory that a node of this block touches, or that the block gives back.
@@ -132,21 +133,38 @@ class BlockPartitioner {
         if (!memory_.is_written(memory)) continue;
         if (node && is_about_type(node) && is_tensor(value) && !memory_.is_reshaped(memory)) continue;
         auto [place, is_new] = places.emplace(memory, groups.size());
-        if (is_new) groups.push_back({memory, is_tensor(value), {}, false});
+        if (is_new) groups.push_back({memory, is_tensor(value), {}, {}});
         WrittenGroup& group = groups[place->second];
         if (node) group.nodes.push_back(node);
         // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
         bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
         group.stays = group.stays || comes_in || (!node && !is_tensor(value));
+        if (node) continue;
+        // Two results that share memory, of a block in another one, where LibTorch may write into either.
+        group.given_back.insert(value);
+        group.stays = group.stays || (block_->owningNode() && group.given_back.size() > 1);
       }
     };
     for (jit::Node* node : nodes_) {
+      if (only_gives_back(node)) continue;
       std::vector<const jit::Value*> values = values_read(node);
       values.insert(values.end(), node->outputs().begin(), node->outputs().end());
       for (const jit::Value* value : values) touch(value, node);
     }
-    for (const jit::Value* value : block_->outputs()) touch(value, nullptr);
+    std::function<void(const jit::Value*)> give_back = [&](const jit::Value* value) {
+      if (!only_gives_back(value->node())) return touch(value, nullptr);
+      for (const jit::Value* element : value->node()->inputs()) give_back(element);
+    };
+    for (const jit::Value* value : block_->outputs()) give_back(value);
     return groups;
+  }
+
+  /// True for a tuple of this block's results, which is as good as its elements: nothing else can reach them by it.
+  bool only_gives_back(const jit::Node* node) const {
+    if (node->kind() != c10::prim::TupleConstruct || node->owningBlock() != block_) return false;
+    return std::all_of(node->output()->uses().begin(), node->output()->uses().end(), [&](const jit::Use& use) {
+      return use.user == block_->return_node() || only_gives_back(use.user);
+    });
   }
 
   bool touches_written(const jit::Node* node) const {

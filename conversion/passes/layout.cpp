@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "conversion/passes/passes.h"
+#include "conversion/passes/restride.h"
 #include "core/ops/conv.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
@@ -29,8 +30,7 @@ class ChannelsLast {
   explicit ChannelsLast(Graph& graph) : graph_(graph) {}
 
   void run() {
-    std::vector<TensorType> outputs;
-    for (const Value* v : graph_.outputs()) outputs.push_back(v->type);
+    OutputStrides outputs(graph_);
     for (Node* node : graph_.node_list()) {
       Graph::InsertBefore here(graph_, node);
       graph_.origin = node->origin;
@@ -41,14 +41,7 @@ class ChannelsLast {
         if (node->output(i)->type.strides != before[i]) changed_.insert(node->output(i));
       }
     }
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      Value* v = graph_.outputs()[i];
-      if (!same_layout(v->type.shape, v->type.strides, outputs[i].strides)) {
-        graph_.set_output(i, graph_.add(Copy{outputs[i].strides}, {v}));
-      } else {
-        v->type.strides = outputs[i].strides;
-      }
-    }
+    outputs.restore(graph_);
   }
 
  private:

@@ -30,7 +30,8 @@ struct Pass {
 /// Every pass in the order in which it runs; a pass that has more to do later stands in it twice.
 const std::vector<Pass>& passes();
 /// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps and verifies after each pass, writes each
-/// stage that changed the graph into the folder TORCHWELD_DUMP, and logs times at level 3.
+/// stage that changed the graph into the folder TORCHWELD_DUMP, and logs times at level 3. Passes need not mind who
+/// shares memory: at the end, a graph output that has come to lie in memory of an input or another output is copied.
 void optimize(Graph& graph, const PassContext& context);
 
 /// Runs nodes whose inputs are all constants by their ATen line and puts constants in their place. A result that is

@@ -26,10 +26,6 @@ void share_common_nodes(Graph& graph, const PassContext&) {
     auto [slot, added] = known.emplace(std::pair(std::move(text), std::move(inputs)), node);
     if (added) continue;
     Node* first = slot->second;
-    // Two graph outputs stay two tensors, because the caller may write into one of them.
-    bool handed_out = std::any_of(node->outputs().begin(), node->outputs().end(),
-                                  [&](const auto& v) { return graph.is_output(v.get()); });
-    if (handed_out) continue;
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       if (node->output(i)->type == first->output(i)->type) graph.replace_uses(node->output(i), first->output(i));
     }

@@ -304,11 +304,9 @@ constexpr std::array<Rule, 16> kRules{drop_identity,
                                       pad_into_conv};
 
 /// True when `to` can take the place of `from` everywhere: users have been typed by its strides.
-bool can_replace(const Graph& graph, const Value* from, const Value* to) {
-  if (to->type.dtype != from->type.dtype || to->type.shape != from->type.shape) return false;
-  if (!same_layout(from->type.shape, from->type.strides, to->type.strides)) return false;
-  // A graph output is a tensor of its own.
-  return !graph.is_output(from) || (to->producer() && !to->from<Constant>() && !graph.is_output(to));
+bool can_replace(const Value* from, const Value* to) {
+  return to->type.dtype == from->type.dtype && to->type.shape == from->type.shape &&
+         same_layout(from->type.shape, from->type.strides, to->type.strides);
 }
 
 bool apply_rules(Graph& graph, Node& node) {
@@ -317,7 +315,7 @@ bool apply_rules(Graph& graph, Node& node) {
   graph.origin = node.origin;
   for (Rule rule : kRules) {
     Value* value = rule(graph, node);
-    if (!value || !can_replace(graph, node.output(), value)) continue;
+    if (!value || !can_replace(node.output(), value)) continue;
     graph.replace_uses(node.output(), value);
     return true;
   }

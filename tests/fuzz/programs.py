@@ -38,7 +38,8 @@ LISTS = ["{l}.append({a})", "{l}[0] = {a}", "{l}.insert(0, {a})", "{l} = [{a}, {
 FROM_LISTS = ["{l}[0]", "{l}[-1]", "torch.cat({l}, 0)", "torch.stack({l})", "{l}[0] + {l}[-1]", "{l}[{n}]"]
 DICTS = ['{d}["x"] = {a}', '{d}["y"] = {a}', '{d} = {{"x": {a}, "y": {b}}}', '{d}["x"].mul_(0.5)']
 FROM_DICTS = ['{d}["x"]', '{d}["x"] + {d}["y"]', "list({d}.values())[0]"]
-CONDITIONS = ["flag", "not flag", "n > 2", "{n} > 2", "bool({a}.sum() > 0.0)", "{a}.size(0) > 2", "{a}.dim() == 2"]
+# The sum of a normalised tensor is zero up to rounding, which must not decide.
+CONDITIONS = ["flag", "not flag", "n > 2", "{n} > 2", "bool({a}.sum() > 0.03)", "{a}.size(0) > 2", "{a}.dim() == 2"]
 LOOPS = [
     "for i in range(2):",
     "for i in range(n):",
@@ -139,5 +140,6 @@ def run_lines(lines, inputs):
     env = dict(zip(("x", "y", "z", "flag", "n"), clones(inputs), strict=True), torch=torch)
     with torch.no_grad():
         exec("\n".join(lines), env)
-    env.pop("__builtins__", None)
+    for name in ("__builtins__", "__warningregistry__"):
+        env.pop(name, None)
     return env

@@ -72,10 +72,10 @@ def check(seed):
                 if isinstance(expected, str):
                     continue  # TorchScript leaves out lines whose results nothing reads, also where they would raise
                 actual = call(compiled, inputs)
-                # Where LibTorch's own executor is wrong about what a program writes, so are we.
                 found = difference(expected, actual, rounding)
-                found = found and difference(call(function, inputs), actual, rounding)
-                if found:
+                # Where LibTorch's own executor is wrong about what a program writes, so are we. It optimises a program
+                # at the second or third call.
+                if found and all(difference(call(function, inputs), actual, rounding) for _ in range(3)):
                     return f"seed {seed}, min_block_size {blocks}: {found}\n{program.source}"
     return ""
 

@@ -130,11 +130,16 @@ const std::vector<Case>& shape_cases() {
       {"written_view_of_what_is_read_no_more",
        "y = torch.cat([x, x * 2], 1)\n  z = y[:, :6]\n  z.add_(1)\n  return z * 2", matrix},
       {"written_view_of_what_is_read", "y = torch.cat([x, x * 2], 1)\n  z = y[:, :6]\n  z.add_(1)\n  return z, y",
-       matrix, kSingle, "", "another tensor is a view of"},
+       matrix},
+      {"written_view_with_steps", "y = x * 2\n  y.t()[1::2].add_(1)\n  return y, y[0]", matrix},
+      {"written_row",
+       "y = torch.stack([x, x * 2])\n  z = y.permute(2, 0, 1)\n  y[1].copy_(x)\n  z[0].mul_(3)\n  return y, z", matrix},
       {"written_view_in_a_loop",
        "y = torch.cat([x, x * 2], 1)\n  s = x\n  for i in range(2):\n    z = y[:, :6]\n    s = s + z\n    "
        "z.add_(1)\n  return s",
-       matrix, kSingle, "", "another tensor is a view of"},
+       matrix},
+      {"written_what_may_be_a_view", "y = x * 2\n  z = y.reshape(-1)\n  z.add_(1)\n  return z, y", matrix, kSingle, "",
+       "another tensor may be a view of"},
   };
   return cases;
 }

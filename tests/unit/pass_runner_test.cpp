@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "conversion/passes/passes.h"
+#include "conversion/place.h"
 #include "core/ops/fused.h"
 
 namespace torchweld {
@@ -46,6 +47,23 @@ TEST(PassRunner, LeavesOutWhatIsDisabled) {
   std::string before = graph->text();
   optimize(*graph, {});
   EXPECT_EQ(graph->text(), before);
+}
+
+TEST(PassRunner, KeepsResultsApartThatWereApart) {
+  // What needs no computing must not hand out the memory of an input, nor equal results the same memory; a view that
+  // the program itself takes of an input stays one.
+  auto graph = Graph::parse(R"(graph(%x: f32[1,8]) {
+  %sum = reduce{kind="sum", axes=[0], keepdim=false, parameter=0.0}(%x)
+  %a = pointwise{fn="relu"}(%x)
+  %b = pointwise{fn="relu"}(%x)
+  %view = reshape{shape=[8]}(%x)
+  return %sum, %a, %b, %view
+})");
+  optimize(*graph, {});
+  std::set<const Value*> memory;
+  for (const Value* output : graph->outputs()) memory.insert(memory_of(output));
+  EXPECT_EQ(memory.size(), 4u);
+  EXPECT_EQ(memory_of(graph->outputs()[3]), graph->inputs()[0].get());
 }
 
 TEST(PassRunner, WritesStagesThatChangedTheGraph) {

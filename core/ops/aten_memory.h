@@ -1,0 +1,19 @@
+// What operators do with the memory of their arguments, where their schemas do not say it.
+#pragma once
+
+#include <ATen/core/function_schema.h>
+
+namespace torchweld {
+
+/// True for an operator, made of others, that may give its argument itself or a view of it without its schema saying
+/// so.
+bool may_return_argument(const c10::FunctionSchema& schema);
+
+/// True for an operator whose results are views of its first argument whatever its sizes and strides are; reshape, for
+/// one, copies where it must.
+bool always_gives_views(const c10::FunctionSchema& schema);
+
+/// True for an operator that writes other sizes into its argument, not only elements.
+bool changes_shape(const c10::FunctionSchema& schema);
+
+}  // namespace torchweld

@@ -1,0 +1,146 @@
+"""Writes in place, and who shares memory with whom: results and inputs are eager's, also after a later write."""
+
+import pytest
+import torch
+import torchweld
+from torch import Tensor
+
+
+def attention_with_shortcut(x: Tensor, y: Tensor):
+    """As in MViT: both products are added to behind a first row and column."""
+    scores = torch.matmul(x, y.transpose(0, 1))
+    scores[:, 1:] += (x[:, :1] * 2.0).view(-1, 1)
+    out = torch.matmul(torch.softmax(scores, -1), y)
+    out[1:, :] += x[1:, :]
+    return out.transpose(0, 1).reshape(-1)
+
+
+def views_of_views(x: Tensor, y: Tensor):
+    base = x * 2.0
+    turned = base.t()
+    corner = turned[1:, 1:]
+    row = corner[0]
+    row.add_(1.0)
+    base[0].mul_(0.5)
+    corner.relu_()
+    return base, turned, corner, row
+
+
+def every_second(x: Tensor, y: Tensor):
+    base = torch.zeros_like(x) + y
+    base[:, ::2] = torch.sin(x[:, ::2])
+    base[:, 1::2] = torch.cos(x[:, 1::2])
+    return base
+
+
+def written_in_a_loop(x: Tensor, y: Tensor):
+    base = x + y
+    for i in range(3):
+        base[i] += base[i].sum()
+    return base, base[1]
+
+
+def written_row_by_row(x: Tensor, y: Tensor):
+    base = torch.zeros(64, 4, dtype=x.dtype, device=x.device) + y[0]
+    flat = base.view(-1)
+    turned = base.t()
+    for i in range(base.size(0)):
+        base[i] = x[i % 4] * float(i)
+        flat[4 * i] = 1.0
+        turned[1, i] += 2.0
+    return base, flat
+
+
+def maybe_a_view(x: Tensor, y: Tensor):
+    """Strides decide whether reshape copies: it does not here, and does in the second case."""
+    base = x * 2.0
+    flat = base.reshape(-1)
+    other = base.t().reshape(-1)
+    flat.add_(1.0)
+    other.add_(1.0)
+    return base, flat, other
+
+
+def repeated_elements(x: Tensor, y: Tensor):
+    base = (x * 2.0)[:1]
+    wide = base.expand(3, 4)
+    base.add_(y[:1])
+    return base, wide
+
+
+ONE_ENGINE = [
+    attention_with_shortcut,
+    views_of_views,
+    every_second,
+    written_in_a_loop,
+    written_row_by_row,
+    repeated_elements,
+]
+
+
+@pytest.mark.parametrize("function", [*ONE_ENGINE, maybe_a_view])
+def test_writes_through_views(function, device):
+    script = torch.jit.script(function)
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    kept = [x.clone() for x in inputs]
+    compiled = torchweld.compile(script, inputs, min_block_size=1, disable_tf32=True)
+    report = torchweld.explain(compiled)
+    if function in ONE_ENGINE:
+        assert len(report.engines) == 1 and not report.fallbacks, report.text
+    expected, results = function(*inputs), compiled(*inputs)
+    torch.testing.assert_close(results, expected)
+    torch.testing.assert_close(inputs, kept)
+
+
+def single_rows(x: Tensor, y: Tensor):
+    total = x[:1].sum(0)
+    x.mul_(0.5)
+    return total
+
+
+def cat_of_one(x: Tensor, y: Tensor):
+    a = torch.exp(x)
+    return a, torch.cat([a])
+
+
+def repeat_once(x: Tensor, y: Tensor):
+    same = x.repeat(1, 1)
+    x.mul_(0.5)
+    return same
+
+
+def two_equal_results(x: Tensor, y: Tensor):
+    a = torch.exp(x)
+    b = torch.exp(x)
+    return a, b
+
+
+@pytest.mark.parametrize("function", [single_rows, cat_of_one, repeat_once, two_equal_results])
+def test_new_memory_stays_new(function, device):
+    """What an operator makes new shares no memory with its argument, even where nothing has to be computed."""
+    script = torch.jit.script(function)
+    example = [torch.randn(2, 4, device=device), torch.randn(2, 4, device=device)]
+    compiled = torchweld.compile(script, [x.clone() for x in example], min_block_size=1)
+    assert torchweld.explain(compiled).engines
+    ours, theirs = [x.clone() for x in example], [x.clone() for x in example]
+    results, expected = compiled(*ours), function(*theirs)
+    torch.testing.assert_close(results, expected)
+    torch.testing.assert_close(ours, theirs)
+    if isinstance(results, tuple):
+        results[0].zero_()
+        torch.testing.assert_close(results[1], expected[1])
+
+
+def test_known_number_keeps_its_dtype(device):
+    @torch.jit.script
+    def known(x: Tensor):
+        zero = torch.zeros_like(x.sum())
+        torch.sigmoid_(zero)
+        return x + zero, zero
+
+    x = torch.randn(3, device=device)
+    compiled = torchweld.compile(known, [x], min_block_size=1)
+    assert torchweld.explain(compiled).engines
+    for result, right in zip(compiled(x), known(x), strict=True):
+        assert result.dtype == right.dtype
+        torch.testing.assert_close(result, right)

@@ -406,6 +406,7 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
       environment_.erase(body->inputs()[k + 1]);
       if (state[k]) set(body->inputs()[k + 1], *state[k]);
     }
+    if (observer_) observer_->note(body->param_node(), {});
     fine = run_block(body) && fine;
     condition = get(body->outputs()[0]).toBool();
     for (size_t k = 0; k < carried; ++k) {

@@ -185,7 +185,7 @@ def test_names_of_segments_in_bodies_are_those_of_the_dry_run():
     compiled = torchweld.compile(script, inputs, optimization_level=0)
     compiled(inputs[0].abs())
     built = torchweld.explain(compiled)
-    assert len(planned.engines) == 2
+    assert len(planned.engines) == 3
     for before, after in zip(planned.engines, built.engines, strict=True):
         assert before.name == after.name
         assert {step.source for step in after.steps} <= {step.source for step in before.steps}

@@ -346,7 +346,7 @@ def page():
             if row.get(device, {}).get("reasons")
         ]
         if notes:
-            lines += ["", "Not one engine, with the most frequent reasons:", "", *notes]
+            lines += ["", "Not one engine, or something left to LibTorch, with the most frequent reasons:", "", *notes]
     PAGE.write_text("\n".join(lines) + "\n")
 
 

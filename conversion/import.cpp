@@ -349,6 +349,7 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
       environment_.erase(body->inputs()[k + 1]);
       if (state[k]) set(body->inputs()[k + 1], *state[k]);
     }
+    if (observer_) observer_->note(body->param_node(), {});
     fine = run_block(body) && fine;
     condition = get(body->outputs()[0]).toBool();
     for (size_t k = 0; k < carried; ++k) {
@@ -426,13 +427,7 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
     set(node->output(), get(node->input()));
     return {};
   }
-  if (handles_any_type(schema) || !returns_tensors(schema)) {
-    try {
-      return run_concrete(node);
-    } catch (const c10::Error& error) {
-      throw Unsupported("reads the values of a tensor, which are known only at run time");
-    }
-  }
+  if (handles_any_type(schema) || !returns_tensors(schema)) return run_concrete(node);
   return run_generic(node, name, in_place);
 }
 
@@ -445,8 +440,12 @@ NodeOutcome Interpreter::run_concrete(const jit::Node* node) {
   try {
     c10::NoGradGuard no_grad;
     op.getOperation(node)(stack);
-  } catch (const c10::Error& error) {
-    throw Unsupported(first_line(error.what_without_backtrace()));
+  } catch (const std::exception& error) {  // where Python is loaded, of a meta function's too
+    auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+    std::string reason = first_line(of_torch ? of_torch->what_without_backtrace() : error.what());
+    // LibTorch's words for a read of elements that a symbolic tensor does not have.
+    bool reads_elements = reason.find("meta tensor") != std::string::npos;
+    throw Unsupported(reads_elements ? "reads elements of a tensor, which are known only at run time" : reason);
   }
   set_outputs(node, std::move(stack));
   return {};

@@ -110,6 +110,10 @@ class Interpreter final : public ValueSource {
   void forget_elements(const at::Tensor& known);
   void assume_attribute(const torch::jit::Node* node);
   void assume_from_blocks(const torch::jit::Node* node);
+  /// The one type of symbolic tensors; null when they have several, or one of the values is something else.
+  const TensorType* common_type(const std::vector<const c10::IValue*>& values);
+  /// True when every tensor that a loop carries, whose body has been looked at once, has the type that it had before.
+  bool keeps_types(const torch::jit::Node* loop);
   /// Lists and dicts that the node (or one under it) changes, it is unknown how, are no longer known.
   void forget_written_containers(const torch::jit::Node* node);
 

@@ -2,6 +2,8 @@
 // and, when the observer wants it, what is likely.
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include <algorithm>
+
 #include "conversion/import.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
@@ -65,7 +67,7 @@ void Interpreter::assume_results(const jit::Node* node) {
   for (const jit::Value* output : node->outputs()) environment_.erase(output);
   if (!node->blocks().empty()) {
     probe_blocks(node);
-    if (observer_->wants_likely_results()) assume_from_blocks(node);
+    assume_from_blocks(node);
     return;
   }
   try {
@@ -143,13 +145,40 @@ void Interpreter::assume_attribute(const jit::Node* node) {
 void Interpreter::assume_from_blocks(const jit::Node* node) {
   bool is_loop = node->kind() == prim::Loop;
   if (!is_loop && node->kind() != prim::If) return;
+  bool likely = observer_->wants_likely_results();
+  if (!likely && is_loop && !keeps_types(node)) return;
   for (size_t i = 0; i < node->outputs().size(); ++i) {
-    const c10::IValue* likely = nullptr;
+    std::vector<const c10::IValue*> possible;
     for (const jit::Block* block : node->blocks()) {
-      if (!likely && !ends_in_exception(block)) likely = find(block->outputs()[i + (is_loop ? 1 : 0)]);
+      if (!ends_in_exception(block)) possible.push_back(find(block->outputs()[i + (is_loop ? 1 : 0)]));
     }
-    if (likely) set(node->outputs()[i], c10::IValue(*likely));
+    if (!likely) {
+      if (const TensorType* type = common_type(possible)) set(node->outputs()[i], add_input(*type));
+      continue;
+    }
+    auto known = std::find_if(possible.begin(), possible.end(), [](const c10::IValue* value) { return value; });
+    if (known != possible.end()) set(node->outputs()[i], c10::IValue(**known));
   }
+}
+
+bool Interpreter::keeps_types(const jit::Node* loop) {
+  const jit::Block* body = loop->blocks()[0];
+  for (size_t k = 1; k < body->inputs().size(); ++k) {
+    if (!body->inputs()[k]->type()->isSubtypeOf(*c10::TensorType::get())) continue;
+    if (!common_type({find(loop->inputs()[k + 1]), find(body->outputs()[k])})) return false;
+  }
+  return true;
+}
+
+const TensorType* Interpreter::common_type(const std::vector<const c10::IValue*>& values) {
+  const TensorType* type = nullptr;
+  for (const c10::IValue* value : values) {
+    if (!value || !value->isTensor() || !is_symbolic(value->toTensor())) return nullptr;
+    const TensorType& own = value_of(value->toTensor())->type;
+    if (type && *type != own) return nullptr;
+    type = &own;
+  }
+  return type;
 }
 
 void Interpreter::forget_written_containers(const jit::Node* node) {
@@ -184,6 +213,7 @@ void Interpreter::probe_blocks(const jit::Node* node) {
       if (observer_->wants_likely_results()) set(block->inputs()[0], static_cast<int64_t>(0));
     }
     run_block(block);
+    if (node->kind() == prim::Loop && keeps_types(node)) observer_->note(block->param_node(), {});
   }
   if (!observer_->wants_likely_results()) forget_written_containers(node);
 }

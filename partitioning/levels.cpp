@@ -6,26 +6,33 @@ namespace torchweld {
 
 namespace jit = torch::jit;
 
-std::unordered_map<const jit::Node*, Level> assign_levels(const jit::Block* block, const std::vector<jit::Node*>& nodes,
-                                                          const std::unordered_map<const jit::Node*, Role>& roles,
-                                                          const std::vector<std::vector<jit::Node*>>& chains) {
-  std::unordered_map<const jit::Node*, std::vector<const jit::Node*>> after;
-  for (const auto& chain : chains) {
-    for (size_t i = 1; i < chain.size(); ++i) after[chain[i]].push_back(chain[i - 1]);
+Dependencies dependencies_of(const jit::Block* block, const std::vector<jit::Node*>& nodes,
+                             const std::vector<std::vector<jit::Node*>>& chains) {
+  Dependencies result;
+  for (const jit::Node* node : nodes) {
+    std::vector<const jit::Node*>& earlier = result[node];
+    for (const jit::Value* value : values_read(node)) {
+      const jit::Node* producer = value->node();
+      if (producer->owningBlock() == block && producer->kind() != c10::prim::Param) earlier.push_back(producer);
+    }
   }
+  for (const auto& chain : chains) {
+    for (size_t i = 1; i < chain.size(); ++i) result[chain[i]].push_back(chain[i - 1]);
+  }
+  return result;
+}
+
+std::unordered_map<const jit::Node*, Level> assign_levels(const std::vector<jit::Node*>& nodes,
+                                                          const std::unordered_map<const jit::Node*, Role>& roles,
+                                                          const Dependencies& dependencies) {
   std::unordered_map<const jit::Node*, Level> levels;
   for (const jit::Node* node : nodes) {
     Level own;
-    auto depend_on = [&](const jit::Node* other) {
-      auto known = levels.find(other);
-      if (known == levels.end()) return;  // an enclosing block's
-      own.engine = std::max(own.engine, known->second.engine);
-      own.torch = std::max(own.torch, known->second.torch);
-    };
-    for (const jit::Value* value : values_read(node)) {
-      if (value->node()->owningBlock() == block) depend_on(value->node());
+    for (const jit::Node* earlier : dependencies.at(node)) {
+      const Level& known = levels.at(earlier);
+      own.engine = std::max(own.engine, known.engine);
+      own.torch = std::max(own.torch, known.torch);
     }
-    for (const jit::Node* earlier : after[node]) depend_on(earlier);
     switch (roles.at(node)) {
       case Role::kFree:
         break;

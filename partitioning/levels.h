@@ -21,10 +21,15 @@ struct Level {
   int torch = -2;   ///< Latest level of LibTorch nodes among these; -2 for none.
 };
 
-/// The earliest level of every node. Nodes of one chain keep their order.
+/// What each node of a block has to wait for: nodes of the same block, by data and because nodes of one chain keep
+/// their order.
+using Dependencies = std::unordered_map<const torch::jit::Node*, std::vector<const torch::jit::Node*>>;
+Dependencies dependencies_of(const torch::jit::Block* block, const std::vector<torch::jit::Node*>& nodes,
+                             const std::vector<std::vector<torch::jit::Node*>>& chains);
+
+/// The earliest level of every node.
 std::unordered_map<const torch::jit::Node*, Level> assign_levels(
-    const torch::jit::Block* block, const std::vector<torch::jit::Node*>& nodes,
-    const std::unordered_map<const torch::jit::Node*, Role>& roles,
-    const std::vector<std::vector<torch::jit::Node*>>& chains);
+    const std::vector<torch::jit::Node*>& nodes, const std::unordered_map<const torch::jit::Node*, Role>& roles,
+    const Dependencies& dependencies);
 
 }  // namespace torchweld

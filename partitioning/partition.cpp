@@ -54,22 +54,30 @@ double count_flops(const jit::Node* node, const Probe& probe) {
   return flops;
 }
 
+/// Two segments that follow each other, and the nodes of LibTorch between them.
+struct Neighbours {
+  size_t first = 0;
+  size_t second = 0;
+  std::vector<const jit::Node*> between;
+};
+
 /// Cuts up one block.
 class BlockPartitioner {
  public:
   BlockPartitioner(jit::Block* block, const Memory& memory, const Probe& probe, const Options& options,
-                   Partition& result)
-      : block_(block), memory_(memory), probe_(probe), options_(options), result_(result) {
+                   Partition& result, std::vector<Neighbours>& neighbours)
+      : block_(block), memory_(memory), probe_(probe), options_(options), result_(result), neighbours_(neighbours) {
     for (jit::Node* node : block->nodes()) nodes_.push_back(node);
   }
 
   void run() {
     for (jit::Node* node : nodes_) classify(node);
     group_written();
+    dependencies_ = dependencies_of(block_, nodes_, chains_);
     // Each round takes nodes out of engines; it ends when none has to go.
     do {
       find_live();
-      levels_ = assign_levels(block_, nodes_, roles(), chains());
+      levels_ = assign_levels(nodes_, roles(), dependencies_);
     } while (demote_untakable() || demote_split_containers() || demote_escaping() || demote_small());
     emit();
   }
@@ -86,7 +94,7 @@ class BlockPartitioner {
       role = Role::kTorch;  // never reached for these inputs
     } else if (const NodeOutcome& outcome = found->second; outcome.kind == Kind::kFailed) {
       role = Role::kTorch;
-      if (node->blocks().empty()) reasons_[node] = outcome.reason;
+      if (node->blocks().empty()) reasons_[node] = {node, outcome.reason};
     } else if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr) {
       role = Role::kFree;
     } else if (outcome.kind != Kind::kConcrete || gives_symbolic(node) || !only_computes_numbers(node)) {
@@ -231,8 +239,6 @@ class BlockPartitioner {
     chains_.push_back(std::move(ordered));
   }
 
-  const std::vector<std::vector<jit::Node*>>& chains() const { return chains_; }
-
   /// The node of this block in or under which `node` stands.
   const jit::Node* ancestor(const jit::Node* node) const {
     while (node->owningBlock() != block_) node = node->owningBlock()->owningNode();
@@ -262,9 +268,11 @@ class BlockPartitioner {
     }
   }
 
-  bool demote(const jit::Node* node, const std::string& reason) {
+  bool demote(const jit::Node* node, const std::string& reason, bool is_small = false, int64_t segment_size = 0) {
     roles()[node] = Role::kTorch;
-    if (node->blocks().empty() && probe_.outcomes.at(node).kind != Kind::kConcrete) reasons_[node] = reason;
+    if (node->blocks().empty() && probe_.outcomes.at(node).kind != Kind::kConcrete) {
+      reasons_[node] = {node, reason, is_small, segment_size};
+    }
     return true;
   }
 
@@ -338,14 +346,18 @@ class BlockPartitioner {
     for (auto& [level, segment] : segments) {
       auto& [count, members] = segment;
       std::string reason;
-      if (count < options_.min_block_size || !has_output(members)) {
+      bool is_small = false;
+      if (!has_output(members)) {
+        reason = "nothing outside its segment reads a tensor of it";
+      } else if (count < options_.min_block_size) {
+        is_small = true;
         reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
                  ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
       } else if (!has_sure_inputs(members) && !is_heavy(members)) {
         reason = "sizes in its segment depend on data, and planning for all of them would cost more than it saves";
       }
       if (reason.empty()) continue;
-      for (jit::Node* node : members) changed = demote(node, reason);
+      for (jit::Node* node : members) changed = demote(node, reason, is_small, count);
     }
     return changed;
   }
@@ -390,13 +402,14 @@ class BlockPartitioner {
     std::map<int, Segment> segments;
     for (jit::Node* node : nodes_) {
       if (role(node) == Role::kEngine) {
-        segments[levels_.at(node).level].nodes.push_back(node);
-        result_.flops_in_engines += count_flops(node, probe_);
+        Segment& segment = segments[levels_.at(node).level];
+        segment.nodes.push_back(node);
+        segment.flops += count_flops(node, probe_);
+        visit_imported(node, probe_, [&](const NodeOutcome&) { ++segment.operations; });
       } else if (role(node) == Role::kNeutral && !live_.count(node)) {
         out.dead.push_back(node);
       }
-      if (auto reason = reasons_.find(node); reason != reasons_.end())
-        result_.fallbacks.push_back({node, reason->second});
+      if (auto reason = reasons_.find(node); reason != reasons_.end()) result_.fallbacks.push_back(reason->second);
     }
     std::vector<jit::Node*> staying;
     for (jit::Node* node : nodes_) {
@@ -415,8 +428,35 @@ class BlockPartitioner {
       out.order.push_back(node);
     }
     for (; next != segments.end(); ++next) out.order.push_back(nullptr);
-    for (auto& [level, segment] : segments) out.segments.push_back(std::move(segment));
+    size_t number = result_.segments().size();
+    for (auto& [level, segment] : segments) {
+      segment.number = number++;
+      if (!out.segments.empty()) {
+        neighbours_.push_back({segment.number - 1, segment.number, nodes_between(level, segment)});
+      }
+      out.segments.push_back(std::move(segment));
+    }
     result_.blocks.push_back(std::move(out));
+  }
+
+  /// Nodes of LibTorch that the segment of this level waits for and that wait for the one before, in program order.
+  std::vector<const jit::Node*> nodes_between(int level, const Segment& segment) const {
+    std::unordered_set<const jit::Node*> seen(segment.nodes.begin(), segment.nodes.end());
+    std::vector<const jit::Node*> todo(segment.nodes.begin(), segment.nodes.end());
+    std::vector<const jit::Node*> between;
+    while (!todo.empty()) {
+      const jit::Node* node = todo.back();
+      todo.pop_back();
+      for (const jit::Node* earlier : dependencies_.at(node)) {
+        const Level& place = levels_.at(earlier);
+        bool is_between = place.engine == level - 1 && role(earlier) != Role::kEngine;
+        if (!is_between || !seen.insert(earlier).second) continue;
+        todo.push_back(earlier);
+        if (role(earlier) == Role::kTorch) between.push_back(earlier);
+      }
+    }
+    std::sort(between.begin(), between.end(), [](auto* a, auto* b) { return a->isBefore(b); });
+    return between;
   }
 
   int position(const jit::Node* node) const {
@@ -428,22 +468,31 @@ class BlockPartitioner {
   const Probe& probe_;
   const Options& options_;
   Partition& result_;
+  std::vector<Neighbours>& neighbours_;
   std::vector<jit::Node*> nodes_;
   std::vector<std::vector<jit::Node*>> chains_;     // keep their order
   std::vector<std::vector<jit::Node*>> undivided_;  // those that are in one segment or none: written inside of it
   std::set<const jit::Node*> live_;
+  Dependencies dependencies_;
   std::unordered_map<const jit::Node*, Level> levels_;
-  std::map<const jit::Node*, std::string> reasons_;
+  std::unordered_map<const jit::Node*, Partition::Reason> reasons_;
 };
 
 void partition_block(jit::Block* block, const Memory& memory, const Probe& probe, const Options& options,
-                     Partition& result) {
-  BlockPartitioner(block, memory, probe, options, result).run();
+                     Partition& result, std::vector<Neighbours>& neighbours) {
+  BlockPartitioner(block, memory, probe, options, result, neighbours).run();
   for (jit::Node* node : block->nodes()) {
     bool reached = probe.outcomes.count(node) > 0;
     if (result.roles.at(node) != Role::kTorch || !reached) continue;
-    for (jit::Block* inner : node->blocks()) partition_block(inner, memory, probe, options, result);
+    for (jit::Block* inner : node->blocks()) partition_block(inner, memory, probe, options, result, neighbours);
   }
+}
+
+bool is_in_or_under(const jit::Node* node, const jit::Node* outer) {
+  for (; node; node = node->owningBlock()->owningNode()) {
+    if (node == outer) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -473,6 +522,14 @@ bool is_takable(const c10::Type& type) {
 }
 
 }  // namespace
+
+std::vector<const Segment*> Partition::segments() const {
+  std::vector<const Segment*> result;
+  for (const BlockPartition& block : blocks) {
+    for (const Segment& segment : block.segments) result.push_back(&segment);
+  }
+  return result;
+}
 
 bool can_be_input(const jit::Value* value) { return is_takable(*value->type()); }
 
@@ -513,7 +570,16 @@ std::vector<const jit::Value*> values_read(const jit::Node* node) {
 
 Partition partition(jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options) {
   Partition result;
-  partition_block(graph.block(), memory, probe, options, result);
+  std::vector<Neighbours> neighbours;
+  partition_block(graph.block(), memory, probe, options, result, neighbours);
+  for (const Neighbours& pair : neighbours) {
+    Partition::Separation separation{pair.first, pair.second, {}};
+    for (size_t i = 0; i < result.fallbacks.size(); ++i) {
+      auto holds = [&](const jit::Node* node) { return is_in_or_under(result.fallbacks[i].node, node); };
+      if (std::any_of(pair.between.begin(), pair.between.end(), holds)) separation.because.push_back(i);
+    }
+    if (!separation.because.empty()) result.separations.push_back(std::move(separation));
+  }
   return result;
 }
 

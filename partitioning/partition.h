@@ -24,6 +24,9 @@ enum class Role {
 /// Part of one block that becomes an engine: nodes that may run together at one place, in program order.
 struct Segment {
   std::vector<torch::jit::Node*> nodes;
+  size_t number = 0;       ///< Its place among all segments of the partition.
+  int64_t operations = 0;  ///< Nodes that compute tensors, those in bodies of control flow included.
+  double flops = 0;
 };
 
 /// A block cut up: what stays in which order, and the segments' places in it.
@@ -41,9 +44,19 @@ struct Partition {
   struct Reason {
     const torch::jit::Node* node;
     std::string reason;
+    bool is_small = false;  ///< It stays because of min_block_size alone.
+    /// For these: how many operations its segment would have had, counted as min_block_size does.
+    int64_t segment_size = 0;
   };
-  std::vector<Reason> fallbacks;  ///< Operations that stay in LibTorch, in program order.
-  double flops_in_engines = 0;    ///< Of the probe's flops.
+  std::vector<Reason> fallbacks;  ///< Operations that stay in LibTorch, block by block in program order.
+  /// Two segments of one block, of which the second needs what LibTorch makes of the first one's results.
+  struct Separation {
+    size_t first = 0;  ///< Their numbers.
+    size_t second = 0;
+    std::vector<size_t> because;  ///< Places in `fallbacks` of all operations between them.
+  };
+  std::vector<Separation> separations;
+  std::vector<const Segment*> segments() const;  ///< All of them by number.
 };
 
 /// Cuts up a graph. Segments are maximal for the order of computation: a node is in the earliest segment that

@@ -33,13 +33,16 @@ std::string plain_class_name(const std::string& qualified) {
 
 class Observer final : public ImportObserver {
  public:
-  Observer(Probe& result, const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written,
+  Observer(Probe& result, const Options& options, const std::function<bool(const jit::Node*)>& written,
            bool wants_likely_results)
-      : result_(result), exclusion_(exclusion), written_(written), likely_(wants_likely_results) {}
+      : result_(result), options_(options), written_(written), likely_(wants_likely_results) {}
 
   void attach(const Interpreter* interpreter) { interpreter_ = interpreter; }
 
-  std::optional<std::string> excluded(const jit::Node* node) override { return exclusion_(node); }
+  std::optional<std::string> excluded(const jit::Node* node) override {
+    auto rule = exclusion_rule(node, options_);
+    return rule ? std::optional(rule->text()) : std::nullopt;
+  }
 
   bool written(const jit::Node* node) override { return written_(node); }
 
@@ -77,7 +80,7 @@ class Observer final : public ImportObserver {
 
  private:
   Probe& result_;
-  const Exclusion& exclusion_;
+  const Options& options_;
   const std::function<bool(const jit::Node*)>& written_;
   const bool likely_;
   std::unordered_set<const jit::Value*> varying_;  // in a loop, from one iteration to the next
@@ -86,38 +89,36 @@ class Observer final : public ImportObserver {
 
 }  // namespace
 
-Exclusion exclusion_of(const Options& options) {
-  return [&options](const jit::Node* node) -> std::optional<std::string> {
-    if (const jit::Operator* op = node->maybeOperator()) {
-      std::string with_overload = toString(op->schema().operator_name());
-      const std::string& name = op->schema().name();
-      for (const std::string& rule : options.torch_executed_ops) {
-        if (matches(rule, name) || matches(rule, with_overload)) return "torch_executed_ops names " + rule;
-      }
+std::optional<ExclusionRule> exclusion_rule(const jit::Node* node, const Options& options) {
+  const jit::Operator* op = node->maybeOperator();
+  if (!op) return std::nullopt;  // reads of attributes, lists, control flow
+  std::string with_overload = toString(op->schema().operator_name());
+  const std::string& name = op->schema().name();
+  for (const std::string& rule : options.torch_executed_ops) {
+    if (matches(rule, name) || matches(rule, with_overload)) return ExclusionRule{"torch_executed_ops", rule};
+  }
+  if (options.torch_executed_modules.empty() || !node->callstack()) return std::nullopt;
+  std::string path;
+  for (const auto& entry : (*node->callstack())->vec()) {
+    const auto& instance = std::get<2>(entry);
+    if (!instance || !instance->class_type()) continue;
+    if (!instance->instance_name().empty()) path += (path.empty() ? "" : ".") + instance->instance_name();
+    std::string class_name = plain_class_name(instance->class_type()->name()->qualifiedName());
+    for (const std::string& rule : options.torch_executed_modules) {
+      if (matches(rule, class_name) || matches(rule, path)) return ExclusionRule{"torch_executed_modules", rule};
     }
-    if (options.torch_executed_modules.empty() || !node->callstack()) return std::nullopt;
-    std::string path;
-    for (const auto& entry : (*node->callstack())->vec()) {
-      const auto& instance = std::get<2>(entry);
-      if (!instance || !instance->class_type()) continue;
-      if (!instance->instance_name().empty()) path += (path.empty() ? "" : ".") + instance->instance_name();
-      std::string class_name = plain_class_name(instance->class_type()->name()->qualifiedName());
-      for (const std::string& rule : options.torch_executed_modules) {
-        if (matches(rule, class_name) || matches(rule, path)) return "torch_executed_modules names " + rule;
-      }
-    }
-    return std::nullopt;
-  };
+  }
+  return std::nullopt;
 }
 
 namespace {
 
 Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-                const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written,
+                const Options& options, const std::function<bool(const jit::Node*)>& written,
                 bool wants_likely_results) {
   Probe result;
   Graph scratch;
-  Observer observer(result, exclusion, written, wants_likely_results);
+  Observer observer(result, options, written, wants_likely_results);
   Interpreter interpreter(scratch, device, &observer);
   observer.attach(&interpreter);
   std::vector<c10::IValue> values{arguments.at(0)};
@@ -131,9 +132,9 @@ Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& argumen
 }  // namespace
 
 Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-            const Exclusion& exclusion, const std::function<bool(const jit::Node*)>& written) {
-  Probe result = interpret(graph, arguments, device, exclusion, written, /*wants_likely_results=*/true);
-  result.types = interpret(graph, arguments, device, exclusion, written, /*wants_likely_results=*/false).types;
+            const Options& options, const std::function<bool(const jit::Node*)>& written) {
+  Probe result = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/true);
+  result.types = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/false).types;
   return result;
 }
 

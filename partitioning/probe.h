@@ -22,16 +22,21 @@ struct Probe {
   double flops = 0;                                       ///< Of everything that could be imported.
 };
 
-/// Decides for a node, which could be imported, whether the user wants it in LibTorch; returns his rule.
-using Exclusion = std::function<std::optional<std::string>(const torch::jit::Node*)>;
-/// The rules of torch_executed_ops and torch_executed_modules.
-Exclusion exclusion_of(const Options& options);
+/// An entry of torch_executed_ops or torch_executed_modules.
+struct ExclusionRule {
+  std::string option;
+  std::string entry;
+  std::string text() const { return option + " names " + entry; }
+  bool operator==(const ExclusionRule&) const = default;
+};
+/// The first entry by which the user wants a node in LibTorch; nothing when none does.
+std::optional<ExclusionRule> exclusion_rule(const torch::jit::Node* node, const Options& options);
 
 /// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the
-/// same code that conversion runs: once with likely results where nothing is known (sizes that depend on data, say),
-/// for what can be imported and how much it computes, once without, for types. Nodes in `written` read memory that the
-/// module writes, and are left out.
+/// same code that conversion runs, but for what the options' rules leave to LibTorch: once with likely results where
+/// nothing is known (sizes that depend on data, say), for what can be imported and how much it computes, once without,
+/// for types. Nodes in `written` read memory that the module writes, and are left out.
 Probe probe(const torch::jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-            const Exclusion& exclusion, const std::function<bool(const torch::jit::Node*)>& written);
+            const Options& options, const std::function<bool(const torch::jit::Node*)>& written);
 
 }  // namespace torchweld

@@ -178,7 +178,7 @@ std::vector<SegmentModule> splice(jit::Graph& graph, const Partition& partition,
     std::vector<std::vector<const jit::Value*>> outputs;
     for (const Segment& segment : block->segments) {
       outputs.push_back(outputs_of(segment, dead));
-      SegmentBuilder builder(segment, partition, owner, self, "segment_" + std::to_string(first++));
+      SegmentBuilder builder(segment, partition, owner, self, "segment_" + std::to_string(first + segment.number));
       modules.push_back(builder.build(outputs.back()));
     }
     size_t next = 0;
@@ -196,7 +196,7 @@ std::vector<SegmentModule> splice(jit::Graph& graph, const Partition& partition,
     for (const Segment& segment : block->segments) gone.insert(gone.end(), segment.nodes.begin(), segment.nodes.end());
     std::sort(gone.begin(), gone.end(), [](const jit::Node* a, const jit::Node* b) { return b->isBefore(a); });
     for (jit::Node* node : gone) node->destroy();
-    std::move(modules.begin(), modules.end(), std::back_inserter(result));
+    result.insert(result.begin(), modules.begin(), modules.end());
   }
   return result;
 }

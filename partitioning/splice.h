@@ -20,7 +20,8 @@ struct SegmentModule {
 };
 
 /// Rewrites `graph` (whose first input is `owner`, the module that the segments' modules will hang at): each segment
-/// becomes `torchweld::run(self.segment_k, (inputs...))`. Numbers segments from `first`.
+/// becomes `torchweld::run(self.segment_k, (inputs...))`, k its number in the partition plus `first`. The result is in
+/// the order of these numbers.
 std::vector<SegmentModule> splice(torch::jit::Graph& graph, const Partition& partition, const torch::jit::Module& owner,
                                   size_t first);
 

@@ -203,10 +203,25 @@ void bind_report(py::module_& m) {
       .def_readonly("op", &Fallback::op)
       .def_readonly("reason", &Fallback::reason)
       .def_readonly("source", &Fallback::source);
+  py::class_<Separation>(m, "Separation")
+      .def_readonly("first", &Separation::first)
+      .def_readonly("second", &Separation::second)
+      .def_readonly("because", &Separation::because)
+      .def_readonly("settings", &Separation::settings);
+  py::class_<SmallerBlocks>(m, "SmallerBlocks")
+      .def_readonly("min_block_size", &SmallerBlocks::min_block_size)
+      .def_readonly("operations", &SmallerBlocks::operations)
+      .def_readonly("left", &SmallerBlocks::left);
   py::class_<Report>(m, "Report")
       .def_readonly("engines", &Report::engines)
       .def_readonly("fallbacks", &Report::fallbacks)
+      .def_readonly("operations", &Report::operations)
+      .def_readonly("operations_in_engines", &Report::operations_in_engines)
+      .def_readonly("flops", &Report::flops)
       .def_readonly("flops_in_engines", &Report::flops_in_engines)
+      .def_readonly("separations", &Report::separations)
+      .def_readonly("min_block_size", &Report::min_block_size)
+      .def_readonly("smaller_blocks", &Report::smaller_blocks)
       .def_property_readonly("text", &Report::text)
       .def("to_json", &Report::json)
       .def("__str__", &Report::text);

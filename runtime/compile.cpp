@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "lowering/lower.h"
 #include "lowering/memory.h"
+#include "partitioning/advice.h"
 #include "partitioning/partition.h"
 #include "partitioning/splice.h"
 #include "runtime/engine.h"
@@ -28,6 +29,7 @@ struct Analysis {
   std::shared_ptr<jit::Graph> graph;
   std::vector<Probe> probes;  // at the opt shapes, then (when they differ) at min and max
   Partition partition;
+  Advice advice;
 };
 
 Analysis analyse(const jit::Module& module, const std::string& method, const Specification& specification,
@@ -42,24 +44,62 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
     auto type = node->input()->type()->cast<c10::ClassType>();
     return type && written.count({type.get(), node->s(c10::attr::name)}) > 0;
   };
-  Exclusion exclusion = exclusion_of(options);
-  for (const std::vector<c10::IValue>& arguments : specification.arguments) {
+  auto probe_at = [&](const std::vector<c10::IValue>& arguments, const Options& chosen) {
     std::vector<c10::IValue> with_self{module._ivalue()};
     with_self.insert(with_self.end(), arguments.begin(), arguments.end());
-    result.probes.push_back(probe(*result.graph, with_self, specification.device, exclusion, is_written));
+    return probe(*result.graph, with_self, specification.device, chosen, is_written);
+  };
+  for (const std::vector<c10::IValue>& arguments : specification.arguments) {
+    result.probes.push_back(probe_at(arguments, options));
   }
   result.partition = partition(*result.graph, memory, result.probes.front(), options);
+  result.advice = advise(result.partition, options, [&](const Options& other) {
+    bool same_rules = other.torch_executed_ops == options.torch_executed_ops &&
+                      other.torch_executed_modules == options.torch_executed_modules;
+    if (same_rules) return partition(*result.graph, memory, result.probes.front(), other);
+    return partition(*result.graph, memory, probe_at(specification.arguments.front(), other), other);
+  });
   return result;
 }
 
-void report_analysis(const Analysis& analysis, Report& report) {
+std::string segment_name(size_t number) { return "segment_" + std::to_string(number); }
+
+/// Adds operations in engines to a report, or takes them away again.
+void count_in_engines(Report& report, int64_t operations, double flops) {
+  report.operations_in_engines += operations;
+  if (report.flops > 0) report.flops_in_engines += flops / report.flops;
+}
+
+/// Adds what is known of one method before its engines are built; its segments are numbered from `first`.
+void report_analysis(const Analysis& analysis, size_t first, Report& report) {
+  const Partition& parts = analysis.partition;
+  auto place = static_cast<int64_t>(report.fallbacks.size());
   for (const Partition::Reason& fallback : analysis.partition.fallbacks) {
     const jit::Operator* op = fallback.node->maybeOperator();
     report.fallbacks.push_back({op ? toString(op->schema().operator_name()) : fallback.node->kind().toQualString(),
                                 fallback.reason, source_line(fallback.node)});
   }
-  double all = analysis.probes.front().flops;
-  report.flops_in_engines = all > 0 ? analysis.partition.flops_in_engines / all : 0;
+  double flops_before = report.flops;
+  report.flops += analysis.probes.front().flops;
+  if (report.flops > 0) report.flops_in_engines *= flops_before / report.flops;
+  report.operations += static_cast<int64_t>(parts.fallbacks.size());
+  for (const Segment* segment : parts.segments()) {
+    report.operations += segment->operations;
+    count_in_engines(report, segment->operations, segment->flops);
+  }
+  size_t separations_before = report.separations.size();
+  for (const Partition::Separation& pair : parts.separations) {
+    Separation separation{segment_name(first + pair.first), segment_name(first + pair.second), {}, {}};
+    for (size_t because : pair.because) separation.because.push_back(place + static_cast<int64_t>(because));
+    report.separations.push_back(std::move(separation));
+  }
+  for (const Advice::Merge& merge : analysis.advice.merges) {
+    Separation& separation = report.separations.at(separations_before + merge.separation);
+    for (const ExclusionRule& rule : merge.rules) separation.settings.push_back(rule.text());
+  }
+  for (const auto& [min_block_size, operations, left] : analysis.advice.smaller_blocks) {
+    report.smaller_blocks.push_back({min_block_size, operations, left});
+  }
 }
 
 void require_no_fallback(const Report& report) {
@@ -105,8 +145,9 @@ std::optional<CallSignature> signature_of(const SegmentModule& segment, const Pr
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }
 
-void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
-                   TimingCache& timings, const std::function<void(size_t, size_t)>& progress, Report& report) {
+/// Returns why LibTorch runs the segment; empty when its engine does.
+std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
+                          TimingCache& timings, const std::function<void(size_t, size_t)>& progress) {
   EngineState state;
   state.name = segment.name;
   state.options = options;
@@ -116,17 +157,17 @@ void attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, con
   segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(),
                                     c10::IValue(engine));
   auto signature = signature_of(segment, probes.front());
-  if (!signature) return;
+  if (!signature) return "";
   try {
     engine->build(segment.module._ivalue(), *signature, progress);
     timings.merge(engine->timings().text());
-    if (options.optimization_level < kNeverSlowerLevel || is_disabled("leave_slow_segments")) return;
+    if (options.optimization_level < kNeverSlowerLevel || is_disabled("leave_slow_segments")) return "";
     std::string reason = engine->leave_if_slower(segment.module._ivalue(), kContestMilliseconds);
-    if (!reason.empty()) report.fallbacks.push_back({segment.name, "slower than LibTorch: " + reason, ""});
+    return reason.empty() ? "" : "slower than LibTorch: " + reason;
   } catch (const Unsupported& reason) {
-    report.fallbacks.push_back({segment.name, reason.what(), ""});
+    return reason.what();
   } catch (const c10::Error& error) {
-    report.fallbacks.push_back({segment.name, error.what_without_backtrace(), ""});
+    return error.what_without_backtrace();
   }
 }
 
@@ -155,12 +196,14 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
   TimingCache timings;
   if (!options.timing_cache.empty()) timings.load(options.timing_cache);
   Report report;
+  report.min_block_size = options.min_block_size;
   size_t segments_before = 0;
   for (const std::string& method : options.methods) {
     Specification specification = specify(result, method, signature, options);
     Analysis analysis = analyse(result, method, specification, options);
-    report_analysis(analysis, report);
+    report_analysis(analysis, segments_before, report);
     if (options.require_full_compilation) require_no_fallback(report);
+    std::vector<const Segment*> parts = analysis.partition.segments();
     std::vector<SegmentModule> segments = splice(*analysis.graph, analysis.partition, result, segments_before);
     for (size_t i = 0; i < segments.size(); ++i) {
       auto step = [&](size_t done, size_t total) {
@@ -169,7 +212,11 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
         tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total),
              share);
       };
-      attach_engine(segments[i], analysis.probes, options, timings, step, report);
+      std::string left = attach_engine(segments[i], analysis.probes, options, timings, step);
+      if (!left.empty()) {
+        report.fallbacks.push_back({segments[i].name, left, ""});
+        count_in_engines(report, -parts[i]->operations, -parts[i]->flops);
+      }
       result.register_module(segments[i].name, segments[i].module);
     }
     if (options.require_full_compilation) require_no_fallback(report);
@@ -188,21 +235,22 @@ Report dry_run(const jit::Module& module, const Signature& signature, const Opti
   check_options(options);
   jit::Module copy = clone_for_inference(module);
   Report report;
+  report.min_block_size = options.min_block_size;
   for (const std::string& method : options.methods) {
     Specification specification = specify(copy, method, signature, options);
     Analysis analysis = analyse(copy, method, specification, options);
-    report_analysis(analysis, report);
-    for (const BlockPartition& block : analysis.partition.blocks) {
-      for (const Segment& segment : block.segments) {
-        EngineReport engine;
-        engine.name = "segment_" + std::to_string(report.engines.size());
-        for (const jit::Node* node : segment.nodes) {
-          if (const jit::Operator* op = node->maybeOperator()) {
-            engine.steps.push_back({toString(op->schema().operator_name()), "", source_line(node), 0});
-          }
+    size_t first = report.engines.size();
+    report_analysis(analysis, first, report);
+    for (const Segment* segment : analysis.partition.segments()) {
+      EngineReport engine;
+      engine.name = segment_name(first + segment->number);
+      engine.flops = segment->flops;
+      for (const jit::Node* node : segment->nodes) {
+        if (const jit::Operator* op = node->maybeOperator()) {
+          engine.steps.push_back({toString(op->schema().operator_name()), "", source_line(node), 0});
         }
-        report.engines.push_back(std::move(engine));
       }
+      report.engines.push_back(std::move(engine));
     }
   }
   return report;

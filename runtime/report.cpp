@@ -1,36 +1,21 @@
 #include "runtime/report.h"
 
 #include <cstdio>
-#include <map>
 
 #include "core/error.h"
 
 namespace torchweld {
+
+static void print_field(std::string& out, const Fallback& fallback) { out += print_fields(fallback); }
+static void parse_field(TextReader& in, Fallback& fallback) { fallback = parse_fields<Fallback>(in); }
+static void print_field(std::string& out, const Separation& separation) { out += print_fields(separation); }
+static void parse_field(TextReader& in, Separation& separation) { separation = parse_fields<Separation>(in); }
+static void print_field(std::string& out, const SmallerBlocks& blocks) { out += print_fields(blocks); }
+static void parse_field(TextReader& in, SmallerBlocks& blocks) { blocks = parse_fields<SmallerBlocks>(in); }
+
 namespace {
 
 constexpr const char* kAttribute = "torchweld_report";
-
-struct StoredFallback {
-  std::string op;
-  std::string reason;
-  std::string source;
-  void fields(auto&& f) {
-    f("op", op);
-    f("reason", reason);
-    f("source", source);
-  }
-};
-void print_field(std::string& out, const StoredFallback& fallback) { out += print_fields(fallback); }
-void parse_field(TextReader& in, StoredFallback& fallback) { fallback = parse_fields<StoredFallback>(in); }
-
-struct Stored {
-  std::vector<StoredFallback> fallbacks;
-  double flops_in_engines = 0;
-  void fields(auto&& f) {
-    f("fallbacks", fallbacks);
-    f("flops_in_engines", flops_in_engines);
-  }
-};
 
 std::string number(double value, int digits) {
   char buffer[64];
@@ -61,6 +46,34 @@ std::string json_list(const Range& range, F element) {
   return out + "]";
 }
 
+std::string counted(int64_t count, const std::string& noun) {
+  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+/// "segment_0 and segment_1 are apart because of aten::sin (net.py:7); ..."
+std::string separation_text(const Report& report, const Separation& separation) {
+  constexpr size_t kNamed = 3;
+  std::string out = separation.first + " and " + separation.second + " are apart because of ";
+  for (size_t i = 0; i < separation.because.size() && i < kNamed; ++i) {
+    const Fallback& fallback = report.fallbacks.at(separation.because[i]);
+    out += (i ? ", " : "") + fallback.op + (fallback.source.empty() ? "" : " (" + fallback.source + ")");
+  }
+  if (separation.because.size() > kNamed) out += " and " + std::to_string(separation.because.size() - kNamed) + " more";
+  if (separation.settings.empty()) return out;
+  out += "; ";
+  for (size_t i = 0; i < separation.settings.size(); ++i) out += (i ? ", " : "") + separation.settings[i];
+  return out + ": without " + (separation.settings.size() == 1 ? "it" : "them") + " they would be one";
+}
+
+std::string smaller_blocks_text(const Report& report, const SmallerBlocks& blocks) {
+  return "min_block_size=" + std::to_string(report.min_block_size) + " left " + counted(blocks.left, "operation") +
+         " to LibTorch: min_block_size=" + std::to_string(blocks.min_block_size) + " takes " +
+         (blocks.operations < blocks.left ? std::to_string(blocks.operations) + " of them"
+          : blocks.left == 1              ? "it"
+                                          : "them") +
+         " in";
+}
+
 /// The first line of an op's text: bodies of fused ops are summed up by the names of their ops.
 std::string short_op(const std::string& text) {
   if (text.rfind("fused", 0) != 0) return text.substr(0, text.find('\n'));
@@ -81,9 +94,7 @@ std::string short_op(const std::string& text) {
 }  // namespace
 
 void store_report(torch::jit::Module& module, const Report& report) {
-  Stored stored{{}, report.flops_in_engines};
-  for (const Fallback& f : report.fallbacks) stored.fallbacks.push_back({f.op, f.reason, f.source});
-  module.register_attribute(kAttribute, c10::StringType::get(), print_fields(stored));
+  module.register_attribute(kAttribute, c10::StringType::get(), print_fields(report));
 }
 
 Report stored_report(const torch::jit::Module& module) {
@@ -93,18 +104,24 @@ Report stored_report(const torch::jit::Module& module) {
   }
   const std::string text = module.attr(kAttribute).toStringRef();
   TextReader in(text);
-  Stored stored = parse_fields<Stored>(in);
-  Report report;
-  report.flops_in_engines = stored.flops_in_engines;
-  for (const StoredFallback& f : stored.fallbacks) report.fallbacks.push_back({f.op, f.reason, f.source});
+  Report report = parse_fields<Report>(in);
+  for (const Separation& separation : report.separations) {
+    for (int64_t place : separation.because) {
+      if (place < 0 || place >= static_cast<int64_t>(report.fallbacks.size())) {
+        throw Error("the report in this module is damaged; save the module again with torch.jit.save");
+      }
+    }
+  }
   return report;
 }
 
 std::string Report::text() const {
-  std::string out = std::to_string(engines.size()) + (engines.size() == 1 ? " engine, " : " engines, ") +
-                    number(flops_in_engines * 100, 1) + " % of the arithmetic in engines, " +
-                    std::to_string(fallbacks.size()) + " operation" + (fallbacks.size() == 1 ? "" : "s") +
-                    " left to LibTorch\n";
+  std::string out =
+      counted(engines.size(), "engine") + " with " + std::to_string(operations_in_engines) + " of " +
+      counted(operations, "operation") + " (" +
+      number(operations ? 100.0 * static_cast<double>(operations_in_engines) / static_cast<double>(operations) : 0, 1) +
+      " %) and " + number(flops_in_engines * 100, 1) + " % of the FLOPs; " +
+      counted(operations - operations_in_engines, "operation") + " left to LibTorch\n";
   for (const EngineReport& engine : engines) {
     out += "\n" + engine.name + ": " + std::to_string(engine.steps.size()) + " steps";
     if (!engine.precision.empty()) out += " in " + engine.precision;
@@ -124,6 +141,9 @@ std::string Report::text() const {
   for (const Fallback& f : fallbacks) {
     out += "  " + f.op + (f.source.empty() ? "" : "  " + f.source) + ": " + f.reason + "\n";
   }
+  if (!separations.empty() || !smaller_blocks.empty()) out += "\nsegments and settings:\n";
+  for (const Separation& separation : separations) out += "  " + separation_text(*this, separation) + "\n";
+  for (const SmallerBlocks& blocks : smaller_blocks) out += "  " + smaller_blocks_text(*this, blocks) + "\n";
   return out;
 }
 
@@ -143,8 +163,22 @@ std::string Report::json() const {
   auto fallback = [](const Fallback& f) {
     return "{\"op\": " + quoted(f.op) + ", \"reason\": " + quoted(f.reason) + ", \"source\": " + quoted(f.source) + "}";
   };
+  auto separation = [](const Separation& s) {
+    return "{\"first\": " + quoted(s.first) + ", \"second\": " + quoted(s.second) +
+           ", \"because\": " + json_list(s.because, [](int64_t place) { return std::to_string(place); }) +
+           ", \"settings\": " + json_list(s.settings, quoted) + "}";
+  };
+  auto blocks = [](const SmallerBlocks& b) {
+    return "{\"min_block_size\": " + std::to_string(b.min_block_size) +
+           ", \"operations\": " + std::to_string(b.operations) + ", \"left\": " + std::to_string(b.left) + "}";
+  };
   return "{\"engines\": " + json_list(engines, engine) + ", \"fallbacks\": " + json_list(fallbacks, fallback) +
-         ", \"flops_in_engines\": " + number(flops_in_engines, 6) + "}";
+         ", \"operations\": " + std::to_string(operations) +
+         ", \"operations_in_engines\": " + std::to_string(operations_in_engines) + ", \"flops\": " + number(flops, 0) +
+         ", \"flops_in_engines\": " + number(flops_in_engines, 6) +
+         ", \"separations\": " + json_list(separations, separation) +
+         ", \"min_block_size\": " + std::to_string(min_block_size) +
+         ", \"smaller_blocks\": " + json_list(smaller_blocks, blocks) + "}";
 }
 
 }  // namespace torchweld

@@ -1,6 +1,12 @@
 #include "runtime/specification.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+
+#include <unordered_map>
+#include <unordered_set>
 
 #include "core/error.h"
 
@@ -164,6 +170,40 @@ std::vector<c10::IValue> arguments_at(const c10::FunctionSchema& schema, const S
   return arguments;
 }
 
+/// A tensor with its own copy of the memory, which `copies` holds for all tensors that look into it.
+at::Tensor copy_in_shared_memory(const at::Tensor& tensor, std::unordered_map<const void*, at::Tensor>& copies) {
+  at::Tensor& bytes = copies[tensor.storage().unsafeGetStorageImpl()];
+  if (!bytes.defined()) {
+    auto size = static_cast<int64_t>(tensor.storage().nbytes());
+    bytes = at::empty({0}, tensor.options().dtype(c10::kByte)).set_(tensor.storage(), 0, {size}, {1}).clone();
+  }
+  return at::empty({0}, tensor.options())
+      .set_(bytes.storage(), tensor.storage_offset(), tensor.sizes(), tensor.strides());
+}
+
+/// Copies of all tensors of a module: one for each tensor, and tensors that share memory still do.
+c10::IValue::HashIdentityIValueMap copy_tensors(const jit::Module& module) {
+  std::vector<at::Tensor> tensors;
+  std::unordered_set<const void*> seen;
+  std::unordered_map<const void*, int> users;
+  c10::IValue(module._ivalue()).visit([&](const c10::IValue& value) {
+    if (value.isTensor() && value.toTensor().defined() && seen.insert(value.toTensor().unsafeGetTensorImpl()).second) {
+      tensors.push_back(value.toTensor());
+      if (value.toTensor().has_storage()) ++users[value.toTensor().storage().unsafeGetStorageImpl()];
+    }
+    return false;
+  });
+  c10::IValue::HashIdentityIValueMap copies;
+  std::unordered_map<const void*, at::Tensor> memory;
+  for (const at::Tensor& tensor : tensors) {
+    bool shares = tensor.has_storage() && !tensor.is_quantized() && !tensor.is_meta() &&
+                  users.at(tensor.storage().unsafeGetStorageImpl()) > 1;
+    at::Tensor copy = shares ? copy_in_shared_memory(tensor, memory) : tensor.detach().clone();
+    copies[tensor] = copy.set_requires_grad(tensor.requires_grad());
+  }
+  return copies;
+}
+
 }  // namespace
 
 Input::Input(Dims shape, std::optional<c10::ScalarType> type)
@@ -208,7 +248,17 @@ Specification specify(const jit::Module& module, const std::string& method, cons
 }
 
 jit::Module clone_for_inference(const jit::Module& module) {
-  jit::Module copy = module.clone();
+  // Ordinary tensors without a history, whatever mode the caller is in: a history would keep the originals alive.
+  c10::NoGradGuard no_grad;
+  c10::InferenceMode ordinary(false);
+  c10::IValue::HashIdentityIValueMap copies = copy_tensors(module);
+  jit::Module copy = module.clone(/*inplace=*/true);  // its own types, the module's values
+  for (const jit::Module& part : copy.modules()) {
+    for (size_t slot = 0; slot < part.type()->numAttributes(); ++slot) {
+      c10::IValue value = part._ivalue()->getSlot(slot);
+      if (!value.isModule()) part._ivalue()->setSlot(slot, value.deepcopy(copies));
+    }
+  }
   if (copy.is_training()) {
     TORCH_WARN("torchweld: the module is in training mode; it is compiled as in eval mode. Call module.eval() first.");
     copy.eval();

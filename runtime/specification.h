@@ -18,8 +18,8 @@ struct Specification {
 Specification specify(const torch::jit::Module& module, const std::string& method, const Signature& signature,
                       const Options& options);
 
-/// A copy that shares weights with `module` and can be rewritten. A module in training mode is copied in eval mode,
-/// with a warning.
+/// A copy that can be rewritten, with weights of its own: what shares memory in `module` does so in the copy. A module
+/// in training mode is copied in eval mode, with a warning.
 torch::jit::Module clone_for_inference(const torch::jit::Module& module);
 
 }  // namespace torchweld

@@ -64,15 +64,70 @@ struct Fallback {
   std::string op;
   std::string reason;
   std::string source;
+
+  void fields(auto&& f) {
+    f("op", op);
+    f("reason", reason);
+    f("source", source);
+  }
 };
 
-/// What went where.
+/// Two segments, one of which needs what LibTorch makes of the other one's results.
+struct Separation {
+  std::string first;
+  std::string second;
+  std::vector<int64_t> because;  ///< Places in Report::fallbacks of the operations between them.
+  /// Entries of the options without which the two are one segment, "torch_executed_ops names aten::relu"; empty when no
+  /// setting makes them one.
+  std::vector<std::string> settings;
+
+  void fields(auto&& f) {
+    f("first", first);
+    f("second", second);
+    f("because", because);
+    f("settings", settings);
+  }
+};
+
+/// A smaller min_block_size takes in `operations` of the `left` ones that the one asked for leaves to LibTorch.
+struct SmallerBlocks {
+  int64_t min_block_size = 0;
+  int64_t operations = 0;
+  int64_t left = 0;
+
+  void fields(auto&& f) {
+    f("min_block_size", min_block_size);
+    f("operations", operations);
+    f("left", left);
+  }
+};
+
+/// What went where. An operation is a node of the module's graph that computes tensors, counted once however often it
+/// runs; floating-point operations are those of one run at the opt shapes.
 struct Report {
   std::vector<EngineReport> engines;
   std::vector<Fallback> fallbacks;
-  double flops_in_engines = 0;  ///< 0..1
+  int64_t operations = 0;
+  int64_t operations_in_engines = 0;
+  double flops = 0;
+  double flops_in_engines = 0;  ///< Share of `flops`, 0..1.
+  std::vector<Separation> separations;
+  std::vector<SmallerBlocks> smaller_blocks;
+  int64_t min_block_size = 0;  ///< As asked for.
   std::string text() const;
   std::string json() const;
+
+  /// What is kept with a compiled module: all but the engines.
+  void fields(auto&& f) {
+    f("fallbacks", fallbacks);
+    f("operations", operations);
+    f("operations_in_engines", operations_in_engines);
+    f("flops", flops);
+    f("flops_in_engines", flops_in_engines);
+    f("separations", separations);
+    f("smaller_blocks", smaller_blocks);
+    f("min_block_size", min_block_size);
+  }
 };
 
 /// Called with what is being done and the share done, 0..1. An exception it throws cancels the compilation.

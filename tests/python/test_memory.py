@@ -171,7 +171,9 @@ def laid_out_as_before(x: Tensor, y: Tensor):
     b[:] = y.t()
     c = (x * 3.0).t()
     c.view_as(c).copy_(y)
-    return a, b, c
+    d = x.expand(3, 4, 4).clone()
+    d[0] = y
+    return a, b, c, d
 
 
 def test_written_tensors_keep_their_strides(device):

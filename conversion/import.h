@@ -125,6 +125,9 @@ class Interpreter final : public ValueSource {
   at::Tensor make_symbolic(Value* value);
   /// `tensor` may share memory with `of`; `surely` when it does whatever the strides are.
   void mark_alias(const at::Tensor& tensor, const at::Tensor& of, bool surely);
+  /// The elements of `result`, which `writer` writes into `tensor`, laid out as `tensor` is and in memory of no other
+  /// argument.
+  Value* as_elements_of(const at::Tensor& tensor, Value* result, const torch::jit::Node* writer);
   /// `writer` makes `tensor` hold `value`, and with it what shares its memory and may be read again.
   void rebind(const at::Tensor& tensor, Value* value, const torch::jit::Node* writer);
   /// The other tensors of its alias group that may be read after `writer`.

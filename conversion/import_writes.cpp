@@ -104,8 +104,21 @@ void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>&
   Value* result = results[0];
   if (result->type.dtype != self.scalar_type()) result = graph_.add(Cast{self.scalar_type()}, {result});
   if (!is_symbolic(self)) self = make_computed(self);
-  rebind(self, result, node);
+  rebind(self, as_elements_of(self, result, node), node);
   for (const jit::Value* output : node->outputs()) set(output, self);
+}
+
+Value* Interpreter::as_elements_of(const at::Tensor& tensor, Value* result, const jit::Node* writer) {
+  const TensorType& own = value_of(tensor)->type;
+  expect(result->type.shape == own.shape, "writes in place a result of another shape");
+  bool is_other = false;
+  for (size_t i = 1; i < writer->inputs().size(); ++i) {
+    for_each_tensor(get(writer->inputs()[i]), [&](const at::Tensor& argument) {
+      is_other |= is_symbolic(argument) && base_of(result) == base_of(value_of(argument));
+    });
+  }
+  bool same = !is_dense(own) || same_layout(own.shape, own.strides, result->type.strides);
+  return same && !is_other ? result : graph_.add(Copy{dense_strides_like(own.shape, own.strides)}, {result});
 }
 
 at::Tensor Interpreter::make_computed(const at::Tensor& known) {
@@ -145,7 +158,6 @@ void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node
   for (const c10::TensorImpl* input : input_tensors_) {
     expect(alias_group_.at(input) != alias_group_.at(impl), "writes in place to a view of an input");
   }
-  expect(value->type.shape == tensor.sizes().vec(), "writes in place a result of another shape");
   std::unordered_set<const c10::TensorImpl*> aliases = live_aliases(impl, writer);
   if (aliases.empty()) {
     symbolic_[impl] = value;

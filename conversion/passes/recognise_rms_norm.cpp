@@ -72,8 +72,9 @@ Value* whole_norm(Graph& graph, const Node& node) {
 /// A norm of f16 or bf16 that was written out in f32: f32(x) normalised and rounded again.
 Value* norm_of_rounded(Graph& graph, const Node& node) {
   auto* rounded = node.as<Cast>();
-  auto* norm = rounded ? node.input(0)->from<RmsNorm>() : nullptr;
-  if (!norm || graph.use_count(node.input(0)) != 1) return nullptr;
+  if (!rounded || (rounded->dtype != c10::kHalf && rounded->dtype != c10::kBFloat16)) return nullptr;
+  auto* norm = node.input(0)->from<RmsNorm>();
+  if (!norm || graph.use_count(node.input(0)) != 1 || node.input(0)->producer()->inputs().size() > 1) return nullptr;
   const Value* wide = node.input(0)->producer()->input(0);
   if (!wide->from<Cast>() || wide->producer()->input(0)->type.dtype != rounded->dtype) return nullptr;
   return graph.add(*norm, {wide->producer()->input(0)});

@@ -1,7 +1,8 @@
 #include "core/ops/layout.h"
 
+#include <ATen/ExpandUtils.h>
+
 #include <algorithm>
-#include <numeric>
 
 namespace torchweld {
 
@@ -27,18 +28,7 @@ Dims suggested_strides(const Dims& shape, std::initializer_list<const TensorType
   return channels_last ? channels_last_strides(shape) : contiguous_strides(shape);
 }
 
-Dims dense_strides_like(const Dims& shape, const Dims& strides) {
-  std::vector<size_t> order(shape.size());
-  std::iota(order.rbegin(), order.rend(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] < strides[b]; });
-  Dims result(shape.size());
-  int64_t step = 1;
-  for (size_t i : order) {
-    result[i] = step;
-    step *= std::max<int64_t>(shape[i], 1);
-  }
-  return result;
-}
+Dims dense_strides_like(const Dims& shape, const Dims& strides) { return at::infer_dense_strides(shape, strides); }
 
 TensorType with_suggested_layout(const TensorType& type, Dims shape) {
   Dims strides = suggested_strides(shape, {&type});

@@ -11,7 +11,8 @@ namespace torchweld {
 bool suggests_channels_last(const TensorType& type);
 /// Channels-last strides for `shape` when one of `like` suggests it and the rank is 4 or 5, else row-major ones.
 Dims suggested_strides(const Dims& shape, std::initializer_list<const TensorType*> like);
-/// Strides without gaps for `shape` whose dimensions lie in memory in the order that `strides` have.
+/// Strides without gaps for `shape` whose dimensions lie in memory in the order that `strides` have, found as LibTorch
+/// does: repeated dimensions (of stride 0) keep their place.
 Dims dense_strides_like(const Dims& shape, const Dims& strides);
 /// `type` with other sizes, laid out by suggested_strides.
 TensorType with_suggested_layout(const TensorType& type, Dims shape);

@@ -290,9 +290,9 @@ Value* import_zero(ImportArgs& a) {
 Value* import_copy(ImportArgs& a) {
   Value* x = a.value("self");
   Value* y = a.cast(a.value("src"), x->type.dtype);
-  if (y->type.shape == x->type.shape) return y;
-  y = a.emit(Expand{.shape = x->type.shape}, {y});
-  return a.emit(Copy{.strides = dense_strides_like(x->type.shape, x->type.strides)}, {y});
+  if (y->type.shape != x->type.shape) y = a.emit(Expand{.shape = x->type.shape}, {y});
+  Dims strides = dense_strides_like(x->type.shape, x->type.strides);
+  return same_layout(x->type.shape, y->type.strides, strides) ? y : a.emit(Copy{.strides = strides}, {y});
 }
 
 /// `to` in all its forms: dtype, memory format and copy as far as the overload has them. Moves between devices stay

@@ -115,7 +115,38 @@ def two_equal_results(x: Tensor, y: Tensor):
     return a, b
 
 
-@pytest.mark.parametrize("function", [single_rows, cat_of_one, repeat_once, two_equal_results])
+def copied_through_a_slice(x: Tensor, y: Tensor):
+    result = x + 1.0
+    result[:] = x
+    return result
+
+
+def copied_through_a_permute(x: Tensor, y: Tensor):
+    result = x + 1.0
+    turned = result.t()
+    turned.copy_(x.t())
+    return result
+
+
+def copied_from_another_result(x: Tensor, y: Tensor):
+    a = x + 1.0
+    b = torch.exp(x)
+    a.view(-1).copy_(b.view(-1))
+    return a, b
+
+
+NEW_MEMORY = [
+    single_rows,
+    cat_of_one,
+    repeat_once,
+    two_equal_results,
+    copied_through_a_slice,
+    copied_through_a_permute,
+    copied_from_another_result,
+]
+
+
+@pytest.mark.parametrize("function", NEW_MEMORY)
 def test_new_memory_stays_new(function, device):
     """What an operator makes new shares no memory with its argument, even where nothing has to be computed."""
     script = torch.jit.script(function)
@@ -126,9 +157,33 @@ def test_new_memory_stays_new(function, device):
     results, expected = compiled(*ours), function(*theirs)
     torch.testing.assert_close(results, expected)
     torch.testing.assert_close(ours, theirs)
+    first = results[0] if isinstance(results, tuple) else results
+    first.zero_()
+    torch.testing.assert_close(ours, theirs)
     if isinstance(results, tuple):
-        results[0].zero_()
         torch.testing.assert_close(results[1], expected[1])
+
+
+def laid_out_as_before(x: Tensor, y: Tensor):
+    a = x + 1.0
+    a.copy_(y.t())
+    b = x * 2.0
+    b[:] = y.t()
+    c = (x * 3.0).t()
+    c.view_as(c).copy_(y)
+    d = x.expand(3, 4, 4).clone()
+    d[0] = y
+    return a, b, c, d
+
+
+def test_written_tensors_keep_their_strides(device):
+    x = torch.randn(4, 4, device=device)
+    y = torch.randn(4, 4, device=device)
+    compiled = torchweld.compile(torch.jit.script(laid_out_as_before), [x, y], min_block_size=1)
+    assert torchweld.explain(compiled).engines
+    results, expected = compiled(x, y), laid_out_as_before(x, y)
+    torch.testing.assert_close(results, expected)
+    assert [r.stride() for r in results] == [e.stride() for e in expected]
 
 
 def test_known_number_keeps_its_dtype(device):

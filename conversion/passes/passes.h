@@ -40,9 +40,8 @@ void fold_constants(Graph& graph, const PassContext& context);
 
 /// Removes what does nothing: reshapes, permutes, slices, casts, copies, expands and paddings that keep their input,
 /// `x*1`, `x/1`, `x-0`, `x+(-0.0)` (and `x+0` for integers), repeated relu and the like, a concat of one, pooling over
-/// single elements. Merges chains of permutes, of reshapes and of exact casts; dimensions are taken apart before they are
-/// permuted. Adaptive average pooling to one element
-/// becomes a mean, which has more kernels.
+/// single elements. Merges chains of permutes, of reshapes and of exact casts; dimensions are taken apart before they
+/// are permuted. Adaptive average pooling to one element becomes a mean, which has more kernels.
 void simplify(Graph& graph, const PassContext& context);
 
 /// BatchNorm after a convolution or linear, and multiplication or addition of a constant per output channel there, go
@@ -60,9 +59,9 @@ void share_common_nodes(Graph& graph, const PassContext& context);
 /// they are.
 void recognise_attention(Graph& graph, const PassContext& context);
 
-/// x * rsqrt(mean(x^2) + eps), or divided by the square root, over the last dimensions becomes an RmsNorm node, also with
-/// the multiplication by a constant per element behind it, and where f16 or bf16 was widened for it and rounded after it;
-/// nothing else may read what lies in between.
+/// x * rsqrt(mean(x^2) + eps), or divided by the square root, over the last dimensions becomes an RmsNorm node, also
+/// with the multiplication by a constant per element behind it, and where f16 or bf16 was widened for it and rounded
+/// after it; nothing else may read what lies in between.
 void recognise_rms_norm(Graph& graph, const PassContext& context);
 
 /// Linear nodes of the same input, with constant weights, become one whose result they are slices of, where all that

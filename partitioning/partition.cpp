@@ -78,7 +78,7 @@ class BlockPartitioner {
     do {
       find_live();
       levels_ = assign_levels(nodes_, roles(), dependencies_);
-    } while (demote_untakable() || demote_split_containers() || demote_escaping() || demote_small());
+    } while (demote_untakable() || demote_split_groups() || demote_escaping() || demote_small());
     emit();
   }
 
@@ -290,16 +290,14 @@ class BlockPartitioner {
     return changed;
   }
 
-  bool demote_split_containers() {
+  bool demote_split_groups() {
     bool changed = false;
     for (const std::vector<jit::Node*>& nodes : undivided_) {
-      std::set<int> levels;
+      std::set<std::pair<Role, int>> places;
+      for (const jit::Node* node : nodes) places.emplace(role(node), levels_.at(node).level);
+      if (places.size() < 2) continue;
       for (const jit::Node* node : nodes) {
-        if (role(node) == Role::kEngine) levels.insert(levels_.at(node).level);
-      }
-      if (levels.size() < 2) continue;
-      for (const jit::Node* node : nodes) {
-        if (role(node) == Role::kEngine) changed = demote(node, "works on a list that LibTorch must see");
+        if (role(node) == Role::kEngine) changed = demote(node, "works on memory or a list that LibTorch must see");
       }
     }
     return changed;

@@ -159,6 +159,37 @@ def test_new_memory_stays_new(function, device):
         torch.testing.assert_close(results[1], expected[1])
 
 
+def test_write_stays_with_what_is_written(device):
+    """LibTorch makes the stack, for what is in it may share memory with x, which is written; so it writes to it too."""
+
+    @torch.jit.script
+    def part_of_a_stack(x: Tensor, y: Tensor):
+        both = torch.stack([y, y])
+        x.zero_()
+        both[0] = 0.25
+        return both
+
+    inputs = [torch.randn(2, 4, device=device), torch.randn(2, 4, device=device)]
+    compiled = torchweld.compile(part_of_a_stack, inputs, min_block_size=1)
+    torch.testing.assert_close(compiled(*inputs), part_of_a_stack(*inputs))
+
+
+def test_caller_writes_into_a_known_result(device):
+    @torch.jit.script
+    def known(x: Tensor):
+        half = torch.ones([4, 2])
+        half.mul_(0.5)
+        return half, x * 2.0
+
+    x = torch.randn(3, device=device)
+    compiled = torchweld.compile(known, [x], min_block_size=1)
+    assert torchweld.explain(compiled).engines
+    for _ in range(4):
+        half, _ = compiled(x)
+        torch.testing.assert_close(half, torch.full([4, 2], 0.5))
+        half.add_(1.0)
+
+
 def test_known_number_keeps_its_dtype(device):
     @torch.jit.script
     def known(x: Tensor):

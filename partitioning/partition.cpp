@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <map>
 #include <set>
 #include <unordered_set>
@@ -459,6 +460,8 @@ class BlockPartitioner {
   }
 
   int position(const jit::Node* node) const {
+    // LibTorch takes a write for idle that comes after the only tuple in which its tensor is given back.
+    if (only_gives_back(node)) return std::numeric_limits<int>::max();
     return role(node) == Role::kFree ? kBeforeEverything : levels_.at(node).level;
   }
 

@@ -174,6 +174,26 @@ def test_write_stays_with_what_is_written(device):
     torch.testing.assert_close(compiled(*inputs), part_of_a_stack(*inputs))
 
 
+def test_write_before_a_tuple_of_results(device):
+    """The write waits for an engine behind a loop; the tuple of results, which needs neither, comes after it."""
+
+    @torch.jit.script
+    def written_late(x: Tensor, y: Tensor):
+        tensors = [x, y]
+        product = x * y
+        last = torch.maximum(x, y)
+        x[1:].zero_()
+        for t in tensors[:]:
+            last = t * 0.5
+        product[0].copy_(last[0])
+        return (product,)
+
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    compiled = torchweld.compile(written_late, [x.clone() for x in inputs], min_block_size=1)
+    expected = written_late(*[x.clone() for x in inputs])
+    torch.testing.assert_close(compiled(*[x.clone() for x in inputs]), expected)
+
+
 def test_caller_writes_into_a_known_result(device):
     @torch.jit.script
     def known(x: Tensor):

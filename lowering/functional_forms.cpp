@@ -75,11 +75,20 @@ bool is_private_until(const jit::Value* value, const jit::Node* writer) {
   });
 }
 
+/// True for what is computed from constants alone. LibTorch folds it into one constant unless it is written in place,
+/// and hands that out at each call: a caller who writes into the result would find his writes in the next one.
+bool is_known(const jit::Value* value) {
+  const jit::Node* node = value->node();
+  if (node->kind() == c10::prim::Constant) return true;
+  bool is_computed = node->maybeOperator() && node->blocks().empty() && !node->isNondeterministic();
+  return is_computed && std::all_of(node->inputs().begin(), node->inputs().end(), is_known);
+}
+
 void rewrite(jit::Block* block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end(); ++it) {
     for (jit::Block* inner : it->blocks()) rewrite(inner);
     auto functional = functional_form(*it);
-    if (!functional || !is_private_until(it->inputs()[0], *it)) continue;
+    if (!functional || !is_private_until(it->inputs()[0], *it) || is_known(it->output())) continue;
     jit::Graph& graph = *block->owningGraph();
     jit::Value* self = it->inputs()[0];
     jit::WithInsertPoint before(*it);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <map>
 #include <set>
 #include <unordered_set>
@@ -78,7 +79,7 @@ class BlockPartitioner {
     do {
       find_live();
       levels_ = assign_levels(nodes_, roles(), dependencies_);
-    } while (demote_untakable() || demote_split_containers() || demote_escaping() || demote_small());
+    } while (demote_untakable() || demote_split_groups() || demote_escaping() || demote_small());
     emit();
   }
 
@@ -165,14 +166,6 @@ class BlockPartitioner {
     };
     for (const jit::Value* value : block_->outputs()) give_back(value);
     return groups;
-  }
-
-  /// True for a tuple of this block's results, which is as good as its elements: nothing else can reach them by it.
-  bool only_gives_back(const jit::Node* node) const {
-    if (node->kind() != c10::prim::TupleConstruct || node->owningBlock() != block_) return false;
-    return std::all_of(node->output()->uses().begin(), node->output()->uses().end(), [&](const jit::Use& use) {
-      return use.user == block_->return_node() || only_gives_back(use.user);
-    });
   }
 
   bool touches_written(const jit::Node* node) const {
@@ -298,16 +291,14 @@ class BlockPartitioner {
     return changed;
   }
 
-  bool demote_split_containers() {
+  bool demote_split_groups() {
     bool changed = false;
     for (const std::vector<jit::Node*>& nodes : undivided_) {
-      std::set<int> levels;
+      std::set<std::pair<Role, int>> places;
+      for (const jit::Node* node : nodes) places.emplace(role(node), levels_.at(node).level);
+      if (places.size() < 2) continue;
       for (const jit::Node* node : nodes) {
-        if (role(node) == Role::kEngine) levels.insert(levels_.at(node).level);
-      }
-      if (levels.size() < 2) continue;
-      for (const jit::Node* node : nodes) {
-        if (role(node) == Role::kEngine) changed = demote(node, "works on a list that LibTorch must see");
+        if (role(node) == Role::kEngine) changed = demote(node, "works on memory or a list that LibTorch must see");
       }
     }
     return changed;
@@ -353,7 +344,8 @@ class BlockPartitioner {
         is_small = true;
         reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
                  ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
-      } else if (!has_sure_inputs(members) && !is_heavy(members)) {
+      } else if (!is_heavy(members)) {
+        members = unsure_of(members);
         reason = "sizes in its segment depend on data, and planning for all of them would cost more than it saves";
       }
       if (reason.empty()) continue;
@@ -370,17 +362,25 @@ class BlockPartitioner {
     return heavy;
   }
 
-  /// True when the types of all tensors that a segment is given are known before the program runs.
-  bool has_sure_inputs(const std::vector<jit::Node*>& members) const {
+  /// Nodes of a segment that compute with tensors given to it whose types are not known before the program runs.
+  std::vector<jit::Node*> unsure_of(const std::vector<jit::Node*>& members) const {
     std::set<const jit::Node*> inside(members.begin(), members.end());
-    for (const jit::Node* node : members) {
-      for (const jit::Value* value : values_read(node)) {
-        if (!is_tensor(value) || inside.count(value->node()) || probe_.types.count(value)) continue;
-        auto known = roles().find(value->node());
-        if (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine) return false;
-      }
+    std::set<const jit::Node*> unsure;
+    auto is_unsure = [&](const jit::Value* value) {
+      if (probe_.types.count(value)) return false;
+      if (inside.count(value->node())) return unsure.count(value->node()) > 0;
+      auto known = roles().find(value->node());
+      return is_tensor(value) &&
+             (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine);
+    };
+    std::vector<jit::Node*> result;
+    for (jit::Node* node : members) {
+      std::vector<const jit::Value*> values = values_read(node);
+      if (std::none_of(values.begin(), values.end(), is_unsure)) continue;
+      unsure.insert(node);
+      result.push_back(node);
     }
-    return true;
+    return result;
   }
 
   bool has_output(const std::vector<jit::Node*>& members) const {
@@ -460,6 +460,8 @@ class BlockPartitioner {
   }
 
   int position(const jit::Node* node) const {
+    // LibTorch takes a write for idle that comes after the only tuple in which its tensor is given back.
+    if (only_gives_back(node)) return std::numeric_limits<int>::max();
     return role(node) == Role::kFree ? kBeforeEverything : levels_.at(node).level;
   }
 

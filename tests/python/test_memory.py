@@ -92,10 +92,38 @@ def test_writes_through_views(function, device):
     torch.testing.assert_close(inputs, kept)
 
 
+def test_list_and_tensor_in_one_result(device):
+    """A list that is changed does not make LibTorch keep the tensors that are returned beside it."""
+
+    @torch.jit.script
+    def rows_and_total(x: Tensor, y: Tensor):
+        rows = [x]
+        total = torch.tanh(x + y)
+        for _ in range(2):
+            rows.append(y)
+        return (rows, total * 2.0), total
+
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    compiled = torchweld.compile(rows_and_total, inputs, min_block_size=1)
+    report = torchweld.explain(compiled)
+    assert len(report.engines) == 1 and not report.fallbacks, report.text
+    torch.testing.assert_close(compiled(*inputs), rows_and_total(*inputs))
+
+
 def single_rows(x: Tensor, y: Tensor):
     total = x[:1].sum(0)
     x.mul_(0.5)
     return total
+
+
+def maximum_of_one_row(x: Tensor, y: Tensor):
+    for _ in range(y.size(0) // 2):
+        x = torch.matmul(x, y.t())[:1]
+    maximum = x.amax(0)
+    x.clamp_(-0.1, 0.1)
+    maximum *= 0.5
+    kept = [x]
+    return maximum, kept[0]
 
 
 def cat_of_one(x: Tensor, y: Tensor):
@@ -137,6 +165,7 @@ def copied_from_another_result(x: Tensor, y: Tensor):
 
 NEW_MEMORY = [
     single_rows,
+    maximum_of_one_row,
     cat_of_one,
     repeat_once,
     two_equal_results,
@@ -184,6 +213,57 @@ def test_written_tensors_keep_their_strides(device):
     results, expected = compiled(x, y), laid_out_as_before(x, y)
     torch.testing.assert_close(results, expected)
     assert [r.stride() for r in results] == [e.stride() for e in expected]
+
+
+def test_write_stays_with_what_is_written(device):
+    """LibTorch makes the stack, for what is in it may share memory with x, which is written; so it writes to it too."""
+
+    @torch.jit.script
+    def part_of_a_stack(x: Tensor, y: Tensor):
+        both = torch.stack([y, y])
+        x.zero_()
+        both[0] = 0.25
+        return both
+
+    inputs = [torch.randn(2, 4, device=device), torch.randn(2, 4, device=device)]
+    compiled = torchweld.compile(part_of_a_stack, inputs, min_block_size=1)
+    torch.testing.assert_close(compiled(*inputs), part_of_a_stack(*inputs))
+
+
+def test_write_before_a_tuple_of_results(device):
+    """The write waits for an engine behind a loop; the tuple of results, which needs neither, comes after it."""
+
+    @torch.jit.script
+    def written_late(x: Tensor, y: Tensor):
+        tensors = [x, y]
+        product = x * y
+        last = torch.maximum(x, y)
+        x[1:].zero_()
+        for t in tensors[:]:
+            last = t * 0.5
+        product[0].copy_(last[0])
+        return (product,)
+
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    compiled = torchweld.compile(written_late, [x.clone() for x in inputs], min_block_size=1)
+    expected = written_late(*[x.clone() for x in inputs])
+    torch.testing.assert_close(compiled(*[x.clone() for x in inputs]), expected)
+
+
+def test_caller_writes_into_a_known_result(device):
+    @torch.jit.script
+    def known(x: Tensor):
+        half = torch.ones([4, 2])
+        half.mul_(0.5)
+        return half, x * 2.0
+
+    x = torch.randn(3, device=device)
+    compiled = torchweld.compile(known, [x], min_block_size=1)
+    assert torchweld.explain(compiled).engines
+    for _ in range(4):
+        half, _ = compiled(x)
+        torch.testing.assert_close(half, torch.full([4, 2], 0.5))
+        half.add_(1.0)
 
 
 def test_known_number_keeps_its_dtype(device):

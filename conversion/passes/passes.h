@@ -55,8 +55,8 @@ void share_common_nodes(Graph& graph, const PassContext& context);
 /// softmax(scale * q k^T + mask) v written out becomes an Attention node, whether the scale stands at q or behind the
 /// product, and the mask is added or (-inf) filled in; nothing else may read the scores and weights. Rows that are
 /// masked throughout keep their meaning (NaN for -inf). In f16 additive masks stay written out, for their large
-/// negative numbers do not hide a score from f32. Heads of k and v that were repeated for the heads of q are read where
-/// they are.
+/// negative numbers do not hide a score from f32. An Attention node whose heads of k and v were
+/// repeated for those of q reads them where they are; one that is made here does not.
 void recognise_attention(Graph& graph, const PassContext& context);
 
 /// x * rsqrt(mean(x^2) + eps), or divided by the square root, over the last dimensions becomes an RmsNorm node, also

@@ -29,11 +29,11 @@ TEST(Contest, TellsTheSlowerWay) {
 }
 
 TEST(RandomTensor, FillsExpandedAndPaddedTypes) {
-  at::Tensor expanded = random_tensor({.dtype = c10::kFloat, .shape = {2, 3, 4}, .strides = {4, 0, 1}});
+  at::Tensor expanded = torchweld::random_tensor({.dtype = c10::kFloat, .shape = {2, 3, 4}, .strides = {4, 0, 1}});
   EXPECT_TRUE(expanded.strides() == (c10::IntArrayRef{4, 0, 1}));
   EXPECT_TRUE(expanded.select(1, 0).equal(expanded.select(1, 2)));
   EXPECT_GT(expanded.std().item<float>(), 0.1F);
-  at::Tensor padded = random_tensor({.dtype = c10::kLong, .shape = {3, 5}, .strides = {8, 1}});
+  at::Tensor padded = torchweld::random_tensor({.dtype = c10::kLong, .shape = {3, 5}, .strides = {8, 1}});
   EXPECT_TRUE(padded.equal(at::zeros({3, 5}, c10::kLong)));
 }
 

@@ -344,8 +344,7 @@ class BlockPartitioner {
         is_small = true;
         reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
                  ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
-      } else if (!is_heavy(members)) {
-        members = unsure_of(members);
+      } else if (!has_sure_inputs(members) && !is_heavy(members)) {
         reason = "sizes in its segment depend on data, and planning for all of them would cost more than it saves";
       }
       if (reason.empty()) continue;
@@ -362,25 +361,17 @@ class BlockPartitioner {
     return heavy;
   }
 
-  /// Nodes of a segment that compute with tensors given to it whose types are not known before the program runs.
-  std::vector<jit::Node*> unsure_of(const std::vector<jit::Node*>& members) const {
+  /// True when the types of all tensors that a segment is given are known before the program runs.
+  bool has_sure_inputs(const std::vector<jit::Node*>& members) const {
     std::set<const jit::Node*> inside(members.begin(), members.end());
-    std::set<const jit::Node*> unsure;
-    auto is_unsure = [&](const jit::Value* value) {
-      if (probe_.types.count(value)) return false;
-      if (inside.count(value->node())) return unsure.count(value->node()) > 0;
-      auto known = roles().find(value->node());
-      return is_tensor(value) &&
-             (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine);
-    };
-    std::vector<jit::Node*> result;
-    for (jit::Node* node : members) {
-      std::vector<const jit::Value*> values = values_read(node);
-      if (std::none_of(values.begin(), values.end(), is_unsure)) continue;
-      unsure.insert(node);
-      result.push_back(node);
+    for (const jit::Node* node : members) {
+      for (const jit::Value* value : values_read(node)) {
+        if (!is_tensor(value) || inside.count(value->node()) || probe_.types.count(value)) continue;
+        auto known = roles().find(value->node());
+        if (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine) return false;
+      }
     }
-    return result;
+    return true;
   }
 
   bool has_output(const std::vector<jit::Node*>& members) const {

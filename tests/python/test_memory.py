@@ -92,24 +92,6 @@ def test_writes_through_views(function, device):
     torch.testing.assert_close(inputs, kept)
 
 
-def test_list_and_tensor_in_one_result(device):
-    """A list that is changed does not make LibTorch keep the tensors that are returned beside it."""
-
-    @torch.jit.script
-    def rows_and_total(x: Tensor, y: Tensor):
-        rows = [x]
-        total = torch.tanh(x + y)
-        for _ in range(2):
-            rows.append(y)
-        return (rows, total * 2.0), total
-
-    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
-    compiled = torchweld.compile(rows_and_total, inputs, min_block_size=1)
-    report = torchweld.explain(compiled)
-    assert len(report.engines) == 1 and not report.fallbacks, report.text
-    torch.testing.assert_close(compiled(*inputs), rows_and_total(*inputs))
-
-
 def single_rows(x: Tensor, y: Tensor):
     total = x[:1].sum(0)
     x.mul_(0.5)

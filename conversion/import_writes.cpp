@@ -81,9 +81,7 @@ Value* write_through(Graph& graph, const Node& node, Value* written) {
   if (auto* slice = node.as<Slice>()) return replace_slice(graph, x, *slice, written);
   auto* permute = node.as<Permute>();
   expect(permute != nullptr, "writes in place to a tensor whose elements share memory with each other");
-  Dims back(permute->order.size());
-  for (size_t i = 0; i < back.size(); ++i) back[permute->order[i]] = static_cast<int64_t>(i);
-  return graph.add(Permute{back}, {written});
+  return graph.add(Permute{permute->inverse()}, {written});
 }
 
 }  // namespace

@@ -129,6 +129,15 @@ TensorType with_strides(const TensorType& type, Dims strides) {
   return result;
 }
 
+TensorType permuted(const TensorType& type, const Dims& order) {
+  TensorType result{type.dtype, {}, {}, type.device};
+  for (int64_t i : order) {
+    result.shape.push_back(type.shape[i]);
+    result.strides.push_back(type.strides[i]);
+  }
+  return result;
+}
+
 TensorType type_of(const at::Tensor& tensor) {
   return {tensor.scalar_type(), tensor.sizes().vec(), tensor.strides().vec(), tensor.device()};
 }

@@ -52,6 +52,8 @@ TensorType contiguous_type(c10::ScalarType dtype, Dims shape, c10::Device device
 TensorType with_shape(const TensorType& type, Dims shape);
 TensorType with_dtype(const TensorType& type, c10::ScalarType dtype);
 TensorType with_strides(const TensorType& type, Dims strides);
+/// `type` whose dimension i is dimension order[i] of the old one, in the same memory.
+TensorType permuted(const TensorType& type, const Dims& order);
 
 /// The type of an existing tensor.
 TensorType type_of(const at::Tensor& tensor);

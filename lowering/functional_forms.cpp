@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include <string>
+#include <unordered_set>
 
 #include "core/ops/aten_memory.h"
 
@@ -77,11 +78,18 @@ bool is_private_until(const jit::Value* value, const jit::Node* writer) {
 
 /// True for what is computed from constants alone. LibTorch folds it into one constant unless it is written in place,
 /// and hands that out at each call: a caller who writes into the result would find his writes in the next one.
-bool is_known(const jit::Value* value) {
+/// `seen`: values that have been looked at, of which one that is not known would have been the end.
+bool is_known(const jit::Value* value, std::unordered_set<const jit::Value*>& seen) {
   const jit::Node* node = value->node();
-  if (node->kind() == c10::prim::Constant) return true;
+  if (node->kind() == c10::prim::Constant || !seen.insert(value).second) return true;
   bool is_computed = node->maybeOperator() && node->blocks().empty() && !node->isNondeterministic();
-  return is_computed && std::all_of(node->inputs().begin(), node->inputs().end(), is_known);
+  return is_computed && std::all_of(node->inputs().begin(), node->inputs().end(),
+                                    [&](const jit::Value* input) { return is_known(input, seen); });
+}
+
+bool is_known(const jit::Value* value) {
+  std::unordered_set<const jit::Value*> seen;
+  return is_known(value, seen);
 }
 
 void rewrite(jit::Block* block) {

@@ -25,15 +25,6 @@ bool readers_take(const Graph& graph, const Value* value, const TensorType& type
   });
 }
 
-TensorType permuted(const TensorType& type, const Dims& order) {
-  TensorType result = type;
-  for (size_t i = 0; i < order.size(); ++i) {
-    result.shape[i] = type.shape[order[i]];
-    result.strides[i] = type.strides[order[i]];
-  }
-  return result;
-}
-
 /// The order of dimensions in which the rows of x lie one after the other, where x has them in another order.
 std::optional<Dims> order_in_memory(const TensorType& x) {
   if (is_contiguous(x)) return std::nullopt;
@@ -45,11 +36,10 @@ std::optional<Dims> order_in_memory(const TensorType& x) {
 
 /// The linear node on rows in the order in which they lie, its result turned back.
 void turn(Graph& graph, Node* linear, const Dims& order, Restride& strides) {
-  Dims back(order.size());
-  for (size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<int64_t>(i);
+  Permute permute{order};
   std::vector<Value*> inputs(linear->inputs().begin(), linear->inputs().end());
-  inputs[0] = graph.add(Permute{order}, {inputs[0]});
-  Value* result = graph.add(Permute{back}, {graph.add(Linear{}, inputs)});
+  inputs[0] = graph.add(permute, {inputs[0]});
+  Value* result = graph.add(Permute{permute.inverse()}, {graph.add(Linear{}, inputs)});
   strides.add(result);
   graph.replace_uses(linear->output(), result);
 }
@@ -58,18 +48,14 @@ void turn(Graph& graph, Node* linear, const Dims& order, Restride& strides) {
 
 void follow_memory(Graph& graph, const PassContext&) {
   Restride strides(graph);
-  for (Node* node : graph.node_list()) {
-    Graph::InsertBefore here(graph, node);
-    graph.origin = node->origin;
-    strides.follow(node);
+  strides.walk([&](Node* node) {
     if (node->as<Copy>() && readers_take(graph, node->output(), node->input(0)->type)) {
       strides.add(node->input(0));
       graph.replace_uses(node->output(), node->input(0));
     } else if (node->as<Linear>() && !graph.is_output(node->output())) {
       if (auto order = order_in_memory(node->input(0)->type)) turn(graph, node, *order, strides);
     }
-  }
-  strides.restore_outputs();
+  });
 }
 
 }  // namespace torchweld

@@ -67,13 +67,9 @@ void merge(Graph& graph, const std::vector<Node*>& siblings, Restride& strides) 
 void merge_linears(Graph& graph, const PassContext&) {
   std::map<Node*, std::vector<Node*>> siblings = siblings_of(graph);
   Restride strides(graph);
-  for (Node* node : graph.node_list()) {
-    Graph::InsertBefore here(graph, node);
-    graph.origin = node->origin;
-    strides.follow(node);
+  strides.walk([&](Node* node) {
     if (auto found = siblings.find(node); found != siblings.end()) merge(graph, found->second, strides);
-  }
-  strides.restore_outputs();
+  });
 }
 
 }  // namespace torchweld

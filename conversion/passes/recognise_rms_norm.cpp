@@ -102,10 +102,7 @@ Value* weighted_norm(Graph& graph, const Node& node) {
 
 void recognise_rms_norm(Graph& graph, const PassContext&) {
   Restride strides(graph);
-  for (Node* node : graph.node_list()) {
-    Graph::InsertBefore here(graph, node);
-    graph.origin = node->origin;
-    strides.follow(node);
+  strides.walk([&](Node* node) {
     for (auto rule : {whole_norm, norm_of_rounded, weighted_norm}) {
       Value* norm = rule(graph, *node);
       if (!norm) continue;
@@ -113,8 +110,7 @@ void recognise_rms_norm(Graph& graph, const PassContext&) {
       graph.replace_uses(node->output(), norm);
       break;
     }
-  }
-  strides.restore_outputs();
+  });
 }
 
 }  // namespace torchweld

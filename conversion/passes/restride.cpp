@@ -53,6 +53,16 @@ void OutputStrides::restore(Graph& graph) const {
   }
 }
 
+void Restride::walk(const std::function<void(Node*)>& rewrite) {
+  for (Node* node : graph_.node_list()) {
+    Graph::InsertBefore here(graph_, node);
+    graph_.origin = node->origin;
+    follow(node);
+    rewrite(node);
+  }
+  restore_outputs();
+}
+
 void Restride::follow(Node* node) {
   bool changed =
       std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* v) { return changed_.count(v) > 0; });

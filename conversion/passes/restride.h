@@ -1,6 +1,7 @@
 // Strides of values behind a rewrite that lays something out differently.
 #pragma once
 
+#include <functional>
 #include <unordered_set>
 #include <vector>
 
@@ -32,6 +33,8 @@ class Restride {
   explicit Restride(Graph& graph) : graph_(graph), outputs_(graph) {}
   /// `value` has other strides than what stood in its place.
   void add(const Value* value) { changed_.insert(value); }
+  /// Calls `rewrite` for each node behind follow(), new nodes going before it, then restore_outputs().
+  void walk(const std::function<void(Node*)>& rewrite);
   /// Infers the results of a node again when it reads changed values.
   void follow(Node* node);
   /// To be called once, after the last node.

@@ -161,9 +161,7 @@ Value* split_before_permute(Graph& graph, Node& node) {
     if (left != 1 || parts[i].empty()) return nullptr;
   }
   Dims shape, position(reshape->shape.size());
-  Dims back(permute->order.size());
-  for (size_t i = 0; i < back.size(); ++i) back[permute->order[i]] = static_cast<int64_t>(i);
-  for (int64_t i : back) {
+  for (int64_t i : permute->inverse()) {
     for (int64_t part : parts[i]) {
       position[part] = static_cast<int64_t>(shape.size());
       shape.push_back(reshape->shape[part]);

@@ -28,12 +28,7 @@ TensorType infer_permute(const Permute& a, Types in) {
   Dims all(in[0].shape.size());
   std::iota(all.begin(), all.end(), 0);
   expect(sorted == all, "permute: the order must name each dimension once");
-  TensorType type{in[0].dtype, {}, {}, in[0].device};
-  for (int64_t i : a.order) {
-    type.shape.push_back(in[0].shape[i]);
-    type.strides.push_back(in[0].strides[i]);
-  }
-  return type;
+  return permuted(in[0], a.order);
 }
 
 TensorType infer_slice(const Slice& a, Types in) {
@@ -120,6 +115,12 @@ Value* emit_memory_format(ImportArgs& a, Value* x, int64_t format) {
     strides = channels_last_strides(type.shape);
   }
   return same_layout(type.shape, type.strides, strides) ? x : a.emit(Copy{.strides = strides}, {x});
+}
+
+Dims Permute::inverse() const {
+  Dims back(order.size());
+  for (size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<int64_t>(i);
+  return back;
 }
 
 void define_shape(OpSet& ops) {

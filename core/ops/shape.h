@@ -17,6 +17,8 @@ struct Reshape {
 struct Permute {
   Dims order;
   void fields(auto&& f) { f("order", order); }
+  /// The order that puts the dimensions of the result back.
+  Dims inverse() const;
 };
 
 /// Elements start, start+step, ... below end along one axis (0 <= start <= end <= size, step >= 1). A view.

@@ -152,6 +152,7 @@ Parts take_apart(const Node& node, const KernelContext& context) {
   expect(problem.window[0] <= kMostWindow && problem.window[1] <= kMostWindow, "a window of more than 11 x 11");
   problem.vector_reads = reads_vectors(problem);
   add_result_loops(node, parts, conv != nullptr);
+  problem.vector_writes = parts.loops.width > 1;
   return parts;
 }
 
@@ -195,7 +196,8 @@ Arguments arguments_of(const Parts& parts, const GemmConfig& config, const Packe
 
 /// `struct Multiply`: the warpgroup's instruction for so many columns, which the instruction set has no generic form
 /// of. begin() before and close() after a row of run(sums, a, b), which adds the product of 16 numbers along k of the
-/// rows at descriptor a and the columns at descriptor b; sums are there after finish(sums).
+/// rows at descriptor a and the columns at descriptor b; sums are there after finish(sums). After wait_for_earlier()
+/// all rows but the last have been read.
 std::string emit_multiply(c10::ScalarType dtype, int columns) {
   std::string registers, operands;
   int count = columns / 2;
@@ -215,9 +217,11 @@ std::string emit_multiply(c10::ScalarType dtype, int columns) {
          ", %" + std::to_string(count + 1) + ", 1, 1, 1, 0, 0;\"\n        : " + operands +
          " : \"l\"(a), \"l\"(b));\n  }\n" + function + "finish" + sums +
          ") {\n    asm volatile(\"wgmma.wait_group.sync.aligned 0;\"\n        : " + operands +
-         " :: \"memory\");\n  }\n#else\n" + function + "begin() { __trap(); }\n" + function + "close() {}\n" +
-         function + "run" + sums + ", unsigned long long, unsigned long long) {}\n" + function + "finish" + sums +
-         ") {}\n#endif\n};\n";
+         " :: \"memory\");\n  }\n" + function +
+         "wait_for_earlier() { asm volatile(\"wgmma.wait_group.sync.aligned 1;\" ::: \"memory\"); }\n#else\n" +
+         function + "begin() { __trap(); }\n" + function + "close() {}\n" + function + "run" + sums +
+         ", unsigned long long, unsigned long long) {}\n" + function + "finish" + sums + ") {}\n" + function +
+         "wait_for_earlier() {}\n#endif\n};\n";
 }
 
 /// The call, without its arguments, of the device function that runs `config`.
@@ -230,6 +234,8 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
     return std::string("tw::implicit_gemm_warpgroups<Tile, Depth, Stages, Multiply, ") +
            (config.splits > 1 ? "true, " : "false, ") + std::to_string(width) + ">";
   }
+  if (config.source == GemmSource::kPipeline)
+    return "tw::implicit_gemm_pipeline<Tile, Depth, Pipeline, Multiply, " + std::to_string(width) + ">";
   std::string source = config.source == GemmSource::kPatch    ? "tw::GemmPatch<Tile, Depth>"
                        : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
                        : p.is_pointwise()                     ? "tw::GemmRows<Tile, Depth, false>"
@@ -243,8 +249,11 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
 /// What a product by warpgroups needs beside Tile and Depth.
 std::string emit_warpgroup_types(const Parts& parts, const GemmConfig& config) {
   const GemmProblem& p = parts.problem;
-  return std::string("using Stages = tw::GemmStages<Tile, Depth, ") + (p.is_pointwise() ? "false, " : "true, ") +
-         numbers({config.stage_count(p), config.stages}) + ">;\n" + emit_multiply(parts.dtype, config.columns);
+  bool pipeline = config.source == GemmSource::kPipeline;
+  return std::string(pipeline ? "using Pipeline = tw::GemmPipeline" : "using Stages = tw::GemmStages") +
+         "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
+         (pipeline ? numbers({config.stages, config.blocks}) : numbers({config.stage_count(p), config.stages})) +
+         ">;\n" + emit_multiply(parts.dtype, config.columns);
 }
 
 /// The last argument of a product by warpgroups, as a variable `norm`.
@@ -267,12 +276,14 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
   // Two blocks of a ring hide each other's waiting when their sums leave registers for it.
   constexpr int kFewSums = 32;
   bool two = config.source == GemmSource::kRing && config.rows * config.columns / config.threads() <= kFewSums;
-  std::string blocks = two ? "2" : "1";
-  const bool by_warpgroups = config.source == GemmSource::kStages;
-  std::string header = config.source == GemmSource::kRing ? "implicit_gemm_ring.cuh"
-                       : parts.norm                       ? "implicit_gemm_norm.cuh"
-                       : by_warpgroups                    ? "implicit_gemm_warpgroups.cuh"
-                                                          : "implicit_gemm.cuh";
+  int64_t blocks = two ? 2 : config.blocks;
+  const bool stages = config.source == GemmSource::kStages;
+  const bool by_warpgroups = stages || config.source == GemmSource::kPipeline;
+  std::string header = config.source == GemmSource::kRing       ? "implicit_gemm_ring.cuh"
+                       : config.source == GemmSource::kPipeline ? "implicit_gemm_pipeline.cuh"
+                       : parts.norm                             ? "implicit_gemm_norm.cuh"
+                       : stages                                 ? "implicit_gemm_warpgroups.cuh"
+                                                                : "implicit_gemm.cuh";
   return {by_warpgroups ? "implicit_gemm_warpgroups" : "implicit_gemm",
           emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + (parts.norm ? kNormParameters : "") +
               "  tw::Size<I> size[" + std::to_string(parts.loops.sizes.size() - 1) + "];\n" +
@@ -283,11 +294,11 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) + ">;\n" +
               (by_warpgroups ? emit_warpgroup_types(parts, config) : "") +
-              "extern \"C\" __global__ void __launch_bounds__(Tile::threads, " + blocks + ") kernel(" +
-              emit_pointers_of(node, parts) + "const __grid_constant__ Params p) {\n  " +
-              emit_elements_object(parts.loops) + "  " + (by_warpgroups ? emit_norm(parts) : "") +
-              emit_entry(config, p, parts.loops.width) + "(x" + std::to_string(parts.x_index) + ", p, elements" +
-              (by_warpgroups ? ", norm" : "") + ");\n}\n"};
+              "extern \"C\" __global__ void __launch_bounds__(" +
+              numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +
+              "const __grid_constant__ Params p) {\n  " + emit_elements_object(parts.loops) + "  " +
+              (stages ? emit_norm(parts) : "") + emit_entry(config, p, parts.loops.width) + "(x" +
+              std::to_string(parts.x_index) + ", p, elements" + (stages ? ", norm" : "") + ");\n}\n"};
 }
 
 /// The norm's weights go into those of the product; see implicit_gemm_norm.cuh.
@@ -311,11 +322,17 @@ Packed packed_of(const Node& node, const Parts& parts, const GemmConfig& config)
           packed_columns(parts.bias, device, parts.problem, config)};
 }
 
+GemmDevice device_limits(const Node& node) {
+  DeviceLimits limits = limits_of(node);
+  return {limits.processors, limits.shared_bytes, limits.major >= 9, limits.major == 9};
+}
+
 std::unique_ptr<Kernel> make(const Node& node, const Parts& parts, const GemmConfig& config) {
   Packed packed = packed_of(node, parts, config);
-  Shape shape{.blocks = config.row_tiles(parts.problem) * config.splits,
-              .blocks_y = config.column_tiles(parts.problem),
-              .threads = static_cast<unsigned>(config.threads()),
+  bool in_turn = config.source == GemmSource::kPipeline;
+  Shape shape{.blocks = config.launched_blocks(parts.problem, device_limits(node)),
+              .blocks_y = in_turn ? 1 : config.column_tiles(parts.problem),
+              .threads = static_cast<unsigned>(config.threads() + config.loaders()),
               .shared_bytes = static_cast<unsigned>(config.shared_bytes),
               .cluster = static_cast<unsigned>(config.splits)};
   if (parts.norm) shape.shared_bytes += static_cast<unsigned>(8 * config.rows);
@@ -366,11 +383,6 @@ Parts take_apart_normed(const Node& node, const KernelContext& context) {
     if (static_cast<int>(i) != x->index()) parts.packed.push_back(i);
   }
   return parts;
-}
-
-GemmDevice device_limits(const Node& node) {
-  DeviceLimits limits = limits_of(node);
-  return {limits.processors, limits.shared_bytes, limits.major >= 9, limits.major == 9};
 }
 
 void offer(const Node& node, const KernelContext& context, const Parts& parts, std::vector<GemmConfig> configs,
@@ -424,8 +436,9 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   std::vector<GemmConfig> configs = gemm_configs(parts.problem, device_limits(node), kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
   const GemmConfig& best = configs.front();
-  expect(context.tune || (best.source != GemmSource::kRing && best.microseconds < kMostUntimed),
-         "a large product, and kernels are not timed");
+  bool as_good_as_libraries = best.source == GemmSource::kPipeline;
+  bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
+  expect(context.tune || as_good_as_libraries || small, "a large product, and kernels are not timed");
   offer(node, context, parts, configs, offers);
 }
 

@@ -22,6 +22,8 @@ struct GemmProblem {
   int64_t element_bytes = 2;
   bool vector_reads = true;  ///< Channels and strides allow copies of 16 bytes.
 
+  bool vector_writes = true;  ///< Results can be written several at a time.
+
   int64_t rows() const { return images * out_height * out_width; }
   int64_t taps() const { return window[0] * window[1]; }
   /// Elements of a chunk of 16 bytes.
@@ -44,11 +46,12 @@ struct GemmDevice {
 
 /// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_operands.cuh.
 enum class GemmSource {
-  kRows,    ///< Once per tap.
-  kPatch,   ///< Once for all taps.
-  kPixels,  ///< Once for all taps, at most four channels.
-  kRing,    ///< Once per tap, a few chunks of k at a time; the weights too.
-  kStages,  ///< Once per tap, for products by warpgroups, which start when the first stages are there.
+  kRows,      ///< Once per tap.
+  kPatch,     ///< Once for all taps.
+  kPixels,    ///< Once for all taps, at most four channels.
+  kRing,      ///< Once per tap, a few chunks of k at a time; the weights too.
+  kStages,    ///< Once per tap, for products by warpgroups, which start when the first stages are there.
+  kPipeline,  ///< Once per tap, through a ring that a warpgroup of its own fills while others multiply.
 };
 
 /// One way to run it. See kernels/cuda/device/implicit_gemm.cuh.
@@ -58,6 +61,7 @@ struct GemmConfig {
   int splits = 1;  ///< Blocks of a cluster, which share the channels.
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
+  int blocks = 1;        ///< kPipeline: on one processor.
   int stages = 0;        ///< Of a ring; kStages: those that arrive together.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
 
@@ -66,17 +70,22 @@ struct GemmConfig {
   int64_t shared_bytes = 0;
   double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
 
+  /// Those that multiply.
   int threads() const { return 32 * warps_m * warps_n * warps_k; }
+  /// Those that do nothing but bring operands.
+  int loaders() const { return source != GemmSource::kPipeline ? 0 : blocks == 1 ? 128 : 64; }
   bool summed() const { return splits > 1 || warps_k > 1; }
   /// Chunks between rows of operands in shared memory, an odd number.
   int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }
   /// Steps of two chunks along k in a block, filled up to the same number for each of its warps.
   int64_t steps(const GemmProblem& problem) const;
-  /// Stages of k, for kRing and kStages.
+  /// Stages of k, for kRing, kStages and kPipeline.
   int64_t stage_count(const GemmProblem& problem) const;
   int64_t pixel_pitch() const { return slice + 1; }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
   int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }
+  /// Blocks of the launch; those of kPipeline take several tiles of results each.
+  int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.
   int64_t x_bytes(const GemmProblem& problem) const;
   /// `64x32 w1,2,4 patch split4`

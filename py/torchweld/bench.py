@@ -100,7 +100,8 @@ def measure(name, batch, precision, args):
         "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
         "kernels_per_call": sum(engine.launches for engine in report.engines),
-        "steps": sum(len(engine.steps) for engine in report.engines), "engines": len(report.engines),
+        "steps": [[s.op, s.tactic, round(s.microseconds, 2)] for engine in report.engines for s in engine.steps],
+        "engines": len(report.engines),
         "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
         "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
         "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
@@ -225,7 +226,8 @@ def _graphed(module, inputs):
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.inference_mode():
-        kept = module(*inputs)
+        results = module(*inputs)
+    kept = module, inputs, results  # The graph reads and writes their memory and runs code that the module holds.
     return lambda: (graph.replay(), kept)
 
 

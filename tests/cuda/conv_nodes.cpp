@@ -49,6 +49,8 @@ std::vector<Value*> add_after(After after, Graph& body, Value* result, c10::Devi
       return {body.add(Pointwise{"relu"}, {result})};
     case After::kRelu6:
       return {body.add(Pointwise{"clamp"}, {result, number(0), number(6)})};
+    case After::kGelu:
+      return {body.add(Pointwise{"gelu"}, {result})};
     case After::kResidualRelu:
       return {body.add(Pointwise{"relu"}, {body.add(Pointwise{"add"}, {result, operand(type)})})};
     case After::kTwoResults: {
@@ -100,6 +102,11 @@ Case product_case(const std::string& name, const Attrs& anchor, const TensorType
     graph->add_output(value.get());
   }
   return {name + "/" + dtype_name(x.dtype), std::move(graph)};
+}
+
+Case linear_case(const char* name, const TensorType& x, int64_t outputs, After after, bool constants_on_device) {
+  return product_case(name, Linear{}, x, {{outputs, x.shape.back()}, {outputs}}, after, contiguous_strides,
+                      constants_on_device);
 }
 
 }  // namespace
@@ -201,9 +208,8 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
   std::vector<Case> list;
   for (const ConvSpec& spec : specs) list.push_back(conv_case(spec, dtype, device, constants_on_device));
   auto linear = [&](const char* name, Dims shape, int64_t outputs, After after, Dims strides = {}) {
-    TensorType x{dtype, shape, strides.empty() ? contiguous_strides(shape) : strides, device};
-    list.push_back(product_case(name, Linear{}, x, {{outputs, shape.back()}, {outputs}}, after, contiguous_strides,
-                                constants_on_device));
+    list.push_back(linear_case(name, {dtype, shape, strides.empty() ? contiguous_strides(shape) : strides, device},
+                               outputs, after, constants_on_device));
   };
   linear("linear_tokens", {197, 768}, 96, After::kRelu);
   linear("linear_odd", {2, 9, 45}, 33, After::kResidualRelu);
@@ -212,6 +218,39 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
   linear("linear_encoder", {128, 768}, 256, After::kResidualRelu);
   linear("linear_long_k", {130, 3072}, 200, After::kTwoResults);
   linear("linear_uneven_k", {70, 200}, 96, After::kNothing);
+  return list;
+}
+
+std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  const ConvSpec specs[] = {
+      {.name = "large_pointwise", .x = {9, 136, 61, 67}, .outputs = 264, .after = After::kResidualRelu},
+      {.name = "large_shallow", .x = {3, 72, 111, 113}, .outputs = 200, .after = After::kRelu},
+      {.name = "large_window",
+       .x = {7, 200, 45, 47},
+       .outputs = 184,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .after = After::kTwoResults},
+      {.name = "large_stride2",
+       .x = {5, 128, 75, 73},
+       .outputs = 328,
+       .window = {3, 3},
+       .stride = {2, 2},
+       .padding = {1, 1}},
+      {.name = "large_narrow", .x = {8, 128, 75, 73}, .outputs = 60, .window = {3, 3}, .after = After::kRelu6},
+      {.name = "large_into_slice",
+       .x = {6, 264, 40, 41},
+       .outputs = 88,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .after = After::kRelu,
+       .result_channels_apart = 400},
+  };
+  std::vector<Case> list;
+  for (const ConvSpec& spec : specs) list.push_back(conv_case(spec, dtype, device, constants_on_device));
+  auto type = [&](const Dims& shape) { return TensorType{dtype, shape, contiguous_strides(shape), device}; };
+  list.push_back(linear_case("large_linear", type({37, 111, 520}), 776, After::kGelu, constants_on_device));
+  list.push_back(linear_case("large_linear_long_k", type({5001, 2056}), 1000, After::kNothing, constants_on_device));
   return list;
 }
 

@@ -7,7 +7,7 @@ namespace torchweld::cuda_tests {
 
 /// A channels-last convolution with constant weights and what follows it in its fused node.
 struct ConvSpec {
-  enum class After { kNothing, kRelu, kRelu6, kResidualRelu, kTwoResults, kScales };
+  enum class After { kNothing, kRelu, kRelu6, kResidualRelu, kTwoResults, kScales, kGelu };
 
   const char* name;
   Dims x;  ///< Batch, channels, height, width.
@@ -25,5 +25,8 @@ Case conv_case(const ConvSpec& spec, c10::ScalarType dtype, c10::Device device, 
 
 /// Convolutions and linear layers of odd sizes, windows, strides, paddings, layouts and fused bodies.
 std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+/// As many results that blocks take several tiles each; sizes are no multiples of a tile's.
+std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 }  // namespace torchweld::cuda_tests

@@ -34,26 +34,29 @@ void collect(const Case& c, Programs& programs) {
   EXPECT_TRUE(!found.empty() || library_only) << "no own kernel takes " << c.name;
 }
 
+constexpr int kAnySpill = 1 << 20;
+
 /// What is wrong with a program on an architecture; empty when nothing is.
-std::string compile_one(const cuda::Program& program, const std::string& arch, bool forbid_spills) {
+std::string compile_one(const cuda::Program& program, const std::string& arch, int most_spilled) {
   static const std::regex spill("([1-9][0-9]*) bytes spill stores");
   try {
     cuda::Compiled compiled = cuda::compile_afresh(program, arch);
     if (compiled.cubin.empty()) return "no code";
     std::smatch found;
-    if (forbid_spills && std::regex_search(compiled.log, found, spill)) return "registers spill: " + found.str();
+    if (std::regex_search(compiled.log, found, spill) && std::stoi(found[1]) > most_spilled)
+      return "registers spill: " + found.str();
     return "";
   } catch (const std::exception& error) {
     return error.what();
   }
 }
 
-void compile_all(const Programs& programs, const std::vector<std::string>& archs, bool forbid_spills) {
+void compile_all(const Programs& programs, const std::vector<std::string>& archs, int most_spilled = 0) {
   std::vector<std::pair<std::string, cuda::Program>> list;
   for (const auto& [text, program] : programs) list.push_back(program);
   std::vector<std::string> wrong(list.size() * archs.size());
   in_parallel(wrong.size(), [&](size_t i) {
-    wrong[i] = compile_one(list[i / archs.size()].second, archs[i % archs.size()], forbid_spills);
+    wrong[i] = compile_one(list[i / archs.size()].second, archs[i % archs.size()], most_spilled);
   });
   for (size_t i = 0; i < wrong.size(); ++i) {
     EXPECT_EQ(wrong[i], "") << list[i / archs.size()].first << " for " << archs[i % archs.size()];
@@ -64,7 +67,7 @@ void compile_all(const Programs& programs, const std::vector<std::string>& archs
 TEST(DeviceCode, CompilesForEveryArchitecture) {
   Programs programs;
   for (const Case& c : cases(c10::kHalf, kDevice, false)) collect(c, programs);
-  compile_all(programs, kArchs, true);
+  compile_all(programs, kArchs);
 }
 
 TEST(DeviceCode, CompilesForOtherDtypes) {
@@ -72,13 +75,26 @@ TEST(DeviceCode, CompilesForOtherDtypes) {
   for (c10::ScalarType dtype : {c10::kFloat, c10::kBFloat16, c10::kDouble}) {
     for (const Case& c : cases(dtype, kDevice, false)) collect(c, programs);
   }
-  compile_all(programs, {"sm_80"}, true);
+  compile_all(programs, {"sm_80"});
 }
 
 TEST(DeviceCode, OddProductsCompile) {
   Programs programs;
   for (const Case& c : odd_products(c10::kHalf, kDevice, false)) collect(c, programs);
-  compile_all(programs, {"sm_75", "sm_90a"}, true);
+  compile_all(programs, {"sm_75", "sm_90a"});
+}
+
+TEST(DeviceCode, LargeProductsCompile) {
+  Programs programs;
+  for (const Case& c : large_products(c10::kHalf, kDevice, false)) {
+    for (const cuda::Program& program : programs_of(c)) {
+      if (program.text.find("tw::implicit_gemm_pipeline<") != std::string::npos)
+        programs.emplace(program.text, std::pair(c.name, program));
+    }
+  }
+  // Where two blocks share a processor's registers, some are kept in memory while a tile ends.
+  constexpr int kFewBytes = 96;
+  compile_all(programs, {"sm_90a"}, kFewBytes);
 }
 
 TEST(DeviceCode, AttentionCompiles) {
@@ -88,14 +104,14 @@ TEST(DeviceCode, AttentionCompiles) {
   for (const Case& c : attention_nodes(c10::kHalf, kDevice)) {
     if (chosen.count(c.name)) collect(c, programs);
   }
-  compile_all(programs, {"sm_80", "sm_90a", "sm_120"}, true);
-  compile_all(programs, {"sm_75"}, false);
+  compile_all(programs, {"sm_80", "sm_90a", "sm_120"});
+  compile_all(programs, {"sm_75"}, kAnySpill);
 }
 
 TEST(DeviceCode, NormedLinearsCompile) {
   Programs programs;
   for (const Case& c : normed_linears(c10::kHalf, kDevice, false)) collect(c, programs);
-  compile_all(programs, {"sm_90a"}, true);
+  compile_all(programs, {"sm_90a"});
 }
 
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {

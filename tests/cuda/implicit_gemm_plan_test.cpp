@@ -72,8 +72,10 @@ TEST(ImplicitGemmPlan, EncoderLayersGoToWarpgroupsWhereThereAreSome) {
   for (const GemmConfig& c : gemm_configs(p, {.warpgroups = false}, 12)) EXPECT_NE(c.source, GemmSource::kStages);
 }
 
-TEST(ImplicitGemmPlan, ManyRowsPassThroughARing) {
-  EXPECT_EQ(gemm_configs(square_conv(128, 28, 256, 256, 3, 1), {}, 1).front().source, GemmSource::kRing);
+TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
+  GemmProblem p = square_conv(128, 28, 256, 256, 3, 1);
+  EXPECT_EQ(gemm_configs(p, {.warpgroups = false}, 1).front().source, GemmSource::kRing);
+  EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kPipeline);
 }
 
 }  // namespace

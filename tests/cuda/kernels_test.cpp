@@ -198,6 +198,12 @@ TEST_P(CudaProducts, OddSizesMeanWhatAtenMeans) {
   for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
 }
 
+TEST_P(CudaProducts, LargeSizesMeanWhatAtenMeans) {
+  std::vector<Case> list = large_products(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 

@@ -79,6 +79,47 @@ struct GemmDirect {
   }
 };
 
+// The same for many results, with no more than one run of columns beside them, or two: the next one's on its way.
+template <class T, int width, bool ahead, class E>
+struct GemmStreamed {
+  static constexpr int runs = T::n_tiles / T::group;
+  struct Run {
+    float bias[T::run];
+    GemmFinish<T::run, width, E> finish[2];
+  };
+
+  template <class Params>
+  __device__ __forceinline__ static void run(const Params& p, const GemmWork& work, const E& elements,
+                                             const float (&acc)[T::n_tiles][4]) {
+    const int lane = threadIdx.x % 32;
+    const int row = work.first_row + T::warp_m() * 16 + lane / 4;
+    const int column = work.first_column + lane % 4 * T::run;
+    auto fetch = [&](Run& next, int r) {
+#pragma unroll
+      for (int e = 0; e < T::run; ++e) next.bias[e] = __ldg(p.bias + column + r * 8 * T::group + e);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (row + i * 8 < p.rows) next.finish[i].fetch(elements, row + i * 8, column + r * 8 * T::group, p.outputs);
+      }
+    };
+    Run two[ahead ? 2 : 1];
+    if (ahead) fetch(two[0], 0);
+#pragma unroll
+    for (int r = 0; r < runs; ++r) {
+      const int next = ahead ? r + 1 : r;
+      if (next < runs) fetch(two[ahead ? next % 2 : 0], next);
+      const Run& run = two[ahead ? r % 2 : 0];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float v[T::run];
+#pragma unroll
+        for (int e = 0; e < T::run; ++e) v[e] = acc[r * T::group + e / 2][i * 2 + e % 2] + run.bias[e];
+        if (row + i * 8 < p.rows) run.finish[i].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+      }
+    }
+  }
+};
+
 // Results that warps (and, with `clustered`, blocks) have added up parts of: the parts meet in shared memory, those of
 // T::rows / splits rows in each block.
 template <class T, bool clustered, int width, class E>

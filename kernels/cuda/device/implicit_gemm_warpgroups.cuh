@@ -18,7 +18,32 @@ __device__ __forceinline__ void show_to_tensor_cores() {
 #endif
 }
 
-// `taps` false: a window of 1 x 1 without padding. T: 16 rows to a warp, all columns to each.
+// A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
+__device__ __forceinline__ unsigned long long place_in_shared(unsigned address) {
+  return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
+}
+
+// Adds the products of a stage: the 64 rows and all columns that start at these addresses.
+template <class Multiply, class Sums>
+__device__ __forceinline__ void multiply_stage(Sums& sums, unsigned rows, unsigned columns) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    Multiply::run(sums, place_in_shared(rows + k * 32), place_in_shared(columns + k * 32));
+}
+
+// Chunk `lane` of 8 in a stage of k. `taps` false: a window of 1 x 1 without padding, without a table; its offset
+// leaves out the lane's.
+template <class T, class D, bool taps, class Params>
+__device__ __forceinline__ GemmChunk stage_chunk(const Params& p, const GemmWork& work, unsigned table, int stage,
+                                                 int lane) {
+  const int q = stage * 8 + lane;
+  if constexpr (taps) return read_table(table, q);
+  const int channel = work.first_channel + q * T::chunk;
+  const unsigned count = min(T::chunk, D::channels - channel);
+  return {stage * 8 * T::chunk * p.in[3], q < work.present ? 1u | 1u << 12 | count << 24 : kNeverThere};
+}
+
+// `taps`: see stage_chunk. T: 16 rows to a warp, all columns to each.
 template <class T, class D, bool taps, int stages_, int together_>
 struct GemmStages {
   using S = typename T::Element;
@@ -74,20 +99,11 @@ struct GemmStages {
   }
 
   template <class Params>
-  __device__ __forceinline__ GemmChunk chunk_at(const Params& p, const GemmWork& work, int stage) const {
-    const int q = stage * 8 + static_cast<int>(threadIdx.x) % 8;
-    if constexpr (taps) return read_table(table, q);
-    const int channel = work.first_channel + q * T::chunk;
-    const unsigned count = min(T::chunk, D::channels - channel);
-    return {stage * 8 * T::chunk * p.in[3], q < work.present ? 1u | 1u << 12 | count << 24 : kNeverThere};
-  }
-
-  template <class Params>
   __device__ __forceinline__ void load_rows(const Params& p, const GemmWork& work, int part) const {
 #pragma unroll
     for (int s = 0; s < stages_of(part); ++s) {
       const int stage = part * together + s;
-      const GemmChunk chunk = chunk_at(p, work, stage);
+      const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
       const unsigned need = chunk.need & kTapBits;
 #pragma unroll
       for (int i = 0; i < per_thread; ++i)
@@ -104,7 +120,7 @@ struct GemmStages {
       if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
 #pragma unroll 1
       for (int stage = 0; stage < stages; ++stage) {
-        const GemmChunk chunk = chunk_at(p, work, stage);
+        const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
         const unsigned need = chunk.need & kTapBits;
         gather_chunk(to + stage * row_bytes + i * step * 128, row + chunk.offset, p.in[3],
                      (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
@@ -122,18 +138,12 @@ struct GemmStages {
 #pragma unroll
     for (int s = 0; s < stages_of(part); ++s) {
       const int stage = part * together + s;
-#pragma unroll
-      for (int k = 0; k < 4; ++k)
-        Multiply::run(sums, place_in_shared(rows + threadIdx.x / 128 * 64 * 128 + stage * row_bytes + k * 32),
-                      place_in_shared(weights + stage * column_bytes + k * 32));
+      multiply_stage<Multiply>(sums, rows + threadIdx.x / 128 * 64 * 128 + stage * row_bytes,
+                               weights + stage * column_bytes);
     }
     Multiply::close();
     norm.template take<part>();
     if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(sums, norm);
-  }
-  // A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
-  __device__ __forceinline__ static unsigned long long place_in_shared(unsigned address) {
-    return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
   }
 };
 

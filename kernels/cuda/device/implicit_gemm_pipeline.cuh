@@ -1,0 +1,215 @@
+// Convolutions and linear layers as matrix products by warpgroups (sm_90a only), for many results. Blocks stay for many
+// tiles of results. In each, one warpgroup does nothing but bring operands, stage of k by stage through a ring in
+// shared memory, and the others multiply them; while these finish a tile, the ring fills with the next one's operands.
+// Stages are laid out as in implicit_gemm_warpgroups.cuh.
+//
+// Two blocks of a cluster that bring the weights for both (multicast) were tried: 1.4 to 2.5 times slower on an H100.
+#pragma once
+
+#include "implicit_gemm_warpgroups.cuh"
+
+namespace tw {
+
+// The registers of all threads of this warpgroup from here on.
+template <int count>
+__device__ __forceinline__ void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+template <int count>
+__device__ __forceinline__ void leave_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+
+// A ring of `stages` stages. `blocks`: how many of these share a processor. `taps`: see stage_chunk.
+template <class T, class D, bool taps, int stages_, int blocks_>
+struct GemmPipeline {
+  using S = typename T::Element;
+  static constexpr int stages = stages_, blocks = blocks_;
+  // Threads behind those that multiply. Of 65,536 registers a warpgroup of them leaves what the others need; where two
+  // blocks share them, all threads have the same.
+  static constexpr int loaders = blocks == 1 ? 128 : 64;
+  static constexpr bool moves_registers = blocks == 1;
+  static constexpr int few = 56, many = 224;
+  static constexpr int row_bytes = 128 * T::rows, column_bytes = 128 * T::columns;
+  static constexpr int stage_bytes = row_bytes + column_bytes;
+  static constexpr int step = loaders / 8, per_thread = T::rows / step;
+  static constexpr int header = 256, alignment = 1024;
+  static constexpr int warps = T::threads / 32;
+  static constexpr bool has_table = taps;
+  static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
+  // A block has what it was launched with: as many as all threads can have, a multiple of 8 each.
+  static_assert(!moves_registers || loaders * few + T::threads * many <=
+                                        65536 / (loaders + T::threads) / 8 * 8 * (loaders + T::threads),
+                "registers that are there");
+  static_assert(sizeof(S) == 2 && stages >= 3 && stages <= 16, "stages that barriers have room for");
+
+  unsigned full, empty;  // Barriers, one for each stage.
+  unsigned ring, table;
+  int slot = 0;
+  unsigned parity = 0;
+
+  __device__ __forceinline__ void place(unsigned shared) {
+    full = shared;
+    empty = shared + stages * 8;
+    ring = (shared + header + alignment - 1) / alignment * alignment;
+    table = ring + stages * stage_bytes;
+  }
+  // By one thread.
+  __device__ __forceinline__ void make_barriers() const {
+#pragma unroll
+    for (int s = 0; s < stages; ++s) {
+      init_barrier(full + s * 8, loaders / 32 + 1);
+      init_barrier(empty + s * 8, warps);
+    }
+    barriers_ready();
+  }
+  __device__ __forceinline__ void advance() {
+    slot = slot + 1 == stages ? 0 : slot + 1;
+    parity ^= slot == 0;
+  }
+
+  // ---- tiles of results: blocks take them in turn, those of the same rows one after the other
+
+  template <class Params>
+  __device__ __forceinline__ static int tiles(const Params& p) {
+    return (p.rows + T::rows - 1) / T::rows * ((p.outputs + T::columns - 1) / T::columns);
+  }
+  template <class Params>
+  __device__ __forceinline__ static GemmWork work_of_tile(const Params& p, int tile) {
+    const int beside = (p.outputs + T::columns - 1) / T::columns, row = tile / beside;
+    return {row * T::rows, (tile - row * beside) * T::columns, 0, 0, (D::channels + T::chunk - 1) / T::chunk};
+  }
+
+  // ---- the warpgroup that brings operands
+
+  // The weights of a stage. By one thread.
+  template <class Params>
+  __device__ __forceinline__ void load_weights_of(const Params& p, const GemmWork& work, int stage, int to) const {
+    const char* source = static_cast<const char*>(p.weights) +
+                         static_cast<long long>(work.first_column / T::columns * p.stage_count + stage) * column_bytes;
+    expect_bytes(full + to * 8, column_bytes);
+    copy_bulk(ring + to * stage_bytes + row_bytes, source, column_bytes, full + to * 8);
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void load(const S* x, const Params& p) {
+    const int thread = static_cast<int>(threadIdx.x) - T::threads, lane = thread % 8, first = thread / 8;
+    const bool vector = p.vector_reads && is_aligned<T::chunk>(x);
+    const unsigned to = ring + first * 128 + (lane ^ first % 8) * 16;
+    const int count = tiles(p);
+    int tile = static_cast<int>(blockIdx.x);
+    // The weights of the first stages do not depend on the kernel before.
+    const int early = min(stages, p.stage_count);
+    if (thread == 0) {
+      for (int s = 0; s < early; ++s) load_weights_of(p, work_of_tile(p, tile), s, s);
+    }
+    wait_for_previous();
+    // Copies run ahead of their arrival at the barrier. Two stages must have arrived when the next place is waited for:
+    // those who multiply leave one only when they have begun with the one behind it.
+    constexpr int ahead = stages - 2;
+    int loaded = 0, arrived = 0;
+    for (; tile < count; tile += static_cast<int>(gridDim.x)) {
+      const GemmWork work = work_of_tile(p, tile);
+      int from[per_thread];
+      unsigned inside[per_thread];
+#pragma unroll
+      for (int i = 0; i < per_thread; ++i) {
+        const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+        inside[i] = pixel.inside;
+        from[i] = static_cast<int>(place_of(x, p, pixel) - x) + (taps ? 0 : lane * T::chunk * p.in[3]);
+      }
+      for (int stage = 0; stage < p.stage_count; ++stage) {
+        wait_for_phase(empty + slot * 8, parity ^ 1);
+        if (thread == 0 && loaded >= early) load_weights_of(p, work, stage, slot);
+        const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, lane);
+        const unsigned need = chunk.need & kTapBits;
+        if (vector) {
+#pragma unroll
+          for (int i = 0; i < per_thread; ++i)
+            copy_async16(to + slot * stage_bytes + i * step * 128, x + (from[i] + chunk.offset),
+                         (inside[i] & need) == need);
+        } else {
+#pragma unroll 1
+          for (int i = 0; i < per_thread; ++i) {
+            const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+            const S* row = place_of(x, p, pixel) + (taps ? 0 : lane * T::chunk * p.in[3]);
+            gather_chunk(to + slot * stage_bytes + i * step * 128, row + chunk.offset, p.in[3],
+                         (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
+          }
+        }
+        commit_copies();
+        advance();
+        if (++loaded > ahead) {
+          wait_for_copies<ahead>();
+          rows_are_there(arrived);
+        }
+      }
+    }
+    wait_for_copies<0>();
+    for (int left = min(loaded, ahead); left > 0; --left) rows_are_there(arrived);
+  }
+  __device__ __forceinline__ void rows_are_there(int& arrived) const {
+    show_to_tensor_cores();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(full + arrived * 8);
+    arrived = arrived + 1 == stages ? 0 : arrived + 1;
+  }
+
+  // ---- the warpgroups that multiply
+
+  // This warp has read the stage at `place`.
+  __device__ __forceinline__ void leave(int place) const {
+    if (threadIdx.x % 32 == 0) arrive(empty + place * 8);
+  }
+
+  template <class Multiply, int width, class Params, class E>
+  __device__ __forceinline__ void multiply(const Params& p, const E& elements) {
+    const unsigned rows = ring + threadIdx.x / 128 * 64 * 128, columns = ring + row_bytes;
+    const int count = tiles(p);
+    wait_for_previous();
+    for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += static_cast<int>(gridDim.x)) {
+      float acc[1][T::n_tiles][4] = {};
+      int before = 0;
+#pragma unroll 1
+      for (int stage = 0; stage < p.stage_count; ++stage) {
+        wait_for_phase(full + slot * 8, parity);
+        Multiply::begin();
+        multiply_stage<Multiply>(acc[0], rows + slot * stage_bytes, columns + slot * stage_bytes);
+        Multiply::close();
+        Multiply::wait_for_earlier();
+        if (stage > 0) leave(before);
+        before = slot;
+        advance();
+      }
+      Multiply::finish(acc[0]);
+      leave(before);
+      GemmStreamed<T, width, blocks == 1, E>::run(p, work_of_tile(p, tile), elements, acc[0]);
+    }
+  }
+};
+
+// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm.cpp; weights packed by stages.
+// Multiply: see emit_multiply there.
+template <class T, class D, class Pipeline, class Multiply, int width, class Params, class E>
+__device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element* x, const Params& p,
+                                                       const E& elements) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  Pipeline pipeline;
+  pipeline.place(shared_address(shared));
+  if (threadIdx.x == 0) pipeline.make_barriers();
+  if constexpr (Pipeline::has_table) fill_table<T, D>(p, Pipeline::work_of_tile(p, 0), pipeline.table, p.stage_count * 8);
+  __syncthreads();
+  if (threadIdx.x >= T::threads) {
+    if constexpr (Pipeline::moves_registers) leave_registers<Pipeline::few>();
+    pipeline.load(x, p);
+  } else {
+    if constexpr (Pipeline::moves_registers) take_registers<Pipeline::many>();
+    pipeline.template multiply<Multiply, width>(p, elements);
+  }
+}
+
+}  // namespace tw

@@ -130,24 +130,6 @@ AttentionParts take_apart(const Node& node) {
   return parts;
 }
 
-Program program_of(const Node& node, const AttentionParts& parts, const AttentionConfig& c) {
-  const AttentionProblem& p = parts.problem;
-  std::string tile = "tw::AttentionTile<" + storage_type(parts.q->dtype);
-  for (int64_t number :
-       {p.head, p.value, int64_t{c.warps_q}, int64_t{c.warps_k}, int64_t{c.warp_keys}, int64_t{c.stages}})
-    tile += ", " + std::to_string(number);
-  std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
-  return {.name = "attention",
-          .text = std::string("#include \"attention.cuh\"\n") +
-                  "struct Params {\n  float scale;\n  int queries, keys;\n  tw::Divider tiles, heads, group;\n"
-                  "  int q[4], k[4], v[4], mask[4], y[4];\n  int vector, vector_writes;\n};\nusing Tile = " +
-                  tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, 1) kernel(" +
-                  emit_pointers(node, {}) + "const __grid_constant__ Params p) {\n  tw::attention<Tile, " + mask +
-                  (parts.op.causal ? ", true" : ", false") + (parts.op.nan_rows ? ", true" : ", false") +
-                  ">(x0, x1, x2, " + (parts.mask ? "x3" : "static_cast<const tw::NoMask*>(nullptr)") + ", y0, p);\n}\n",
-          .coarse = true};
-}
-
 /// Strides of a mask as one of [batch, heads, queries, keys]: 0 where it is repeated.
 Dims mask_strides(const TensorType* mask) {
   Dims strides(4, 0);
@@ -157,6 +139,32 @@ Dims mask_strides(const TensorType* mask) {
     if (mask->shape[d] > 1) strides[lead + d] = mask->strides[d];
   }
   return strides;
+}
+
+Program program_of(const Node& node, const AttentionParts& parts, const AttentionConfig& c) {
+  const AttentionProblem& p = parts.problem;
+  std::string tile = "tw::AttentionTile<" + storage_type(parts.q->dtype);
+  for (int64_t number :
+       {p.head, p.value, int64_t{c.warps_q}, int64_t{c.warps_k}, int64_t{c.warp_keys}, int64_t{c.stages}})
+    tile += ", " + std::to_string(number);
+  // Blocks that hide each other's waiting, where there are enough of them and registers for it.
+  constexpr int64_t kFewRegistersHead = 64;
+  constexpr int64_t kThreads = 512;
+  bool many = ceil_div(p.queries, c.queries()) * p.heads >= 2 * limits_of(node).processors;
+  int64_t together = many && std::max(p.head, p.value) <= kFewRegistersHead ? kThreads / c.threads() : 1;
+  bool alike = mask_strides(parts.mask)[2] == 0;
+  std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
+  return {.name = "attention",
+          .text = std::string("#include \"attention.cuh\"\n") +
+                  "struct Params {\n  float scale;\n  int queries, keys;\n  tw::Divider tiles, heads, group;\n"
+                  "  int q[4], k[4], v[4], mask[4], y[4];\n  int vector, vector_writes;\n};\nusing Tile = " +
+                  tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, " +
+                  std::to_string(std::max<int64_t>(together, 1)) + ") kernel(" + emit_pointers(node, {}) +
+                  "const __grid_constant__ Params p) {\n  tw::attention<Tile, " + mask +
+                  (parts.op.causal ? ", true" : ", false") + (parts.op.nan_rows ? ", true" : ", false") +
+                  (alike ? ", true" : ", false") + ">(x0, x1, x2, " +
+                  (parts.mask ? "x3" : "static_cast<const tw::NoMask*>(nullptr)") + ", y0, p);\n}\n",
+          .coarse = true};
 }
 
 /// True when rows of 8 elements can move at once, as far as the strides say.

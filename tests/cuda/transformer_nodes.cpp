@@ -78,6 +78,7 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
       {"encoder", 1, 12, 12, 128, 128, 64, 64},
       {"encoder_mask", 2, 4, 4, 128, 128, 64, 64, Layout::kJoined, {2, 1, 1, 128}},
       {"image", 2, 3, 3, 197, 197, 64, 64},
+      {"many_mask", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {16, 1, 1, 130}},
       {"long", 1, 2, 2, 1030, 1030, 64, 64},
       {"long_keys", 1, 2, 2, 3, 700, 128, 128, Layout::kHeadsApart},
       {"small", 3, 2, 2, 5, 7, 8, 16, Layout::kHeadsApart},

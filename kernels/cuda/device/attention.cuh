@@ -93,8 +93,9 @@ struct RowCopies {
   }
 };
 
-// One warp's share of the softmax: 16 queries, of which a lane holds the rows lane / 4 and lane / 4 + 8.
-template <class T, class M, bool causal>
+// One warp's share of the softmax: 16 queries, of which a lane holds the rows lane / 4 and lane / 4 + 8. `alike`: all
+// rows of the mask are the same.
+template <class T, class M, bool causal, bool alike>
 struct AttentionWarp {
   using S = typename T::Element;
   static constexpr bool has_mask = !same<M, NoMask>, excludes = same<M, bool>, adds = has_mask && !excludes;
@@ -108,7 +109,8 @@ struct AttentionWarp {
   float out[T::value_tiles][4] = {};
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   float scores[T::key_tiles][4];
-  Staged<1, Word<sizeof(M)>> mask[has_mask ? T::key_tiles : 1][4];
+  static constexpr int mask_numbers = alike ? 2 : 4;  // Of the four scores in a tile.
+  Staged<1, Word<sizeof(M)>> mask[has_mask ? T::key_tiles : 1][mask_numbers];
 
   __device__ __forceinline__ void load_queries(unsigned at) {
     const int lane = threadIdx.x % 32;
@@ -125,10 +127,10 @@ struct AttentionWarp {
 #pragma unroll
       for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
+        for (int e = 0; e < mask_numbers; ++e) {
           const int r = row + e / 2 * 8, c = column + j * 8 + e % 2;
-          const bool there = r < p.queries && c < p.keys;
-          mask[j][e].fetch_or_zero(words + (r * p.mask[2] + c * p.mask[3]), true, there);
+          const bool there = (alike || r < p.queries) && c < p.keys;
+          mask[j][e].fetch_or_zero(words + ((alike ? 0 : r * p.mask[2]) + c * p.mask[3]), true, there);
         }
       }
     }
@@ -167,9 +169,9 @@ struct AttentionWarp {
         const int c = column + j * 8 + e % 2;
         bool counts = c < p.keys;
         if constexpr (causal) counts = counts && c <= row + e / 2 * 8;
-        if constexpr (excludes) counts = counts && mask[j][e].elements[0] != 0;
+        if constexpr (excludes) counts = counts && mask[j][e % mask_numbers].elements[0] != 0;
         float score = scores[j][e] * p.scale;
-        if constexpr (adds) score += mask_number(mask[j][e].elements[0]);
+        if constexpr (adds) score += mask_number(mask[j][e % mask_numbers].elements[0]);
         scores[j][e] = counts ? score : -INFINITY;
       }
     }
@@ -286,9 +288,9 @@ __device__ __forceinline__ void merge_warps(const Warp& warp, float* parts, S* y
   }
 }
 
-// M: NoMask, bool (true: takes part) or a floating type (added). Blocks: queries / T::queries x heads x batch along x.
+// M: NoMask, bool (true: takes part) or a floating type (added); `alike`: see AttentionWarp. Blocks: queries / T::queries x heads x batch along x.
 // Params: see kernels/cuda/attention.cpp.
-template <class T, class M, bool causal, bool nan_rows, class Params>
+template <class T, class M, bool causal, bool nan_rows, bool alike, class Params>
 __device__ __forceinline__ void attention(const typename T::Element* q, const typename T::Element* k,
                                           const typename T::Element* v, const M* mask, typename T::Element* y,
                                           const Params& p) {
@@ -323,7 +325,7 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
     values.load(at + T::keys * T::head_pitch, first, p.keys - first, vector);
     commit_copies();
   };
-  AttentionWarp<T, M, causal> warp;
+  AttentionWarp<T, M, causal, alike> warp;
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.keys > 0) wait_for_previous();

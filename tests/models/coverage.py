@@ -185,7 +185,7 @@ def measure(library, name, device):
     row["reasons"] = dict(sorted(reasons.items(), key=lambda item: -item[1])[:5])
     with torch.no_grad():
         compiled(*inputs)  # an engine whose sizes depend on data is planned when they come again
-    # A trace holds float32 constants and cannot be a float64 reference; a scripted net may return more than a net does.
+    # A scripted net may return more than the net does.
     found = torchweld.compare(script if row["form"] == "scripted" else net, compiled, inputs)
     row["reference"] = found.reference
     row["error_ratio"] = round(max((ratio(o) for o in found.outputs), default=0.0), 4)

@@ -192,7 +192,8 @@ void define_norm(OpSet& ops) {
   ops.add<GroupNorm>("group_norm")
       .infer(infer_group_norm)
       .aten([](const GroupNorm& a, Tensors in) {
-        return at::group_norm(in[0], a.groups, optional_input(in, 1), optional_input(in, 2), a.eps);
+        // Of channels-last tensors on the CPU LibTorch takes E[x^2] - E[x]^2, which cancels.
+        return at::group_norm(in[0].contiguous(), a.groups, optional_input(in, 1), optional_input(in, 2), a.eps);
       })
       .import("aten::group_norm", import_group_norm)
       .import("aten::native_group_norm", import_native_group_norm);

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._compile import explain
 from ._inputs import bind_call
@@ -60,8 +61,9 @@ def compare(module, compiled, inputs, *, precision=None):
     The compiled module passes when each of its outputs is at most twice as far from float64 as the original's, plus two
     rounding units of the dtype at the size of the result. precision: the reduced dtype that was enabled, torch.half or
     torch.bfloat16; the original is then run in that dtype too. Engines that may compute in TF32 are compared with the
-    original run in TF32. When the original cannot run in float64, the reference is the original itself. Modules must be
-    functional: each is run once or twice.
+    original run in TF32. In the float64 run all float32 is float64, also where the module asks for float32 by name. An
+    original that cannot run so is its own reference, which allows no error of its own. Modules must be functional: each
+    is run once or twice.
     """
     tf32 = any("tf32" in engine.precision for engine in explain(compiled).engines)
     args, kwargs = bind_call(inputs)
@@ -101,19 +103,52 @@ def flatten(value, path="output"):
     return []
 
 
-def _cast(value, dtype):
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
+class _Widened(TorchDispatchMode):
+    """Runs operators in float64 where they are given float32 tensors or told to make some.
+
+    A module's `to(torch.float64)` does not reach constants, tensors that are plain attributes and `x.float()`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.twins = {}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        return operator(*_mapped(self.widened, args), **_mapped(self.widened, kwargs or {}))
+
+    def widened(self, value):
+        if value is torch.float32:
+            return torch.float64
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+            return value
+        if id(value) not in self.twins:  # one twin each, so that what is written to it is there when it is read
+            self.twins[id(value)] = value, value.double()
+        return self.twins[id(value)][1]
+
+
+def _mapped(function, value):
+    """`function` of everything in a nested value that is not a container."""
     if isinstance(value, dict):
-        return {key: _cast(x, dtype) for key, x in value.items()}
+        return {key: _mapped(function, x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        parts = [_cast(x, dtype) for x in value]
+        parts = [_mapped(function, x) for x in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return function(value)
+
+
+def _cast(value, dtype):
+    def cast(x):
+        return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    return _mapped(cast, value)
 
 
 def _run_as(module, dtype, args, kwargs):
-    return copy.deepcopy(module).to(dtype)(*_cast(args, dtype), **_cast(kwargs, dtype))
+    module, args, kwargs = copy.deepcopy(module).to(dtype), _cast(args, dtype), _cast(kwargs, dtype)
+    if dtype != torch.float64:
+        return module(*args, **kwargs)
+    with torch.jit.optimized_execution(False), _Widened():  # a copy shares its optimised code with the original
+        return module(*args, **kwargs)
 
 
 @contextlib.contextmanager

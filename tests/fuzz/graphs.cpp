@@ -1,12 +1,9 @@
 #include "tests/fuzz/graphs.h"
 
-#include <ATen/TensorOperators.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
-#include <random>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -20,21 +17,16 @@
 #include "core/ops/resize.h"
 #include "core/ops/shape.h"
 #include "core/ops/softmax.h"
+#include "tests/fuzz/random_values.h"
 
 namespace torchweld::test {
 namespace {
 
-constexpr int64_t kLargest = 20000;  // elements of a value
-
-class Grower {
+class Grower : RandomValues {
  public:
-  explicit Grower(uint64_t seed) : random_(seed) {}
+  explicit Grower(uint64_t seed) : RandomValues(seed) {}
 
   std::unique_ptr<Graph> grow() {
-    dtype_ = chance(0.25) ? c10::kDouble : c10::kFloat;
-    batch_ = choose({1, 2, 3});
-    channels_ = choose({1, 3, 4, 8, 16});
-    for (int64_t i = below(3) + 1; i-- > 0;) add_input();
     int64_t nodes = below(16) + 4;
     for (int64_t tries = 0; tries < 200 && static_cast<int64_t>(graph_->nodes().size()) < nodes; ++tries) {
       try {
@@ -71,91 +63,6 @@ class Grower {
   }
 
  private:
-  int64_t below(int64_t count) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(count)); }
-  bool chance(double p) { return static_cast<double>(random_() % 1000) < 1000 * p; }
-  template <class T>
-  T choose(const std::vector<T>& list) {
-    return list[static_cast<size_t>(below(static_cast<int64_t>(list.size())))];
-  }
-  int64_t choose(std::initializer_list<int64_t> list) { return choose(std::vector<int64_t>(list)); }
-
-  Value* add(Attrs attrs, const std::vector<Value*>& inputs) {
-    Value* value = graph_->add(std::move(attrs), inputs);
-    if (value->type.numel() > kLargest) throw Unsupported("too large");
-    values_.push_back(value);
-    return value;
-  }
-  Value* fn(const char* name, const std::vector<Value*>& inputs) { return add(Pointwise{name}, inputs); }
-
-  /// A value of the graph, the newest ones preferred.
-  Value* any() {
-    int64_t count = static_cast<int64_t>(values_.size());
-    return values_[static_cast<size_t>(count - 1 - below(chance(0.6) ? std::min<int64_t>(count, 3) : count))];
-  }
-  Value* floating(int64_t least_rank = 0) {
-    for (int tries = 0; tries < 40; ++tries) {
-      Value* x = any();
-      if (x->type.dtype == dtype_ && x->type.rank() >= least_rank) return x;
-    }
-    throw Unsupported("no such value");
-  }
-  Value* image() {
-    for (int tries = 0; tries < 40; ++tries) {
-      Value* x = floating();
-      if (x->type.rank() == 4) return x;
-    }
-    throw Unsupported("no image");
-  }
-
-  Value* constant(const Dims& shape, double scale = 1) {
-    at::Tensor tensor = empty_tensor(contiguous_type(c10::kDouble, shape, c10::kCPU));
-    auto* numbers = tensor.mutable_data_ptr<double>();
-    for (int64_t i = 0; i < tensor.numel(); ++i) numbers[i] = scale * (static_cast<double>(below(2001)) / 1000 - 1);
-    return graph_->add(Constant{.value = tensor.to(dtype_), .name = ""}, {});
-  }
-  Value* number(double x) { return graph_->add(Constant::immediate(x, c10::kCPU), {}); }
-  Value* filled(const Dims& shape, double x) {
-    return graph_->add(
-        Constant{.value = (empty_tensor(contiguous_type(dtype_, shape, c10::kCPU)).zero_() + x).to(dtype_), .name = ""},
-        {});
-  }
-
-  void add_input() {
-    Dims shape;
-    switch (below(4)) {
-      case 0:
-        shape = {batch_, choose({1, 4, 7, 16}), channels_};
-        break;
-      case 1:
-        shape = {choose({1, 2, 5, 12}), channels_};
-        break;
-      default:
-        shape = {batch_, channels_, choose({4, 7, 8}), choose({4, 6, 9})};
-    }
-    c10::ScalarType dtype = values_.empty() || chance(0.8) ? dtype_ : chance(0.5) ? c10::kLong : c10::kBool;
-    Dims strides = contiguous_strides(shape);
-    switch (below(6)) {
-      case 0:
-        if (shape.size() == 4) strides = channels_last_strides(shape);
-        break;
-      case 1:
-        std::swap(shape.front(), shape.back());
-        strides = contiguous_strides(shape);
-        std::swap(shape.front(), shape.back());
-        std::swap(strides.front(), strides.back());
-        break;
-      case 2:  // a slice of something wider
-        for (size_t i = 0; i + 1 < strides.size(); ++i) strides[i] += strides[i] / std::max<int64_t>(shape.back(), 1);
-        break;
-      case 3:
-        if (chance(0.3)) strides.front() = 0;
-        break;
-      default:
-        break;
-    }
-    values_.push_back(graph_->add_input({dtype, shape, strides, c10::kCPU}));
-  }
-
   // ---- families ----
 
   void unary() {
@@ -209,11 +116,10 @@ class Grower {
 
   void select() {
     Value* flags = any();
-    if (flags->type.dtype == c10::kLong) flags = fn(choose<const char*>({"gt", "eq"}), {flags, number_of_ints(2)});
+    if (flags->type.dtype == c10::kLong) flags = fn(choose<const char*>({"gt", "eq"}), {flags, whole_number(2)});
     if (flags->type.dtype != c10::kBool) throw Unsupported("no flags");
     fn("where", {flags, floating(), chance(0.5) ? floating() : number(0.5)});
   }
-  Value* number_of_ints(int64_t x) { return graph_->add(Constant::immediate(x, c10::kCPU), {}); }
 
   void view() {
     Value* x = any();
@@ -485,18 +391,6 @@ class Grower {
     if (!x->producer() || x->producer()->outputs().size() != 1) return;
     add(x->producer()->attrs, {x->producer()->inputs().begin(), x->producer()->inputs().end()});
   }
-
-  void choose_outputs() {
-    graph_->add_output(values_.back());
-    for (int64_t i = below(4); i-- > 0;) graph_->add_output(choose(values_));
-  }
-
-  std::mt19937_64 random_;
-  std::unique_ptr<Graph> graph_ = std::make_unique<Graph>();
-  std::vector<Value*> values_;
-  c10::ScalarType dtype_ = c10::kFloat;
-  int64_t batch_ = 1;
-  int64_t channels_ = 1;
 };
 
 }  // namespace
@@ -506,7 +400,7 @@ std::unique_ptr<Graph> random_graph(uint64_t seed) { return Grower(seed).grow();
 std::unique_ptr<Graph> widened(const Graph& graph) {
   auto wide = std::make_unique<Graph>();
   std::map<const Value*, Value*> twins;
-  auto widen = [](c10::ScalarType dtype) { return dtype == c10::kFloat ? c10::kDouble : dtype; };
+  auto widen = [](c10::ScalarType dtype) { return c10::isFloatingType(dtype) ? c10::kDouble : dtype; };
   for (const auto& input : graph.inputs()) {
     twins[input.get()] = wide->add_input(with_dtype(input->type, widen(input->type.dtype)));
   }
@@ -514,8 +408,7 @@ std::unique_ptr<Graph> widened(const Graph& graph) {
     Attrs attrs = node->attrs;
     if (auto* cast = node->as<Cast>()) attrs = Cast{widen(cast->dtype)};
     const at::Tensor* value = constant_of(node->output());
-    bool is_weight = value && value->scalar_type() == c10::kFloat;
-    if (is_weight) attrs = Constant{.value = value->to(c10::kDouble), .name = ""};
+    if (value && value->is_floating_point()) attrs = Constant{.value = value->to(c10::kDouble), .name = ""};
     std::vector<Value*> inputs;
     for (const Value* input : node->inputs()) inputs.push_back(twins.at(input));
     twins[node->output()] = wide->add(attrs, inputs);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <set>
+#include <unordered_map>
 
 #include "conversion/passes/passes.h"
 #include "conversion/place.h"
@@ -61,14 +62,17 @@ double largest_inside(const Graph& graph, const std::vector<at::Tensor>& inputs)
 
 bool share_memory(const at::Tensor& a, const at::Tensor& b) { return a.numel() > 0 && a.is_alias_of(b); }
 
-/// f32 when numbers of f32 go into `value`, which then is no more exact than these.
-c10::ScalarType exactness_of(const Value* value) {
-  if (value->type.dtype != c10::kDouble || !value->producer()) return value->type.dtype;
-  auto inputs = value->producer()->inputs();
-  bool rounded = std::any_of(inputs.begin(), inputs.end(), [](const Value* v) {
-    return v->type.dtype == c10::kFloat || exactness_of(v) == c10::kFloat;
-  });
-  return rounded ? c10::kFloat : c10::kDouble;
+/// The coarsest floating dtype among `value` and all that it is made of: it is no more exact than that.
+c10::ScalarType exactness_of(const Value* value, std::unordered_map<const Value*, c10::ScalarType>& known) {
+  if (auto found = known.find(value); found != known.end()) return found->second;
+  c10::ScalarType coarsest = value->type.dtype;
+  if (value->producer() && value->type.is_floating()) {
+    for (const Value* input : value->producer()->inputs()) {
+      c10::ScalarType dtype = exactness_of(input, known);
+      if (c10::isFloatingType(dtype) && rounding_unit(dtype) > rounding_unit(coarsest)) coarsest = dtype;
+    }
+  }
+  return known[value] = coarsest;
 }
 
 /// Why the engine for `graph` is wrong; empty when it is right, or when numbers grow too large to tell.
@@ -76,10 +80,11 @@ std::string find_difference(const Graph& graph, uint64_t seed) {
   at::manual_seed(seed);
   std::vector<at::Tensor> inputs = make_arguments(graph, false);
   std::vector<at::Tensor> wide_inputs;
-  for (const at::Tensor& x : inputs) wide_inputs.push_back(x.scalar_type() == c10::kFloat ? x.to(c10::kDouble) : x);
+  for (const at::Tensor& x : inputs) wide_inputs.push_back(x.is_floating_point() ? x.to(c10::kDouble) : x);
   auto wide = widened(graph);
   double largest = largest_inside(*wide, wide_inputs);
-  if (largest > 1e6) return "";
+  bool is_half = graph.inputs()[0]->type.dtype == c10::kHalf;
+  if (largest > (is_half ? 1e4 : 1e6)) return "";
   std::vector<at::Tensor> expected = run_aten(graph, inputs);
   std::vector<at::Tensor> exact = run_aten(*wide, wide_inputs);
   std::vector<at::Tensor> kept;
@@ -98,6 +103,7 @@ std::string find_difference(const Graph& graph, uint64_t seed) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (!inputs[i].equal(kept[i])) return "input " + std::to_string(i) + " was written";
   }
+  std::unordered_map<const Value*, c10::ScalarType> exactness;
   for (size_t i = 0; i < results.size(); ++i) {
     std::string output = "output " + std::to_string(i) + ": ";
     TensorType type = type_of(results[i]), wanted = graph.outputs()[i]->type;
@@ -105,9 +111,11 @@ std::string find_difference(const Graph& graph, uint64_t seed) {
         !same_layout(wanted.shape, type.strides, wanted.strides)) {
       return output + to_string(wanted) + " became " + to_string(type);
     }
-    // A sum in another order counts for the largest number on the way to it.
-    c10::ScalarType dtype = exactness_of(graph.outputs()[i]);
-    std::string wrong = compare(results[i].to(dtype), expected[i].to(dtype), exact[i], 8 * largest);
+    c10::ScalarType dtype = exactness_of(graph.outputs()[i], exactness);
+    // A sum in another order counts for the largest number on the way to it; f16 and bf16 are summed in f32.
+    bool summed_in_itself = dtype == c10::kFloat || dtype == c10::kDouble;
+    std::string wrong = compare(results[i].to(dtype), expected[i].to(dtype), exact[i],
+                                summed_in_itself ? 8 * largest : largest_number(inputs));
     if (!wrong.empty()) return output + wrong;
     // Who writes to one result must not change another, or an input.
     auto lies_with = [&](const std::vector<at::Tensor>& tensors, const std::vector<at::Tensor>& theirs, size_t k) {

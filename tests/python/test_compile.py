@@ -432,3 +432,21 @@ def test_module_without_tensor_work(device):
 
     x = torch.randn(3, device=device)
     assert torch.equal(torchweld.compile(same, [x])(x), x)
+
+
+class NormAfterConvolution(torch.nn.Module):
+    """Of inputs whose mean is many times their deviation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 32, 3, padding=1)
+        self.norm = torch.nn.GroupNorm(32, 32)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+def test_norms_do_not_cancel_in_the_layout_of_convolutions(device):
+    net, x = NormAfterConvolution().eval().to(device), 30 + images(device, 1, 3, 64, 64)
+    compiled = torchweld.compile(torch.jit.script(net), [x], disable_tf32=True, optimization_level=0)
+    assert_equal_by_rule(net, compiled, [x])

@@ -1,16 +1,11 @@
-"""Modules of every structure: nesting, methods, state, control flow, weights, operators of others, all callers.
+"""Modules of every structure: nesting, methods, state, control flow, weights.
 
 Each compiled module is compared with the same module in eager Python, its inputs and attributes included.
 """
 
-import contextlib
 import copy
-import gc
-import subprocess
+import pathlib
 import sys
-import threading
-import warnings
-import weakref
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 import pytest
@@ -18,44 +13,8 @@ import torch
 import torchweld
 from torch import nn
 
-
-def compiled_of(net, inputs, **options):
-    script = net if isinstance(net, torch.jit.ScriptModule) else torch.jit.script(net.eval())
-    options = dict(min_block_size=1, optimization_level=0) | options
-    return torchweld.compile(script, inputs, **options)
-
-
-def same(actual, expected, where="output"):
-    """Equal in structure, types and numbers."""
-    if isinstance(expected, torch.Tensor):
-        assert isinstance(actual, torch.Tensor) and actual.dtype == expected.dtype, where
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, msg=lambda text: f"{where}: {text}")
-    elif isinstance(expected, dict):
-        assert isinstance(actual, dict) and list(actual) == list(expected), where
-        for key in expected:
-            same(actual[key], expected[key], f"{where}[{key!r}]")
-    elif isinstance(expected, (list, tuple)):
-        assert isinstance(actual, (list, tuple)) and len(actual) == len(expected), where
-        assert isinstance(actual, tuple) == isinstance(expected, tuple), where
-        assert getattr(actual, "_fields", None) == getattr(expected, "_fields", None), where
-        for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
-            same(a, e, f"{where}[{i}]")
-    else:
-        assert type(actual) is type(expected) and actual == expected, where
-
-
-def check(net, *calls, engines=1, **options):
-    """Compiles for the first of `calls`; all of them, made twice, give what eager gives and leave what eager leaves."""
-    net = net.eval()
-    compiled = compiled_of(copy.deepcopy(net), copy.deepcopy(calls[0]), **options)
-    report = torchweld.explain(compiled)
-    assert len(report.engines) >= engines, report.text
-    with torch.no_grad():
-        for call in (*calls, *calls):
-            ours, theirs = copy.deepcopy(call), copy.deepcopy(call)
-            same(compiled(*ours), net(*theirs))
-            same(ours, theirs, "input")
-    return compiled, report
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from checking import RANGE, check, compiled_of, same, two_layers
 
 
 def block(x):
@@ -217,7 +176,7 @@ def test_several_methods():
     assert "torchweld::run" in str(compiled.encode.graph) and "torchweld::run" not in str(compiled.decode.graph)
 
 
-# --- state, data-dependent shells, exceptions ------------------------------------------------------------------------
+# --- state, data-dependent shells, exceptions -------------------------------------------------------------------------
 
 
 class Recogniser(nn.Module):
@@ -233,9 +192,7 @@ class Recogniser(nn.Module):
         self.register_buffer("memory", torch.zeros(8))
         self.seen = []
 
-    def forward(self, x):
-        self.calls += 1
-        state = self.encoder(x).mean(0) + self.memory
+    def search(self, state):
         found: List[int] = []
         while len(found) < 5:
             state = self.step(state)
@@ -243,6 +200,11 @@ class Recogniser(nn.Module):
             found.append(best)
             if best == 0:
                 break
+        return found, state
+
+    def forward(self, x):
+        self.calls += 1
+        found, state = self.search(self.encoder(x).mean(0) + self.memory)
         self.memory = state * 0.5
         self.seen.append(state)
         return found, state, self.calls, len(self.seen)
@@ -264,14 +226,7 @@ class Search(Recogniser):
     """The same without state."""
 
     def forward(self, x):
-        state = self.encoder(x).mean(0)
-        found: List[int] = []
-        while len(found) < 5:
-            state = self.step(state)
-            best = int(state.argmax())
-            found.append(best)
-            if best == 0:
-                break
+        found, state = self.search(self.encoder(x).mean(0))
         return len(found), state
 
 
@@ -449,360 +404,3 @@ def test_aliased_inputs():
         x, e = torch.ones(4)[1:], torch.ones(4)[1:]
         same(compiled(x, x), Pair()(e, e))
         same(x, e)
-
-
-# --- operators of others ----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def operators(*schemas, **functions):
-    """Operators of a namespace for tests: CPU kernels by name, "meta_NAME" for what they say of types."""
-    library = torch.library.Library("torchweld_tests", "FRAGMENT")
-    try:
-        for schema in schemas:
-            library.define(schema)
-        for name, function in functions.items():
-            key = "Meta" if name.startswith("meta_") else "CPU"
-            library.impl(name.removeprefix("meta_"), function, key)
-        yield torch.ops.torchweld_tests
-    finally:
-        library._destroy()
-
-
-class Calls(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-
-
-def traced_with(function, x):
-    class Net(Calls):
-        def forward(self, x):
-            return torch.relu(self.second(function(torch.relu(self.first(x)))))
-
-    net = Net().eval()
-    with torch.no_grad():
-        return net, torch.jit.trace(net, x, check_trace=False)
-
-
-def test_operator_of_another_library():
-    vision = pytest.importorskip("torchvision")
-
-    class Crops(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x, boxes, scores):
-            y = torch.relu(self.conv(x))
-            kept = vision.ops.nms(boxes, scores, 0.5)
-            crops = vision.ops.roi_align(y, [boxes[kept]], [2, 2])
-            return torch.sigmoid(crops) * 2.0, kept
-
-    boxes = torch.tensor([[0.0, 0, 5, 5], [0, 0, 5, 4.9], [2, 2, 9, 9]])
-    check(Crops(), (torch.randn(1, 3, 12, 12), boxes, torch.tensor([0.9, 0.8, 0.7])))
-
-
-def test_operator_that_says_its_type_joins_the_engine():
-    ran = []
-
-    def triple(x):
-        ran.append(tuple(x.shape))
-        return x * 3.0
-
-    with operators("triple(Tensor x) -> Tensor", triple=triple, meta_triple=torch.empty_like) as ops:
-        x = torch.randn(2, 4)
-        net, script = traced_with(ops.triple, x)
-        ran.clear()
-        compiled = compiled_of(script, [torchweld.Input((2, 4))])
-        assert not ran  # nothing runs on made-up data
-        report = torchweld.explain(compiled)
-        assert len(report.engines) == 1 and not report.fallbacks, report.text
-        same(compiled(x), net(x).detach())
-        assert ran
-
-
-def test_operator_that_does_not_say_its_type_stays():
-    with operators("secret(Tensor x) -> Tensor", secret=lambda x: x * 3.0) as ops:
-        x = torch.randn(2, 4)
-        net, script = traced_with(ops.secret, x)
-        compiled = compiled_of(script, [torchweld.Input((2, 4))])
-        for _ in range(3):
-            same(compiled(x), net(x).detach())
-        report = torchweld.explain(compiled)
-        assert all(f.reason for f in report.fallbacks)
-
-
-def broken(x):
-    raise KeyError("a bug")
-
-
-def too_small(x):
-    return x.new_empty(x.shape[0], 1)
-
-
-def too_large(x):
-    return x.new_empty(x.shape[0] * 8, x.shape[1])
-
-
-def other_dtype(x):
-    return x.new_empty(x.shape, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("wrong", [broken, too_small, too_large, other_dtype])
-def test_operator_whose_import_has_a_bug(wrong):
-    """It raises, or says a wrong type: compile succeeds, and results are right or LibTorch's own error."""
-    with operators("odd(Tensor x) -> Tensor", odd=lambda x: x * 3.0, meta_odd=wrong) as ops:
-        x = torch.randn(2, 4)
-        net, script = traced_with(ops.odd, x)
-        compiled = compiled_of(script, [torchweld.Input((2, 4))])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for _ in range(3):
-                same(compiled(x), net(x).detach())
-
-
-def test_operator_that_writes_or_has_side_effects():
-    log = []
-
-    def bump(x):
-        x.add_(1.0)
-
-    with operators(
-        "bump(Tensor(a!) x) -> ()",
-        "note(Tensor x) -> Tensor",
-        bump=bump,
-        note=lambda x: log.append(float(x.sum())) or x.clone(),
-    ) as ops:
-
-        class Net(Calls):
-            def forward(self, x):
-                y = torch.relu(self.first(x))
-                ops.bump(y)
-                return torch.relu(self.second(y)), ops.note(y)
-
-        net = Net().eval()
-        x = torch.randn(2, 4)
-        with torch.no_grad():
-            script = torch.jit.trace(net, x, check_trace=False)
-            compiled = compiled_of(script, [torchweld.Input((2, 4))])
-            log.clear()
-            same(compiled(x), net(x))
-        assert len(log) == 2 and log[0] == pytest.approx(log[1], rel=1e-5)
-
-
-class Asks(Calls):
-    """Goes back to Python in the middle."""
-
-    @torch.jit.ignore
-    def ask(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(x.detach().numpy() * 2)
-
-    def forward(self, x):
-        return torch.relu(self.second(self.ask(torch.relu(self.first(x)))))
-
-
-def test_function_that_stays_in_python():
-    net = Asks().eval()
-    compiled = compiled_of(torch.jit.script(net), [torchweld.Input((2, 4))])
-    x = torch.randn(2, 4)
-    for _ in range(3):
-        same(compiled(x).detach(), net(x).detach())
-    report = torchweld.explain(compiled)
-    assert any("Python" in f.op or "Python" in f.reason for f in report.fallbacks), report.text
-
-
-def test_operator_that_the_loading_process_lacks(tmp_path):
-    """LibTorch's own message names it, from torchweld.load as from torch.jit.load."""
-    path = str(tmp_path / "net.ts")
-    with operators("mine(Tensor x) -> Tensor", mine=lambda x: x * 3.0, meta_mine=torch.empty_like) as ops:
-        net, script = traced_with(ops.mine, torch.randn(2, 4))
-        torch.jit.save(compiled_of(script, [torchweld.Input((2, 4))]), path)
-        x = torch.randn(2, 4)
-        same(torchweld.load(path)(x), net(x).detach())
-    for load in ("torchweld.load", "torch.jit.load"):
-        done = subprocess.run(
-            [sys.executable, "-c", f"import torch, torchweld; {load}({path!r})"], capture_output=True, text=True
-        )
-        assert done.returncode == 1, done.stderr
-        assert "Unknown builtin op: torchweld_tests::mine" in done.stderr
-
-
-# --- callers ----------------------------------------------------------------------------------------------------------
-
-
-def two_layers():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
-
-
-RANGE = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(64, 4))
-
-
-def test_threads_that_plan_new_shapes_at_once():
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE], max_cached_plans=2)
-    wrong = []
-
-    def work(first):
-        generator = torch.Generator().manual_seed(first)
-        for i in range(40):
-            x = torch.randn(1 + (first + i) % 7, 4, generator=generator)
-            with torch.no_grad():
-                if not torch.allclose(compiled(x), net(x), atol=1e-5):
-                    wrong.append(x.shape)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
-def test_threads_that_compile_at_once():
-    nets = [two_layers() for _ in range(4)]
-    results = {}
-
-    def work(i):
-        results[i] = compiled_of(nets[i], [RANGE])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    x = torch.randn(3, 4)
-    for i, net in enumerate(nets):
-        same(results[i](x).detach(), net(x).detach())
-
-
-def test_profiler_shows_the_steps():
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE])
-    x = torch.randn(2, 4)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        result = compiled(x)
-    same(result.detach(), net(x).detach())
-    names = {event.key for event in profile.key_averages()}
-    assert any("torchweld" in name for name in names), names
-    assert any("linear" in name for name in names), names
-
-
-def test_compiling_under_the_profiler():
-    net = two_layers()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        compiled = compiled_of(net, [RANGE])
-    x = torch.randn(2, 4)
-    same(compiled(x).detach(), net(x).detach())
-
-
-class Caller(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return torch.sigmoid(self.inner(x * 2.0)) + 1.0
-
-
-def test_inside_traced_and_scripted_callers(tmp_path):
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE])
-    x, more = torch.randn(2, 4), torch.randn(5, 4)
-    callers = [
-        torch.jit.trace(Caller(compiled).eval(), x),
-        torch.jit.script(Caller(compiled).eval()),
-    ]
-    for caller in callers:
-        path = str(tmp_path / "caller.ts")
-        torch.jit.save(caller, path)
-        for module in (caller, torch.jit.load(path)):
-            for inputs in (x, more):
-                same(module(inputs).detach(), Caller(net)(inputs).detach())
-            assert "torchweld::run" in str(module.inlined_graph)
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_inside_torch_compile(backend):
-    net = two_layers()
-    caller = torch.compile(Caller(compiled_of(net, [RANGE])).eval(), backend=backend)
-    with torch.no_grad():
-        for rows in (2, 5, 2):
-            x = torch.randn(rows, 4)
-            same(caller(x), Caller(net)(x))
-
-
-def test_compile_inside_inference_mode_and_use_outside():
-    net = two_layers()
-    with torch.inference_mode():
-        compiled = compiled_of(net, [RANGE])
-        same(compiled(torch.ones(2, 4)), net(torch.ones(2, 4)))
-    x = torch.randn(3, 4)
-    same(compiled(x).detach(), net(x).detach())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert compiled(x).shape == (3, 3)
-
-
-def test_to_another_dtype_and_back():
-    """An engine is planned for what its module has become."""
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE], outside_range="build")
-    x = torch.randn(2, 4)
-    same(compiled.to("cpu")(x).detach(), net(x).detach())
-    for dtype in (torch.float64, torch.bfloat16, torch.float32):
-        compiled, net = compiled.to(dtype), net.to(dtype)
-        with torch.no_grad():
-            result, wanted = compiled(x.to(dtype)), net(x.to(dtype))
-        assert result.dtype == dtype
-        tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
-        torch.testing.assert_close(result, wanted, rtol=tolerance, atol=tolerance)
-
-
-def test_gradients_are_not_promised_but_do_not_break_training_code():
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE])
-    x = torch.randn(2, 4, requires_grad=True)
-    assert not compiled(x).requires_grad
-    scale = torch.ones(3, requires_grad=True)
-    (compiled(x) * scale).sum().backward()
-    same(scale.grad, net(x).sum(0).detach())
-
-
-def test_nothing_is_held_after_the_module_is_gone():
-    net = two_layers()
-    compiled = compiled_of(net, [RANGE])
-    x = torch.randn(2, 4)
-    compiled(x)
-    held = weakref.ref(x)
-    del x
-    gc.collect()
-    assert held() is None
-
-
-def test_ctrl_c_ends_a_compilation():
-    """A second after the signal it is over, with KeyboardInterrupt, and the process goes on working."""
-    program = """
-import os, signal, time
-import torch, torchweld
-layers = []
-for i in range(400):
-    layers += [torch.nn.Conv2d(3, 3 + i % 5, 3, padding=1), torch.nn.Sigmoid(), torch.nn.Conv2d(3 + i % 5, 3, 1)]
-net = torch.jit.script(torch.nn.Sequential(*layers).eval())
-def told(what, share):
-    if what.startswith("building") and not sent:
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-sent = []
-try:
-    torchweld.compile(net, [torchweld.Input((1, 3, 64, 64))], optimization_level=5, progress=told)
-    print("finished")
-except KeyboardInterrupt:
-    print("interrupted", time.monotonic() - sent[0] < 5)
-small = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval())
-compiled = torchweld.compile(small, [torchweld.Input((2, 4))], min_block_size=1)
-print(torch.allclose(compiled(torch.ones(2, 4)), small(torch.ones(2, 4)), atol=1e-6))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["interrupted", "True", "True"], done.stdout + done.stderr

@@ -1,0 +1,183 @@
+"""Who calls a compiled module, and where: threads, the profiler, traced, scripted and torch.compiled callers."""
+
+import gc
+import pathlib
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from checking import RANGE, compiled_of, same, two_layers
+
+
+def test_threads_that_plan_new_shapes_at_once():
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE], max_cached_plans=2)
+    wrong = []
+
+    def work(first):
+        generator = torch.Generator().manual_seed(first)
+        for i in range(40):
+            x = torch.randn(1 + (first + i) % 7, 4, generator=generator)
+            with torch.no_grad():
+                if not torch.allclose(compiled(x), net(x), atol=1e-5):
+                    wrong.append(x.shape)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_threads_that_compile_at_once():
+    nets = [two_layers() for _ in range(4)]
+    results = {}
+
+    def work(i):
+        results[i] = compiled_of(nets[i], [RANGE])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    x = torch.randn(3, 4)
+    for i, net in enumerate(nets):
+        same(results[i](x).detach(), net(x).detach())
+
+
+def test_profiler_shows_the_steps():
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE])
+    x = torch.randn(2, 4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        result = compiled(x)
+    same(result.detach(), net(x).detach())
+    names = {event.key for event in profile.key_averages()}
+    assert any("torchweld" in name for name in names), names
+    assert any("linear" in name for name in names), names
+
+
+def test_compiling_under_the_profiler():
+    net = two_layers()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        compiled = compiled_of(net, [RANGE])
+    x = torch.randn(2, 4)
+    same(compiled(x).detach(), net(x).detach())
+
+
+class Caller(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return torch.sigmoid(self.inner(x * 2.0)) + 1.0
+
+
+def test_inside_traced_and_scripted_callers(tmp_path):
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE])
+    x, more = torch.randn(2, 4), torch.randn(5, 4)
+    callers = [
+        torch.jit.trace(Caller(compiled).eval(), x),
+        torch.jit.script(Caller(compiled).eval()),
+    ]
+    for caller in callers:
+        path = str(tmp_path / "caller.ts")
+        torch.jit.save(caller, path)
+        for module in (caller, torch.jit.load(path)):
+            for inputs in (x, more):
+                same(module(inputs).detach(), Caller(net)(inputs).detach())
+            assert "torchweld::run" in str(module.inlined_graph)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_inside_torch_compile(backend):
+    net = two_layers()
+    caller = torch.compile(Caller(compiled_of(net, [RANGE])).eval(), backend=backend)
+    with torch.no_grad():
+        for rows in (2, 5, 2):
+            x = torch.randn(rows, 4)
+            same(caller(x), Caller(net)(x))
+
+
+def test_compile_inside_inference_mode_and_use_outside():
+    net = two_layers()
+    with torch.inference_mode():
+        compiled = compiled_of(net, [RANGE])
+        same(compiled(torch.ones(2, 4)), net(torch.ones(2, 4)))
+    x = torch.randn(3, 4)
+    same(compiled(x).detach(), net(x).detach())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert compiled(x).shape == (3, 3)
+
+
+def test_to_another_dtype_and_back():
+    """An engine is planned for what its module has become."""
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE], outside_range="build")
+    x = torch.randn(2, 4)
+    same(compiled.to("cpu")(x).detach(), net(x).detach())
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        compiled, net = compiled.to(dtype), net.to(dtype)
+        with torch.no_grad():
+            result, wanted = compiled(x.to(dtype)), net(x.to(dtype))
+        assert result.dtype == dtype
+        tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(result, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_are_not_promised_but_do_not_break_training_code():
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE])
+    x = torch.randn(2, 4, requires_grad=True)
+    assert not compiled(x).requires_grad
+    scale = torch.ones(3, requires_grad=True)
+    (compiled(x) * scale).sum().backward()
+    same(scale.grad, net(x).sum(0).detach())
+
+
+def test_nothing_is_held_after_the_module_is_gone():
+    net = two_layers()
+    compiled = compiled_of(net, [RANGE])
+    x = torch.randn(2, 4)
+    compiled(x)
+    held = weakref.ref(x)
+    del x
+    gc.collect()
+    assert held() is None
+
+
+def test_ctrl_c_ends_a_compilation():
+    """A second after the signal it is over, with KeyboardInterrupt, and the process goes on working."""
+    program = """
+import os, signal, time
+import torch, torchweld
+layers = []
+for i in range(400):
+    layers += [torch.nn.Conv2d(3, 3 + i % 5, 3, padding=1), torch.nn.Sigmoid(), torch.nn.Conv2d(3 + i % 5, 3, 1)]
+net = torch.jit.script(torch.nn.Sequential(*layers).eval())
+def told(what, share):
+    if what.startswith("building") and not sent:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+sent = []
+try:
+    torchweld.compile(net, [torchweld.Input((1, 3, 64, 64))], optimization_level=5, progress=told)
+    print("finished")
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - sent[0] < 5)
+small = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval())
+compiled = torchweld.compile(small, [torchweld.Input((2, 4))], min_block_size=1)
+print(torch.allclose(compiled(torch.ones(2, 4)), small(torch.ones(2, 4)), atol=1e-6))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["interrupted", "True", "True"], done.stdout + done.stderr

@@ -1,0 +1,74 @@
+"""A segment that measures slower than LibTorch is left to it.
+
+What is slow here is an operator that waits, on one of the two sides. It knows the side by its input: a value inside an
+engine lies in the engine's one block of memory, in LibTorch each tensor has memory of its own.
+"""
+
+import contextlib
+import pathlib
+import sys
+import time
+
+import pytest
+import torch
+import torchweld
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from checking import operators, same
+
+WAIT = 0.01  # seconds; without it a call takes some 20 us
+
+
+class Net(torch.nn.Module):
+    def __init__(self, slow):
+        super().__init__()
+        self.slow = slow
+
+    def forward(self, x):
+        return torch.relu(self.slow(torch.sigmoid(x) + 1.0) - 4.0)
+
+
+@contextlib.contextmanager
+def compiled_with_a_wait(side, level):
+    """(net, its trace compiled, the sides on which the operator runs from now on)."""
+    sides = []
+
+    def slow(x):
+        sides.append("engine" if x.untyped_storage().nbytes() > x.nbytes else "LibTorch")
+        if sides[-1] == side:
+            time.sleep(WAIT)
+        return x * 3.0
+
+    with operators("slow(Tensor x) -> Tensor", slow=slow, meta_slow=torch.empty_like) as ops:
+        net, x = Net(ops.slow).eval(), torch.randn(2, 4)
+        trace = torch.jit.trace(net, x, check_trace=False)
+        rows = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
+        compiled = torchweld.compile(trace, [rows], optimization_level=level)
+        sides.clear()
+        yield net, compiled, sides
+
+
+@pytest.mark.parametrize(
+    "side, level, runs_in",
+    [
+        ("engine", 3, "LibTorch"),
+        ("LibTorch", 3, "engine"),
+        ("engine", 2, "engine"),  # not measured
+    ],
+)
+def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, runs_in):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+    with compiled_with_a_wait(side, level) as (net, compiled, sides):
+        report = torchweld.explain(compiled)
+        left = [f.op for f in report.fallbacks if f.reason.startswith("slower than LibTorch: measured ")]
+        assert left == (["segment_0"] if runs_in == "LibTorch" else []), report.text
+        assert report.flops_in_engines == (0 if left else 1)
+        path = str(tmp_path / "net.ts")
+        torch.jit.save(compiled, path)
+        for module in (compiled, torchweld.load(path)):
+            for rows in (2, 2, 5):
+                x = torch.randn(rows, 4)
+                sides.clear()
+                ours = module(x)
+                assert sides == [runs_in]
+                same(ours, net(x))

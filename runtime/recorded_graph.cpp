@@ -5,12 +5,14 @@
 
 #ifdef TORCHWELD_WITH_CUDA
 
+#include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <mutex>
 
 #include "kernels/cuda/driver.h"
 #include "kernels/cuda/launch.h"
@@ -31,6 +33,33 @@ cudaGraphNode_t last_node(cudaStream_t stream) {
   check(status == cudaStreamCaptureStatusActive && count == 1, "a recorded launch is not the last of its stream");
   return nodes[0];
 }
+
+/// A stream to record on that nobody else has. LibTorch keeps a workspace of cuBLAS for each stream: here it is first
+/// asked for during the recording, so that it comes from the graph's own memory. Forgotten behind the recording, it
+/// stays there for this graph alone, where other graphs run beside it and whatever becomes of LibTorch's workspaces.
+class RecordingStream {
+ public:
+  explicit RecordingStream(c10::DeviceIndex device) : device_(device) {
+    C10_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  }
+  ~RecordingStream() {
+    forget(at::cuda::cublas_handle_stream_to_workspace());
+    forget(at::cuda::cublaslt_handle_stream_to_workspace());
+    C10_CUDA_IGNORE_ERROR(cudaStreamDestroy(stream_));
+  }
+  RecordingStream(const RecordingStream&) = delete;
+  RecordingStream& operator=(const RecordingStream&) = delete;
+  c10::cuda::CUDAStream get() const { return c10::cuda::getStreamFromExternal(stream_, device_); }
+
+ private:
+  void forget(at::cuda::WorkspaceMapWithMutex& workspaces) {
+    std::unique_lock lock(workspaces.mutex);
+    std::erase_if(workspaces.map, [&](const auto& entry) { return std::get<1>(entry.first) == stream_; });
+  }
+
+  c10::DeviceIndex device_;
+  cudaStream_t stream_ = nullptr;
+};
 
 /// A kernel node that reads an input or writes an output in place: the addresses to write before each launch.
 struct Patch {
@@ -107,7 +136,8 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
     check(step.kernel->capturable(), step.tactic + " needs the host between launches");
   }
   c10::cuda::CUDAGuard guard(plan.device);
-  c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, plan.device.index());
+  RecordingStream recording(plan.device.index());
+  c10::cuda::CUDAStream stream = recording.get();
   std::vector<bool> direct = direct_storages(plan);
   std::vector<at::Tensor> bound = inputs;
   for (size_t i = 0; i < bound.size(); ++i) {

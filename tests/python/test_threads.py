@@ -46,3 +46,22 @@ def test_callers_stream_is_respected(small_net):
         result = compiled(y)
     stream.synchronize()
     torch.testing.assert_close(result, compiled(torch.ones(1, 3, 16, 16, device="cuda")))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_recorded_products_outlive_the_workspaces_of_libtorch():
+    class Products(torch.nn.Module):
+        def forward(self, a, b):
+            return torch.relu(a @ b) @ b
+
+    a, b = (torch.randn(256, 256, dtype=torch.float64, device="cuda") for _ in range(2))
+    module = torch.jit.script(Products().eval())
+    compiled = torchweld.compile(module, [a, b], optimization_level=0)
+    assert any(step.tactic == "aten" for engine in torchweld.explain(compiled).engines for step in engine.steps)
+    expected = module(a, b)
+    torch.testing.assert_close(compiled(a, b), expected)
+    torch._C._cuda_clearCublasWorkspaces()
+    taken = [torch.full((2**20,), float("nan"), device="cuda") for _ in range(64)]
+    for _ in range(3):
+        torch.testing.assert_close(compiled(a, b), expected)
+    assert all(block.isnan().all() for block in taken)  # The graph has written into nobody's memory.

@@ -6,11 +6,7 @@
 #include "conversion/source_line.h"
 #include "conversion/structure.h"
 #include "core/error.h"
-#include "core/ops/aten.h"
-#include "core/ops/aten_memory.h"
 #include "core/ops/constant.h"
-#include "core/ops/layout.h"
-#include "core/ops/shape.h"
 
 namespace torchweld {
 
@@ -26,9 +22,6 @@ constexpr int64_t kMaxObservedSteps = 50'000;
 /// A trip count that depends on data is taken to be the largest possible, which can be far from real.
 constexpr int64_t kMaxLikelyTrips = 256;
 
-/// LibTorch's errors carry a stack trace; the first line is what a user can read.
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
 /// True for a node that computes much with each element that it reads or writes: a convolution, a product.
 bool is_heavy(const Node& node) {
   double elements = 0;
@@ -37,59 +30,12 @@ bool is_heavy(const Node& node) {
   return flops_of(node) > 16 * elements;
 }
 
+}  // namespace
+
 std::string op_name(const jit::Node* node) {
   if (const jit::Operator* op = node->maybeOperator()) return toString(op->schema().operator_name());
   return node->kind().toQualString();
 }
-
-bool returns_tensors(const c10::FunctionSchema& schema) {
-  for (const c10::Argument& result : schema.returns()) {
-    const c10::TypePtr& type = result.type();
-    if (type->isSubtypeOf(*c10::TensorType::get()) || type->isSubtypeOf(*c10::ListType::ofTensors())) return true;
-    if (type->kind() == c10::TypeKind::OptionalType && type->isSubtypeOf(*c10::OptionalType::ofTensor())) return true;
-  }
-  return false;
-}
-
-/// Containers and unwrapping: the schema's own types are variables, so the operator never looks into a tensor.
-bool handles_any_type(const c10::FunctionSchema& schema) {
-  for (const c10::Argument& argument : schema.arguments()) {
-    const c10::TypePtr& type = argument.type();
-    if (type->isSubtypeOf(*c10::OptionalType::ofTensor()) && type->kind() != c10::TypeKind::NoneType) return false;
-    if (type->kind() == c10::TypeKind::ListType &&
-        type->containedType(0)->isSubtypeOf(*c10::OptionalType::ofTensor())) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool writes_a_tensor(const c10::FunctionSchema& schema) {
-  for (const c10::Argument& argument : schema.arguments()) {
-    if (argument.alias_info() && argument.alias_info()->isWrite() &&
-        argument.type()->isSubtypeOf(*c10::TensorType::get())) {
-      return true;
-    }
-  }
-  return false;
-}
-
-/// TorchScript's own overloads for lists without None: "aten::index.Tensor_hacked_twin" -> "aten::index.Tensor".
-std::string dispatcher_name(std::string name) {
-  for (const char* ending : {"_hacked_twin", ".hacked_twin"}) {
-    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
-  }
-  return name;
-}
-
-/// "aten::relu_" -> "aten::relu", "aten::add_.Tensor" -> "aten::add.Tensor"; empty when the name is not in-place.
-std::string functional_name(const c10::OperatorName& name) {
-  if (name.name.size() < 2 || name.name.back() != '_' || name.name[name.name.size() - 2] == '_') return "";
-  std::string base = name.name.substr(0, name.name.size() - 1);
-  return name.overload_name.empty() ? base : base + "." + name.overload_name;
-}
-
-}  // namespace
 
 void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
   if (value.isTensor()) {
@@ -380,188 +326,6 @@ NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   learn_concrete(value, /*foreign=*/true);
   set(node->output(), std::move(value));
   return {};
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-NodeOutcome Interpreter::run_operator(const jit::Node* node) {
-  const c10::FunctionSchema& schema = node->getOperator().schema();
-  bool symbolic = false;
-  for (const jit::Value* input : node->inputs()) symbolic = symbolic || mentions_symbolic(get(input));
-  if (!symbolic) return run_concrete(node);
-
-  // Answers for the value, not for the meta tensor that stands for it.
-  if (node->kind() == prim::device) {
-    set(node->output(), c10::IValue(device_));
-    return {};
-  }
-  if (node->kind().toQualString() == std::string("prim::is_cuda")) {
-    set(node->output(), device_.is_cuda());
-    return {};
-  }
-  if (node->kind().toQualString() == std::string("prim::is_cpu")) {
-    set(node->output(), device_.is_cpu());
-    return {};
-  }
-  std::string name = dispatcher_name(toString(schema.operator_name()));
-  bool in_place = writes_a_tensor(schema);
-  const ImportFn* importer = op_set().find_import(name);
-  if (in_place) {
-    name = dispatcher_name(functional_name(schema.operator_name()));
-    if (!importer) importer = op_set().find_import(name);
-  }
-  if (importer) {
-    try {
-      return run_importer(node, *importer, in_place);
-    } catch (const Unsupported& reason) {
-      // The operator may run as itself; if not, the importer's reason is the better one.
-      if (!why_not_generic(name).empty()) throw;
-      try {
-        return run_generic(node, name, in_place);
-      } catch (const Unsupported&) {
-        throw reason;
-      }
-    }
-  }
-  if (node->kind().toQualString() == std::string("prim::data")) {
-    set(node->output(), get(node->input()));
-    return {};
-  }
-  if (handles_any_type(schema) || !returns_tensors(schema)) return run_concrete(node);
-  return run_generic(node, name, in_place);
-}
-
-NodeOutcome Interpreter::run_concrete(const jit::Node* node) {
-  const jit::Operator& op = node->getOperator();
-  expect(!node->isNondeterministic(), "draws random numbers");
-  Stack stack = arguments_of(node);
-  forbid_foreign_writes(node, stack);
-  if (op.schema().is_vararg()) stack.emplace_back(static_cast<int64_t>(node->inputs().size()));
-  try {
-    c10::NoGradGuard no_grad;
-    op.getOperation(node)(stack);
-  } catch (const std::exception& error) {  // where Python is loaded, of a meta function's too
-    auto* of_torch = dynamic_cast<const c10::Error*>(&error);
-    std::string reason = first_line(of_torch ? of_torch->what_without_backtrace() : error.what());
-    // LibTorch's words for a read of elements that a symbolic tensor does not have.
-    bool reads_elements = reason.find("meta tensor") != std::string::npos;
-    throw Unsupported(reads_elements ? "reads elements of a tensor, which are known only at run time" : reason);
-  }
-  set_outputs(node, std::move(stack));
-  return {};
-}
-
-std::vector<ImportArgs::Argument> Interpreter::named_arguments(const jit::Node* node) const {
-  const auto& formal = node->getOperator().schema().arguments();
-  std::vector<ImportArgs::Argument> arguments;
-  Stack actual = arguments_of(node);
-  for (size_t i = 0; i < formal.size(); ++i) {
-    c10::IValue value = i < actual.size() ? actual[i] : formal[i].default_value().value_or(c10::IValue());
-    arguments.push_back({formal[i].name(), std::move(value)});
-  }
-  return arguments;
-}
-
-NodeOutcome Interpreter::run_importer(const jit::Node* node, const ImportFn& importer, bool in_place) {
-  ImportArgs arguments(graph_, *this, named_arguments(node), device_);
-  std::vector<Value*> results = importer(arguments);
-  if (in_place) {
-    write_result(node, results);
-  } else {
-    wrap_results(node, results);
-  }
-  return {Kind::kNative, "", 0};
-}
-
-NodeOutcome Interpreter::run_generic(const jit::Node* node, const std::string& name, bool in_place) {
-  std::string reason = why_not_generic(name);
-  bool no_functional_form = in_place && reason.find("is not an operator") != std::string::npos;
-  expect(reason.empty(), no_functional_form ? "writes its argument in place" : reason);
-  std::vector<ImportArgs::Argument> named = named_arguments(node);
-
-  Aten op{.op = name, .arguments = {}, .results = {}};
-  std::vector<Value*> inputs;
-  std::vector<c10::IValue> meta_arguments;
-  auto meta = [&](const at::Tensor& tensor) {
-    bool symbolic = is_symbolic(tensor);
-    // A known 0-d tensor keeps its dtype: here it may be more than a number beside larger ones.
-    bool exact = !symbolic && tensor.dim() == 0 && !tensor.is_meta();
-    inputs.push_back(exact ? graph_.add(Constant{.value = tensor.detach(), .name = ""}, {}) : value_of(tensor));
-    return symbolic ? tensor : tensor.to(c10::kMeta);
-  };
-  for (const ImportArgs::Argument& argument : named) {
-    const c10::IValue& value = argument.value;
-    if (value.isTensor() && value.toTensor().defined()) {
-      meta_arguments.emplace_back(meta(value.toTensor()));
-      op.arguments.emplace_back("$");
-    } else if (value.isList() && value.toList().elementType()->isSubtypeOf(*c10::OptionalType::ofTensor())) {
-      c10::impl::GenericList places(value.toList().elementType());
-      bool optional = name == "aten::index.Tensor" || name == "aten::index_put";
-      c10::impl::GenericList metas(optional ? c10::TypePtr(c10::OptionalType::ofTensor())
-                                            : value.toList().elementType());
-      for (const c10::IValue& element : value.toListRef()) {
-        bool is_tensor = element.isTensor() && element.toTensor().defined();
-        metas.push_back(is_tensor ? c10::IValue(meta(element.toTensor())) : c10::IValue());
-        places.push_back(is_tensor ? c10::IValue("$") : c10::IValue());
-      }
-      meta_arguments.emplace_back(metas);
-      op.arguments.emplace_back(places);
-    } else {
-      meta_arguments.push_back(value);
-      op.arguments.push_back(value);
-    }
-  }
-  op.results = infer_by_meta_run(name, meta_arguments, device_);
-  Node* added = graph_.add_node(std::move(op), inputs);
-  std::vector<Value*> results;
-  for (const auto& output : added->outputs()) results.push_back(output.get());
-  if (in_place) {
-    write_result(node, results);
-  } else {
-    wrap_results(node, results);
-  }
-  return {Kind::kGeneric, "", 0};
-}
-
-void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>& values) {
-  const c10::FunctionSchema& schema = node->getOperator().schema();
-  size_t next = 0;
-  for (size_t i = 0; i < schema.returns().size(); ++i) {
-    const c10::Argument& result = schema.returns()[i];
-    auto take = [&] {
-      check(next < values.size(), "too few results from the importer of " + op_name(node));
-      Value* value = values[next++];
-      if (!value) return at::Tensor();
-      // What an importer made up at compile time is known, so the program may go on working on it.
-      const at::Tensor* known = constant_of(value);
-      if (known && !known->unsafeGetTensorImpl()->is_wrapped_number()) return *known;
-      std::vector<at::Tensor> sources;  // arguments that it is a view of, or may be
-      for (const jit::Value* input : node->inputs()) {
-        for_each_tensor(get(input), [&](const at::Tensor& argument) {
-          bool related =
-              is_symbolic(argument) && (value->from<Aten>() || base_of(value) == base_of(value_of(argument)));
-          if (related) sources.push_back(argument);
-        });
-      }
-      bool is_new = !result.alias_info() && !may_return_argument(schema);
-      if (is_new && !sources.empty() && !value->from<Aten>()) {  // cat of one tensor, say
-        value = graph_.add(Copy{dense_strides_like(value->type.shape, value->type.strides)}, {value});
-      }
-      at::Tensor tensor = make_symbolic(value);
-      for (const at::Tensor& source : sources) {
-        if (!is_new) mark_alias(tensor, source, always_gives_views(schema));
-      }
-      return tensor;
-    };
-    if (result.type()->kind() == c10::TypeKind::ListType) {
-      c10::List<at::Tensor> list;
-      while (next < values.size()) list.push_back(take());
-      set(node->outputs()[i], std::move(list));
-    } else {
-      set(node->outputs()[i], take());
-    }
-  }
-  check(next == values.size(), "too many results from the importer of " + op_name(node));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

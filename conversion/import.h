@@ -50,6 +50,8 @@ class ImportObserver {
   virtual bool wants_likely_results() const = 0;
 };
 
+/// "aten::add.Tensor": the operator with its overload, or the kind of a node that is none.
+std::string op_name(const torch::jit::Node* node);
 /// Calls `visit` for every tensor that `value` is or holds at any depth.
 void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit);
 /// True when `value` is or holds a tensor in the memory of `tensor`.

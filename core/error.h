@@ -34,6 +34,9 @@ inline void expect(bool condition, std::string_view need) {
   if (!condition) throw Unsupported(std::string(need));
 }
 
+/// What a user can read of the text of an error: behind the first line, LibTorch's carry a stack trace.
+inline std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 /// States what must hold in our own code; a false condition throws InternalError naming the place.
 void check(bool condition, std::string_view what, std::source_location where = std::source_location::current());
 

@@ -64,11 +64,14 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
 
 std::string segment_name(size_t number) { return "segment_" + std::to_string(number); }
 
-/// Adds operations in engines to a report, or takes them away again.
+/// Adds operations in engines to a report, or takes them away again. Until all are counted, `flops_in_engines` is no
+/// share but FLOPs, as `flops` is.
 void count_in_engines(Report& report, int64_t operations, double flops) {
   report.operations_in_engines += operations;
-  if (report.flops > 0) report.flops_in_engines += flops / report.flops;
+  report.flops_in_engines += flops;
 }
+
+void finish_counting(Report& report) { report.flops_in_engines /= report.flops > 0 ? report.flops : 1; }
 
 /// Adds what is known of one method before its engines are built; its segments are numbered from `first`.
 void report_analysis(const Analysis& analysis, size_t first, Report& report) {
@@ -79,9 +82,7 @@ void report_analysis(const Analysis& analysis, size_t first, Report& report) {
     report.fallbacks.push_back({op ? toString(op->schema().operator_name()) : fallback.node->kind().toQualString(),
                                 fallback.reason, source_line(fallback.node)});
   }
-  double flops_before = report.flops;
   report.flops += analysis.probes.front().flops;
-  if (report.flops > 0) report.flops_in_engines *= flops_before / report.flops;
   report.operations += static_cast<int64_t>(parts.fallbacks.size());
   for (const Segment* segment : parts.segments()) {
     report.operations += segment->operations;
@@ -226,6 +227,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
     replace_method(result, method, analysis.graph);
   }
   if (!options.timing_cache.empty()) timings.save(options.timing_cache);
+  finish_counting(report);
   store_report(result, report);
   tell("done", 1);
   return result;
@@ -253,6 +255,7 @@ Report dry_run(const jit::Module& module, const Signature& signature, const Opti
       report.engines.push_back(std::move(engine));
     }
   }
+  finish_counting(report);
   return report;
 }
 

@@ -99,9 +99,9 @@ class Precision {
  private:
   static bool is_f32(const Value* value) { return value->type.dtype == c10::kFloat; }
 
-  Treatment kind_of(const Value* value) const {
-    auto known = kinds_.find(value);
-    return known == kinds_.end() ? Treatment::kNeutral : known->second;
+  Treatment treatment_of(const Value* value) const {
+    auto known = treatments_.find(value);
+    return known == treatments_.end() ? Treatment::kNeutral : known->second;
   }
 
   /// True when a constant stays finite in the reduced dtype.
@@ -127,8 +127,8 @@ class Precision {
     bool any_wide = false;
     bool any_reduced = false;
     for (const Value* v : node.inputs()) {
-      any_wide |= is_f32(v) && kind_of(v) == Treatment::kWide;
-      any_reduced |= is_f32(v) && kind_of(v) == Treatment::kReduced;
+      any_wide |= is_f32(v) && treatment_of(v) == Treatment::kWide;
+      any_reduced |= is_f32(v) && treatment_of(v) == Treatment::kReduced;
     }
     return any_reduced && !any_wide;
   }
@@ -146,7 +146,7 @@ class Precision {
       Value* result = copy->output(i);
       if (is_f32(old)) {
         narrow_[old] = result;
-        kinds_[old] = Treatment::kReduced;
+        treatments_[old] = Treatment::kReduced;
       } else {
         graph_.replace_uses(old, result);
       }
@@ -159,12 +159,12 @@ class Precision {
     }
     Manner manner = manner_of(*node);
     bool from_wide = std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* v) {
-      return is_f32(v) && (kind_of(v) == Treatment::kWide || !fits(v));
+      return is_f32(v) && (treatment_of(v) == Treatment::kWide || !fits(v));
     });
     bool is_wide = manner != Manner::kBounded && (from_wide || manner == Manner::kSensitive);
     // Numbers and positions that become f32 are like inputs; wider floats were asked for by the program.
     if (node->as<Cast>()) is_wide = node->input(0)->type.is_floating() && node->input(0)->type.dtype != c10::kFloat;
-    for (const auto& v : node->outputs()) kinds_[v.get()] = is_wide ? Treatment::kWide : Treatment::kNeutral;
+    for (const auto& v : node->outputs()) treatments_[v.get()] = is_wide ? Treatment::kWide : Treatment::kNeutral;
   }
 
   Value* narrow(Value* value) {
@@ -175,7 +175,7 @@ class Precision {
 
   /// The f32 form of a value of the original graph.
   Value* wide(Value* value) {
-    if (!is_f32(value) || kind_of(value) != Treatment::kReduced) return value;
+    if (!is_f32(value) || treatment_of(value) != Treatment::kReduced) return value;
     Value*& known = wide_[value];
     if (!known) {
       known = graph_.add(Cast{c10::kFloat}, {narrow_.at(value)});
@@ -186,7 +186,7 @@ class Precision {
 
   Graph& graph_;
   c10::ScalarType reduced_;
-  std::unordered_map<const Value*, Treatment> kinds_;
+  std::unordered_map<const Value*, Treatment> treatments_;
   std::unordered_map<const Value*, Value*> narrow_;  ///< By value of the original graph.
   std::unordered_map<const Value*, Value*> wide_;
 };

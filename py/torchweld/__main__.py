@@ -7,7 +7,7 @@ import sys
 import torch
 
 import torchweld
-from torchweld import _C, _inputs, bench
+from torchweld import _C, _figures, _inputs, bench
 
 
 def _parser():
@@ -52,6 +52,8 @@ def _parser():
     compare.set_defaults(action=_compare)
 
     bench.add_arguments(commands.add_parser("bench", help="time a module against its peers in one process"))
+
+    _figures.add_arguments(commands.add_parser("figures", help="a page from the records that bench writes"))
 
     env = commands.add_parser("env", help="print the environment variables that Torchweld reads")
     env.set_defaults(action=_env)

@@ -9,6 +9,7 @@ import copy
 import datetime
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -100,13 +101,22 @@ def measure(name, batch, precision, args):
         "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
         "kernels_per_call": sum(engine.launches for engine in report.engines),
-        "steps": [[s.op, s.tactic, round(s.microseconds, 2)] for engine in report.engines for s in engine.steps],
+        "steps": [[_name(s.op), s.tactic, round(s.microseconds, 2)] for e in report.engines for s in e.steps],
         "engines": len(report.engines),
         "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
         "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
         "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
         "error_ratio": accuracy.error / accuracy.allowed if accuracy.allowed else float(accuracy.error > 0),
     }  # fmt: skip
+
+
+def _name(op):
+    """An operation in one short line; of a fused one, what it consists of and what it reads."""
+    if op.startswith("fused{"):
+        reads = re.search(r"%x0: (\w+\[[\d,]*\])", op)
+        parts = [part for part in re.findall(r"= (\w+)", op) if part not in ("constant", "fused")]
+        op = f"{' '.join(parts)}({reads[1] if reads else ''})"
+    return " ".join(op.split())[:100]
 
 
 def random_tensor(spec, device):

@@ -105,6 +105,13 @@ def run(*command):
     return done.stdout
 
 
+def test_figures_are_what_the_records_say(tmp_path):
+    folder = ROOT / "docs/performance"
+    records = sorted(path for path in folder.glob("*.json") if "layers" not in path.name)
+    assert cli.main(["figures", *map(str, records), "--page", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text() == (folder / "figures.md").read_text()
+
+
 def test_python_quickstart():
     pytest.importorskip("torchvision")
     text = run(sys.executable, "examples/python_quickstart.py")

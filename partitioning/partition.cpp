@@ -144,6 +144,7 @@ class BlockPartitioner {
         auto [place, is_new] = places.emplace(memory, groups.size());
         if (is_new) groups.push_back({memory, is_tensor(value), {}, {}});
         WrittenGroup& group = groups[place->second];
+        group.is_tensor = group.is_tensor || is_tensor(value);
         if (node) group.nodes.push_back(node);
         // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
         bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;

@@ -14,6 +14,7 @@ UNARY = [
     "torch.softmax({a}, -1)", "{a}.clone()", "{a}.contiguous()", "torch.nn.functional.gelu({a})", "{a}.detach()",
     "torch.clamp({a}, -1.0, 1.0)", "torch.zeros_like({a})", "torch.layer_norm({a}, [{a}.size(-1)])", "{a}.double()",
     "torch.cumsum({a}, 0)", "{a} / (1.0 + torch.abs({a}))", "torch.ones([{a}.size(0), 2], dtype={a}.dtype)",
+    "torch.zeros({a}.size(0), 4, dtype={a}.dtype)", "{a}.new_zeros([2, {a}.size(-1)])",
 ]  # fmt: skip
 VIEWS = [
     "{a}.transpose(0, -1)", "{a}[0]", "{a}[1:]", "{a}[:, ::2]", "{a}.view(-1)", "{a}.reshape(-1)", "{a}.unsqueeze(0)",
@@ -32,6 +33,7 @@ IN_PLACE = [
     "{a}.copy_({b})", "{a}.zero_()", "{a}.clamp_(-1.0, 1.0)", "{a}.masked_fill_({b} > 0.0, 0.5)", "{a} += {b}",
     "{a}.view(-1).mul_(0.5)", "{a}.transpose(0, -1).add_(0.125)", "{a}[{n}:].zero_()", "{a}.unsqueeze_(0)",
     "{a} *= 0.5", "{a}[0].copy_({b}[0])", "{a}.fill_(0.5)", "torch.sigmoid_({a})",
+    "{a}[0] = {b}[0]", "{a}[:, 1:3] = torch.tanh({b}[:, 1:3])", "{a}[{b} > 0.0] = 0.5",
 ]  # fmt: skip
 NUMBERS = ["{a}.size(0)", "{a}.dim()", "n + 1", "{n} * 2", "min({n}, 3)", "len({l})", "{a}.numel() // 2"]
 LISTS = ["{l}.append({a})", "{l}[0] = {a}", "{l}.insert(0, {a})", "{l} = [{a}, {b}]", "{l} += [{a}]", "{l}.reverse()"]

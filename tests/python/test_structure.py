@@ -281,6 +281,21 @@ def test_attributes_are_read_and_set_in_order():
     same(compiled.last, net.last)
 
 
+class UnsurePart(nn.Module):
+    """Little of what could be one engine works on a tensor whose sizes depend on data."""
+
+    def forward(self, x):
+        chosen = x[x.sum(-1) > 0.1]
+        x = block(x) * torch.bernoulli((x > 0.0).float())
+        return block(block(x)), chosen * 2.0
+
+
+def test_unsure_part_leaves_the_rest_to_an_engine():
+    _, report = check(UnsurePart(), (torch.randn(5, 4),), min_block_size=3, optimization_level=1)
+    unsure = [f.source for f in report.fallbacks if "sizes in its segment depend on data" in f.reason]
+    assert len(unsure) == 1 and len(report.engines) == 2, report.text
+
+
 class Search(Recogniser):
     """The same without state."""
 

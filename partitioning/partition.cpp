@@ -169,14 +169,6 @@ class BlockPartitioner {
     return groups;
   }
 
-  /// True for a tuple of this block's results, which is as good as its elements: nothing else can reach them by it.
-  bool only_gives_back(const jit::Node* node) const {
-    if (node->kind() != c10::prim::TupleConstruct || node->owningBlock() != block_) return false;
-    return std::all_of(node->output()->uses().begin(), node->output()->uses().end(), [&](const jit::Use& use) {
-      return use.user == block_->return_node() || only_gives_back(use.user);
-    });
-  }
-
   bool touches_written(const jit::Node* node) const {
     auto written = [&](const jit::Value* value) {
       auto classes = memory_.classes_of(value);

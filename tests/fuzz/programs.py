@@ -52,7 +52,7 @@ LOOPS = [
 
 
 class Program:
-    """`source` is TorchScript: def f(x, y, z, flag, n) -> a tuple of tensors."""
+    """`source` is TorchScript: def f(x, y, z, flag, n) -> a tuple of tensors and a list of tensors."""
 
     def __init__(self, seed, lines=14):
         self.random = random.Random(seed)
@@ -72,7 +72,7 @@ class Program:
             self.add(self.statement(depth=0))
         tensors = [name for name, v in self.env.items() if isinstance(v, torch.Tensor) and name not in ("i", "t")]
         results = self.random.sample(tensors, min(4, len(tensors)))
-        lines = [*"\n".join(self.body).splitlines(), f"return ({', '.join(results)}, l0[0], d0['x'])"]
+        lines = [*"\n".join(self.body).splitlines(), f"return ({', '.join(results)}, l0, d0['x'])"]
         head = "def f(x: Tensor, y: Tensor, z: Tensor, flag: bool, n: int):\n"
         self.source = head + "".join(f"    {line}\n" for line in lines)
 

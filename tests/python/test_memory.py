@@ -92,6 +92,24 @@ def test_writes_through_views(function, device):
     torch.testing.assert_close(inputs, kept)
 
 
+def test_list_and_tensor_in_one_result(device):
+    """A list that is changed does not make LibTorch keep the tensors that are returned beside it."""
+
+    @torch.jit.script
+    def rows_and_total(x: Tensor, y: Tensor):
+        rows = [x]
+        total = torch.tanh(x + y)
+        for _ in range(2):
+            rows.append(y)
+        return (rows, total * 2.0), total
+
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    compiled = torchweld.compile(rows_and_total, inputs, min_block_size=1)
+    report = torchweld.explain(compiled)
+    assert len(report.engines) == 1 and not report.fallbacks, report.text
+    torch.testing.assert_close(compiled(*inputs), rows_and_total(*inputs))
+
+
 def rows_of_a_new_tensor(x: Tensor, y: Tensor):
     out = torch.zeros(x.size(0), x.size(1), dtype=x.dtype, device=x.device)
     out[0] = y[0]

@@ -61,6 +61,7 @@ Interpreter::Interpreter(Graph& graph, c10::Device device, ImportObserver* obser
 at::Tensor Interpreter::add_input(const TensorType& type) {
   at::Tensor tensor = make_symbolic(graph_.add_input(type));
   input_tensors_.insert(tensor.unsafeGetTensorImpl());
+  if (steps_ > 0) assumed_.insert(tensor.unsafeGetTensorImpl());
   return tensor;
 }
 
@@ -87,17 +88,13 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
   if (auto found = constants_.find(impl); found != constants_.end()) return found->second;
   expect(!tensor.is_sparse() && !tensor.is_quantized() && !tensor.is_complex(),
          "sparse, quantized and complex tensors stay in LibTorch");
+  // A 0-d tensor beside larger ones only brings a number, as in ATen, whatever device it is on.
+  if (tensor.dim() == 0 && !tensor.is_meta()) return graph_.add(Constant::immediate(tensor.item(), device_), {});
+  expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
+                                         " and the inputs are on " + device_.str() +
+                                         "; move the module with .to(...) first");
   Constant constant{.value = tensor.detach(), .name = ""};
   if (auto name = names_.find(impl); name != names_.end()) constant.name = name->second;
-  // A 0-d tensor beside larger ones only brings a number, as in ATen, whatever device it is on.
-  if (tensor.dim() == 0 && !tensor.is_meta()) {
-    constant = Constant::immediate(tensor.item(), device_);
-  } else {
-    expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
-                                           " and the inputs are on " + device_.str() +
-                                           "; move the module with .to(...) first");
-  }
-  constant_storages_.insert(tensor.storage().unsafeGetStorageImpl());  // from now on it must not change
   kept_.push_back(tensor);
   return constants_[impl] = graph_.add(std::move(constant), {});
 }
@@ -164,19 +161,6 @@ void Interpreter::mark_alias(const at::Tensor& tensor, const at::Tensor& of, boo
 void Interpreter::learn_concrete(const c10::IValue& value, bool foreign) {
   if (!foreign || !value.isTensor() || !value.toTensor().defined() || is_symbolic(value.toTensor())) return;
   if (value.toTensor().has_storage()) foreign_storages_.insert(value.toTensor().storage().unsafeGetStorageImpl());
-}
-
-void Interpreter::forbid_foreign_writes(const jit::Node* node, const Stack& arguments) const {
-  const c10::FunctionSchema& schema = node->getOperator().schema();
-  for (size_t i = 0; i < arguments.size() && i < schema.arguments().size(); ++i) {
-    const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
-    if (!alias || !alias->isWrite() || !arguments[i].isTensor()) continue;
-    const at::Tensor& tensor = arguments[i].toTensor();
-    if (!tensor.has_storage()) continue;
-    const c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
-    expect(!foreign_storages_.count(storage) && !constant_storages_.count(storage),
-           "writes to a tensor of the module in place");
-  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -101,8 +101,14 @@ class Interpreter final : public ValueSource {
   NodeOutcome run_generic(const torch::jit::Node* node, const std::string& name, bool in_place);
   /// Ends an in-place operator: its first argument holds the one result from now on.
   void write_result(const torch::jit::Node* node, const std::vector<Value*>& results);
-  /// The symbolic tensor that takes the place of a known one, no part of the module, in the whole program.
-  at::Tensor make_computed(const at::Tensor& known);
+  /// The symbolic tensor that takes the place of a known one, no part of the module, in the whole program; so it is
+  /// with all that shares its memory and may be read after `writer`.
+  at::Tensor make_computed(const at::Tensor& known, const torch::jit::Node* writer);
+  /// True when an operator gave the known tensors that `name` holds as views of its first argument, and gives the same
+  /// ones if it is run again now.
+  bool takes_view(const torch::jit::Value* name) const;
+  /// What holds a value for which `condition` is true, in an order that is always the same.
+  std::vector<const torch::jit::Value*> names_where(const std::function<bool(const c10::IValue&)>& condition) const;
   /// Both branches, for reports, when the condition is unknown; a loop body once when its trip count is.
   void probe_blocks(const torch::jit::Node* node);
   /// Sets the results of a node that failed, as far as the observer wants.
@@ -133,9 +139,11 @@ class Interpreter final : public ValueSource {
   /// `writer` makes `tensor` hold `value`, and with it what shares its memory and may be read again.
   void rebind(const at::Tensor& tensor, Value* value, const torch::jit::Node* writer);
   /// The other tensors of its alias group that may be read after `writer`.
-  std::unordered_set<const c10::TensorImpl*> live_aliases(const c10::TensorImpl* impl,
-                                                          const torch::jit::Node* writer) const;
-  void forbid_foreign_writes(const torch::jit::Node* node, const Stack& arguments) const;
+  std::vector<const c10::TensorImpl*> live_aliases(const c10::TensorImpl* impl, const torch::jit::Node* writer) const;
+  /// Before the node runs on known tensors: refuses writes into those of the module.
+  void prepare_writes(const torch::jit::Node* node, const Stack& arguments);
+  /// The memory will be written: constants of the graph that lie in it keep what they hold now.
+  void keep_constants(const c10::StorageImpl* storage);
   void learn_concrete(const c10::IValue& value, bool foreign);
   std::vector<ImportArgs::Argument> named_arguments(const torch::jit::Node* node) const;
   void wrap_results(const torch::jit::Node* node, const std::vector<Value*>& values);
@@ -154,8 +162,10 @@ class Interpreter final : public ValueSource {
   std::unordered_map<int, int> group_size_;
   std::unordered_set<const c10::TensorImpl*> maybe_views_;  // of which strides decide whether they share memory
   std::unordered_set<const c10::TensorImpl*> input_tensors_;
-  std::unordered_set<const c10::StorageImpl*> foreign_storages_;   // of tensors from outside: the module's
-  std::unordered_set<const c10::StorageImpl*> constant_storages_;  // of known tensors that the graph has read
+  std::unordered_set<const c10::TensorImpl*> assumed_;            // those among them that stand for what LibTorch holds
+  std::unordered_set<const c10::StorageImpl*> foreign_storages_;  // of tensors from outside: the module's
+  std::unordered_multimap<const c10::StorageImpl*, Node*> constants_in_;  // among the first looked_at_ nodes
+  size_t looked_at_ = 0;
   std::vector<at::Tensor> attributes_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;

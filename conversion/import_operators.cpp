@@ -118,7 +118,7 @@ NodeOutcome Interpreter::run_concrete(const jit::Node* node) {
   const jit::Operator& op = node->getOperator();
   expect(!node->isNondeterministic(), "draws random numbers");
   Stack stack = arguments_of(node);
-  forbid_foreign_writes(node, stack);
+  prepare_writes(node, stack);
   if (op.schema().is_vararg()) stack.emplace_back(static_cast<int64_t>(node->inputs().size()));
   try {
     c10::NoGradGuard no_grad;
@@ -215,9 +215,6 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
       check(next < values.size(), "too few results from the importer of " + op_name(node));
       Value* value = values[next++];
       if (!value) return at::Tensor();
-      // What an importer made up at compile time is known, so the program may go on working on it.
-      const at::Tensor* known = constant_of(value);
-      if (known && !known->unsafeGetTensorImpl()->is_wrapped_number()) return *known;
       std::vector<at::Tensor> sources;  // arguments that it is a view of, or may be
       for (const jit::Value* input : node->inputs()) {
         for_each_tensor(get(input), [&](const at::Tensor& argument) {
@@ -226,13 +223,16 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
           if (related) sources.push_back(argument);
         });
       }
+      // What an importer made up at compile time is known, so the program may go on working on it.
+      const at::Tensor* known = sources.empty() ? constant_of(value) : nullptr;
+      if (known && !known->unsafeGetTensorImpl()->is_wrapped_number()) return *known;
       bool is_new = !result.alias_info() && !may_return_argument(schema);
       if (is_new && !sources.empty() && !value->from<Aten>()) {  // cat of one tensor, say
         value = graph_.add(Copy{dense_strides_like(value->type.shape, value->type.strides)}, {value});
       }
       at::Tensor tensor = make_symbolic(value);
       for (const at::Tensor& source : sources) {
-        if (!is_new) mark_alias(tensor, source, always_gives_views(schema));
+        if (!is_new) mark_alias(tensor, source, surely_gives_views(schema));
       }
       return tensor;
     };

@@ -1,5 +1,6 @@
 // Writes in place: the tensor, and all that share its memory in the user's program, hold other values from then on.
 #include <ATen/core/function_schema.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <functional>
@@ -7,6 +8,7 @@
 #include "conversion/import.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
+#include "core/ops/constant.h"
 #include "core/ops/layout.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/shape.h"
@@ -84,11 +86,76 @@ Value* write_through(Graph& graph, const Node& node, Value* written) {
   return graph.add(Permute{permute->inverse()}, {written});
 }
 
+std::vector<at::Tensor> tensors_of(const c10::IValue& value) {
+  std::vector<at::Tensor> tensors;
+  for_each_tensor(value, [&](const at::Tensor& tensor) { tensors.push_back(tensor); });
+  return tensors;
+}
+
+/// A tensor with the same elements and strides in other memory; unlike a clone, also where elements share memory.
+at::Tensor with_own_memory(const at::Tensor& tensor) {
+  at::Tensor memory = at::empty({0}, tensor.options()).set_(tensor.storage()).clone();
+  return memory.as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+}
+
+using Replacements = std::unordered_map<const c10::TensorImpl*, at::Tensor>;
+
+/// The value with other tensors in it; lists and dicts, which have an identity, are changed themselves.
+c10::IValue with_replaced(const c10::IValue& value, const Replacements& replacements) {
+  if (value.isTensor()) {
+    auto found = replacements.find(value.toTensor().unsafeGetTensorImpl());
+    return found == replacements.end() ? value : c10::IValue(found->second);
+  }
+  if (value.isList()) {
+    c10::List<c10::IValue> list = value.toList();
+    for (size_t i = 0; i < list.size(); ++i) list.set(i, with_replaced(list.get(i), replacements));
+  } else if (value.isGenericDict()) {
+    c10::Dict<c10::IValue, c10::IValue> dict = value.toGenericDict();
+    for (const auto& entry : dict.copy()) {
+      dict.insert_or_assign(entry.key(), with_replaced(entry.value(), replacements));
+    }
+  } else if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(with_replaced(element, replacements));
+    }
+    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
+  }
+  return value;
+}
+
 }  // namespace
 
 Value* base_of(Value* value) {
   while (value->producer() && value->producer()->attrs.def().is_view) value = value->producer()->input(0);
   return value;
+}
+
+void Interpreter::prepare_writes(const jit::Node* node, const Stack& arguments) {
+  const auto& formals = node->getOperator().schema().arguments();
+  for (size_t i = 0; i < arguments.size() && i < formals.size(); ++i) {
+    const c10::AliasInfo* alias = formals[i].alias_info();
+    if (!alias || !alias->isWrite() || !arguments[i].isTensor() || !arguments[i].toTensor().has_storage()) continue;
+    const c10::StorageImpl* storage = arguments[i].toTensor().storage().unsafeGetStorageImpl();
+    expect(!foreign_storages_.count(storage), "writes to a tensor of the module in place");
+    keep_constants(storage);
+  }
+}
+
+void Interpreter::keep_constants(const c10::StorageImpl* storage) {
+  auto added = graph_.nodes().end();
+  for (; looked_at_ < graph_.nodes().size(); ++looked_at_) --added;
+  for (; added != graph_.nodes().end(); ++added) {
+    auto* constant = (*added)->as<Constant>();
+    if (constant) constants_in_.emplace(constant->value.storage().unsafeGetStorageImpl(), added->get());
+  }
+  auto [begin, end] = constants_in_.equal_range(storage);
+  for (auto it = begin; it != end; ++it) {
+    Node* node = it->second;
+    graph_.set_attrs(node, Constant{.value = with_own_memory(node->as<Constant>()->value), .name = ""});
+    std::erase_if(constants_, [&](const auto& entry) { return entry.second == node->output(); });
+  }
+  constants_in_.erase(begin, end);
 }
 
 void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>& results) {
@@ -101,7 +168,7 @@ void Interpreter::write_result(const jit::Node* node, const std::vector<Value*>&
   at::Tensor self = get(node->inputs()[0]).toTensor();
   Value* result = results[0];
   if (result->type.dtype != self.scalar_type()) result = graph_.add(Cast{self.scalar_type()}, {result});
-  if (!is_symbolic(self)) self = make_computed(self);
+  if (!is_symbolic(self)) self = make_computed(self, node);
   rebind(self, as_elements_of(self, result, node), node);
   for (const jit::Value* output : node->outputs()) set(output, self);
 }
@@ -119,44 +186,123 @@ Value* Interpreter::as_elements_of(const at::Tensor& tensor, Value* result, cons
   return same && !is_other ? result : graph_.add(Copy{dense_strides_like(own.shape, own.strides)}, {result});
 }
 
-at::Tensor Interpreter::make_computed(const at::Tensor& known) {
-  expect(!foreign_storages_.count(known.storage().unsafeGetStorageImpl()),
-         "writes a computed result into a tensor of the module in place");
-  auto is_known = [&](const c10::IValue& held) { return held.isTensor() && held.toTensor().is_same(known); };
-  for (const auto& [name, held] : environment_) {
-    expect(is_known(held) || !shares_memory(held, known),
-           "writes in place to a tensor that another tensor or a list shares memory with");
-  }
-  at::Tensor computed = make_symbolic(value_of(known));
-  for (auto& [name, held] : environment_) {
-    if (is_known(held)) held = computed;
-  }
-  return computed;
+bool Interpreter::takes_view(const jit::Value* name) const {
+  const jit::Node* node = name->node();
+  const jit::Operator* op = node->maybeOperator();
+  if (!op || !node->blocks().empty() || node->inputs().empty() || op->schema().is_vararg()) return false;
+  const auto& formals = op->schema().arguments();
+  bool writes = std::any_of(formals.begin(), formals.end(),
+                            [](const auto& formal) { return formal.alias_info() && formal.alias_info()->isWrite(); });
+  const c10::IValue* source = find(node->inputs()[0]);
+  if (writes || !source || !source->isTensor() || !shares_memory(get(name), source->toTensor())) return false;
+  // In a loop it may be from an earlier iteration, and what it was taken with known no longer.
+  Stack stack = arguments_of(node);
+  op->getOperation(node)(stack);
+  std::vector<at::Tensor> held = tensors_of(get(name));
+  std::vector<at::Tensor> taken = tensors_of(stack.at(name->offset()));
+  return std::equal(
+      held.begin(), held.end(), taken.begin(), taken.end(), [&](const at::Tensor& a, const at::Tensor& b) {
+        return !a.is_same(source->toTensor()) && a.is_alias_of(b) && a.scalar_type() == b.scalar_type() &&
+               a.storage_offset() == b.storage_offset() && a.sizes() == b.sizes() && a.strides() == b.strides();
+      });
 }
 
-std::unordered_set<const c10::TensorImpl*> Interpreter::live_aliases(const c10::TensorImpl* impl,
-                                                                     const jit::Node* writer) const {
-  int group = alias_group_.at(impl);
-  std::unordered_set<const c10::TensorImpl*> aliases;
-  if (group_size_.at(group) == 1) return aliases;
+at::Tensor Interpreter::make_computed(const at::Tensor& known, const jit::Node* writer) {
+  expect(!foreign_storages_.count(known.storage().unsafeGetStorageImpl()),
+         "writes a computed result into a tensor of the module in place");
+  std::vector<const jit::Value*> names =
+      names_where([&](const c10::IValue& held) { return shares_memory(held, known); });
+  std::unordered_map<const c10::TensorImpl*, const jit::Value*> views;
+  for (const jit::Value* name : names) {
+    if (!takes_view(name)) continue;
+    for (const at::Tensor& tensor : tensors_of(get(name))) views.emplace(tensor.unsafeGetTensorImpl(), name);
+  }
+  // Those that are read again, each behind what it is a view of; all start from one tensor.
+  std::vector<const jit::Value*> needed;
+  at::Tensor origin;
+  std::function<void(const at::Tensor&)> need = [&](const at::Tensor& tensor) {
+    auto view = views.find(tensor.unsafeGetTensorImpl());
+    if (view == views.end()) {
+      expect(!origin.defined() || origin.is_same(tensor),
+             "writes in place to a tensor that another tensor or a list shares memory with");
+      origin = tensor;
+    } else if (std::find(needed.begin(), needed.end(), view->second) == needed.end()) {
+      need(get(view->second->node()->inputs()[0]).toTensor());
+      needed.push_back(view->second);
+    }
+  };
+  need(known);
+  for (const jit::Value* name : names) {
+    if (is_dead_after(name, writer)) continue;
+    for (const at::Tensor& tensor : tensors_of(get(name))) {
+      if (tensor.is_alias_of(known)) need(tensor);
+    }
+  }
+
+  Replacements computed{{origin.unsafeGetTensorImpl(), make_symbolic(result_of(origin))}};
+  std::vector<at::Tensor> replaced;  // keeps their addresses from being used again
+  auto replace = [&] {
+    for (const jit::Value* name : names) set(name, with_replaced(get(name), computed));
+  };
+  replace();
+  try {
+    for (const jit::Value* view : needed) {
+      std::vector<at::Tensor> before = tensors_of(get(view));
+      run_operator(view->node());
+      std::vector<at::Tensor> after = tensors_of(get(view));
+      check(before.size() == after.size(), "a view is taken again and gives another number of tensors");
+      for (size_t i = 0; i < before.size(); ++i) computed.emplace(before[i].unsafeGetTensorImpl(), after[i]);
+      replaced.insert(replaced.end(), before.begin(), before.end());
+      replace();
+    }
+  } catch (const Unsupported&) {
+    if (observer_) forget_elements(known);
+    throw;
+  }
+  return computed.at(known.unsafeGetTensorImpl());
+}
+
+std::vector<const jit::Value*> Interpreter::names_where(
+    const std::function<bool(const c10::IValue&)>& condition) const {
+  std::vector<const jit::Value*> names;
   for (const auto& [name, held] : environment_) {
-    if (held.isTensor() && is_dead_after(name, writer)) continue;
-    for_each_tensor(held, [&](const at::Tensor& tensor) {
+    if (condition(held)) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return a->unique() < b->unique(); });
+  return names;
+}
+
+std::vector<const c10::TensorImpl*> Interpreter::live_aliases(const c10::TensorImpl* impl,
+                                                              const jit::Node* writer) const {
+  int group = alias_group_.at(impl);
+  std::vector<const c10::TensorImpl*> aliases;
+  if (group_size_.at(group) == 1) return aliases;
+  auto is_alias = [&](const at::Tensor& tensor) {
+    auto own = alias_group_.find(tensor.unsafeGetTensorImpl());
+    return tensor.unsafeGetTensorImpl() != impl && own != alias_group_.end() && own->second == group;
+  };
+  for (const jit::Value* name : names_where([&](const c10::IValue& held) {
+         std::vector<at::Tensor> tensors = tensors_of(held);
+         return std::any_of(tensors.begin(), tensors.end(), is_alias);
+       })) {
+    if (is_dead_after(name, writer)) continue;
+    for (const at::Tensor& tensor : tensors_of(get(name))) {
       const c10::TensorImpl* other = tensor.unsafeGetTensorImpl();
-      auto own = alias_group_.find(other);
-      if (other != impl && own != alias_group_.end() && own->second == group) aliases.insert(other);
-    });
+      bool is_new = std::find(aliases.begin(), aliases.end(), other) == aliases.end();
+      if (is_alias(tensor) && is_new) aliases.push_back(other);
+    }
   }
   return aliases;
 }
 
 void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node* writer) {
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  expect(!input_tensors_.count(impl), "writes to an input in place");
   for (const c10::TensorImpl* input : input_tensors_) {
-    expect(alias_group_.at(input) != alias_group_.at(impl), "writes in place to a view of an input");
+    if (alias_group_.at(input) != alias_group_.at(impl)) continue;
+    expect(!assumed_.count(input), "writes in place to a tensor that LibTorch holds");
+    throw Unsupported(input == impl ? "writes to an input in place" : "writes in place to a view of an input");
   }
-  std::unordered_set<const c10::TensorImpl*> aliases = live_aliases(impl, writer);
+  std::vector<const c10::TensorImpl*> aliases = live_aliases(impl, writer);
   if (aliases.empty()) {
     symbolic_[impl] = value;
     return;
@@ -180,7 +326,7 @@ void Interpreter::rebind(const at::Tensor& tensor, Value* value, const jit::Node
     if (known != renewed.end()) return known->second;
     return renewed[view] = graph_.add(view->producer()->attrs, {renew(view->producer()->input(0))});
   };
-  aliases.insert(impl);
+  aliases.push_back(impl);
   for (const c10::TensorImpl* alias : aliases) {
     expect(!maybe_views_.count(alias) && base_of(symbolic_.at(alias)) == base,
            "writes in place to a tensor that another tensor may be a view of");

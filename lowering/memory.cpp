@@ -77,6 +77,14 @@ void for_each_tensor(const jit::Module& module, F visit) {
 
 }  // namespace
 
+bool only_gives_back(const jit::Node* node) {
+  if (node->kind() != prim::TupleConstruct) return false;
+  const jit::Block* block = node->owningBlock();
+  return std::all_of(node->output()->uses().begin(), node->output()->uses().end(), [&](const jit::Use& use) {
+    return use.user == block->return_node() || (use.user->owningBlock() == block && only_gives_back(use.user));
+  });
+}
+
 Memory::Memory(const jit::Graph& graph) {
   Memories outside = make();
   unify(outside.own, outside.inside);
@@ -180,6 +188,8 @@ void Memory::visit(const jit::Node* node) {
     case prim::ListConstruct:
     case prim::TupleConstruct:
     case prim::DictConstruct: {
+      // A tuple of results joins nothing: a list in it and a tensor in it stay apart.
+      if (!node->owningBlock()->owningNode() && only_gives_back(node)) return;
       Memories made = of(node->output());
       for (const jit::Value* input : node->inputs()) {
         if (!has_memory(*input->type())) continue;

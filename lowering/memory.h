@@ -13,6 +13,9 @@
 
 namespace torchweld {
 
+/// True for a tuple that nothing reads but the return of its block: it is as good as its elements there.
+bool only_gives_back(const torch::jit::Node* node);
+
 /// An alias analysis by unification: values that may share memory are in one class, whatever the order of execution.
 /// A container (list, dict, tuple, at any depth) has a second class, for all that is inside it. Attributes are told
 /// apart by type and name; the tensors and containers that a caller hands in are taken to share memory with each other,
@@ -23,7 +26,8 @@ class Memory {
 
   explicit Memory(const torch::jit::Graph& graph);
 
-  /// Classes that hold memory of the value: its own, and that of what is inside it. None for numbers and modules.
+  /// Classes that hold memory of the value: its own, and that of what is inside it. None for numbers and modules, nor
+  /// for a tuple that only carries the graph's results.
   std::vector<Class> classes_of(const torch::jit::Value* value) const;
   /// True when some node of the graph may write memory of this class.
   bool is_written(Class memory) const { return written_.count(find(memory)) > 0; }

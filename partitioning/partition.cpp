@@ -144,6 +144,7 @@ class BlockPartitioner {
         auto [place, is_new] = places.emplace(memory, groups.size());
         if (is_new) groups.push_back({memory, is_tensor(value), {}, {}});
         WrittenGroup& group = groups[place->second];
+        group.is_tensor = group.is_tensor || is_tensor(value);
         if (node) group.nodes.push_back(node);
         // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
         bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
@@ -166,14 +167,6 @@ class BlockPartitioner {
     };
     for (const jit::Value* value : block_->outputs()) give_back(value);
     return groups;
-  }
-
-  /// True for a tuple of this block's results, which is as good as its elements: nothing else can reach them by it.
-  bool only_gives_back(const jit::Node* node) const {
-    if (node->kind() != c10::prim::TupleConstruct || node->owningBlock() != block_) return false;
-    return std::all_of(node->output()->uses().begin(), node->output()->uses().end(), [&](const jit::Use& use) {
-      return use.user == block_->return_node() || only_gives_back(use.user);
-    });
   }
 
   bool touches_written(const jit::Node* node) const {
@@ -229,13 +222,12 @@ class BlockPartitioner {
       if (!group.stays) undivided_.push_back(nodes);
       chains_.push_back(nodes);
     }
-    // Whatever LibTorch does to memory or the outside world keeps its order.
+    // Whatever LibTorch does to memory, attributes or the outside world keeps its order.
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : nodes_) {
-      if (role(node) == Role::kTorch && (node->hasSideEffects() || touches_written(node) || !node->blocks().empty() ||
-                                         node->kind() == c10::prim::GetAttr)) {
-        ordered.push_back(node);
-      }
+      bool is_attribute = node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::SetAttr;
+      bool has_order = is_attribute || node->hasSideEffects() || touches_written(node) || !node->blocks().empty();
+      if (has_order && role(node) == Role::kTorch) ordered.push_back(node);
     }
     chains_.push_back(std::move(ordered));
   }
@@ -334,16 +326,13 @@ class BlockPartitioner {
   }
 
   bool demote_small() {
-    std::map<int, std::pair<int64_t, std::vector<jit::Node*>>> segments;
+    std::map<int, std::vector<jit::Node*>> segments;
     for (jit::Node* node : nodes_) {
-      if (role(node) != Role::kEngine) continue;
-      auto& [count, members] = segments[levels_.at(node).level];
-      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { count += operations_in(outcome); });
-      members.push_back(node);
+      if (role(node) == Role::kEngine) segments[levels_.at(node).level].push_back(node);
     }
     bool changed = false;
-    for (auto& [level, segment] : segments) {
-      auto& [count, members] = segment;
+    for (auto& [level, members] : segments) {
+      int64_t count = count_operations(members);
       std::string reason;
       bool is_small = false;
       if (!has_output(members)) {
@@ -352,13 +341,23 @@ class BlockPartitioner {
         is_small = true;
         reason = "its segment has " + std::to_string(count) + " operation" + (count == 1 ? "" : "s") +
                  ", fewer than min_block_size=" + std::to_string(options_.min_block_size);
-      } else if (!has_sure_inputs(members) && !is_heavy(members)) {
+      } else if (std::vector<jit::Node*> unsure = unsure_of(members); !unsure.empty() && !is_heavy(members)) {
+        // Where most is sure, that makes an engine without the rest.
+        if (2 * count_operations(unsure) < count) members = std::move(unsure);
         reason = "sizes in its segment depend on data, and planning for all of them would cost more than it saves";
       }
       if (reason.empty()) continue;
       for (jit::Node* node : members) changed = demote(node, reason, is_small, count);
     }
     return changed;
+  }
+
+  int64_t count_operations(const std::vector<jit::Node*>& members) const {
+    int64_t count = 0;
+    for (const jit::Node* node : members) {
+      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { count += operations_in(outcome); });
+    }
+    return count;
   }
 
   bool is_heavy(const std::vector<jit::Node*>& members) const {
@@ -369,17 +368,25 @@ class BlockPartitioner {
     return heavy;
   }
 
-  /// True when the types of all tensors that a segment is given are known before the program runs.
-  bool has_sure_inputs(const std::vector<jit::Node*>& members) const {
+  /// Nodes of a segment that compute with tensors given to it whose types are not known before the program runs.
+  std::vector<jit::Node*> unsure_of(const std::vector<jit::Node*>& members) const {
     std::set<const jit::Node*> inside(members.begin(), members.end());
-    for (const jit::Node* node : members) {
-      for (const jit::Value* value : values_read(node)) {
-        if (!is_tensor(value) || inside.count(value->node()) || probe_.types.count(value)) continue;
-        auto known = roles().find(value->node());
-        if (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine) return false;
-      }
+    std::set<const jit::Node*> unsure;
+    auto is_unsure = [&](const jit::Value* value) {
+      if (probe_.types.count(value)) return false;
+      if (inside.count(value->node())) return unsure.count(value->node()) > 0;
+      auto known = roles().find(value->node());
+      return is_tensor(value) &&
+             (known == roles().end() || known->second == Role::kTorch || known->second == Role::kEngine);
+    };
+    std::vector<jit::Node*> result;
+    for (jit::Node* node : members) {
+      std::vector<const jit::Value*> values = values_read(node);
+      if (std::none_of(values.begin(), values.end(), is_unsure)) continue;
+      unsure.insert(node);
+      result.push_back(node);
     }
-    return true;
+    return result;
   }
 
   bool has_output(const std::vector<jit::Node*>& members) const {

@@ -234,17 +234,23 @@ class Rewriter {
     return repeats ? heads : nullptr;
   }
 
-  /// Attention that groups the heads of q itself.
-  void read_repeated_heads(const Attention& attention, const Node& node) {
-    std::vector<Value*> inputs(node.inputs().begin(), node.inputs().end());
-    for (size_t i : {1, 2}) {
-      Value* heads = heads_before_repeat(inputs[i]);
-      if (!heads) return;
+  /// The inputs of an attention, with k and v before their heads were repeated: attention groups the heads of q itself.
+  std::vector<Value*> without_repeats(std::vector<Value*> inputs) {
+    Value* k = heads_before_repeat(inputs[1]);
+    Value* v = heads_before_repeat(inputs[2]);
+    if (!k || !v || k->type.shape[1] != v->type.shape[1]) return inputs;
+    for (auto [i, heads] : {std::pair{1, k}, std::pair{2, v}}) {
       const Dims& s = heads->type.shape;
       inputs[i] = graph_.add(Reshape{{s[0], s[1], s[3], s[4]}}, {heads});
     }
-    if (inputs[1]->type.shape[1] != inputs[2]->type.shape[1]) return;
-    Value* value = graph_.add(attention, inputs);
+    return inputs;
+  }
+
+  void read_repeated_heads(const Attention& attention, const Node& node) {
+    std::vector<Value*> inputs(node.inputs().begin(), node.inputs().end());
+    std::vector<Value*> grouped = without_repeats(inputs);
+    if (grouped == inputs) return;
+    Value* value = graph_.add(attention, grouped);
     if (value->type.strides != node.output()->type.strides) strides_.add(value);
     graph_.replace_uses(node.output(), value);
   }
@@ -289,9 +295,12 @@ class Rewriter {
   Value* build(const Pattern& found, const TensorType& result) {
     try {
       Dims turned{0, 1, 3, 2};
-      Value* k = graph_.add(Permute{turned}, {with_heads(found.k_turned)});
+      auto* turn = found.k_turned->from<Permute>();
+      Value* k = turn && turn->order == turned ? found.k_turned->producer()->input(0)
+                                               : graph_.add(Permute{turned}, {with_heads(found.k_turned)});
       Attention attention{.scale = found.scale, .causal = false, .nan_rows = true};
-      Value* y = graph_.add(attention, attention_inputs(with_heads(found.q), k, with_heads(found.v), mask_of(found)));
+      Value* y = graph_.add(
+          attention, without_repeats(attention_inputs(with_heads(found.q), k, with_heads(found.v), mask_of(found))));
       if (y->type.dtype != result.dtype) y = graph_.add(Cast{result.dtype}, {y});
       return y->type.shape == result.shape ? y : graph_.add(Reshape{result.shape}, {y});
     } catch (const Unsupported&) {

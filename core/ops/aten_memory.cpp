@@ -17,14 +17,14 @@ bool may_return_argument(const c10::FunctionSchema& schema) {
   return names.count(schema.name()) > 0 || schema.name().find("dropout") != std::string::npos;
 }
 
-bool always_gives_views(const c10::FunctionSchema& schema) {
+bool surely_gives_views(const c10::FunctionSchema& schema) {
   static const std::unordered_set<std::string> names{
-      "aten::alias",     "aten::chunk",       "aten::detach",    "aten::expand",    "aten::expand_as",
-      "aten::mT",        "aten::moveaxis",    "aten::movedim",   "aten::narrow",    "aten::numpy_T",
-      "aten::permute",   "aten::select",      "aten::slice",     "aten::split",     "aten::split_with_sizes",
-      "aten::squeeze",   "aten::swapaxes",    "aten::swapdims",  "aten::t",         "aten::tensor_split",
-      "aten::transpose", "aten::unbind",      "aten::unflatten", "aten::unsqueeze", "aten::view",
-      "aten::view_as",   "aten::broadcast_to"};
+      "aten::alias",     "aten::chunk",    "aten::detach",      "aten::expand",    "aten::expand_as",
+      "aten::mT",        "aten::moveaxis", "aten::movedim",     "aten::narrow",    "aten::numpy_T",
+      "aten::permute",   "aten::select",   "aten::slice",       "aten::split",     "aten::split_with_sizes",
+      "aten::squeeze",   "aten::swapaxes", "aten::swapdims",    "aten::t",         "aten::tensor_split",
+      "aten::transpose", "aten::type_as",  "aten::unbind",      "aten::unflatten", "aten::unsqueeze",
+      "aten::view",      "aten::view_as",  "aten::broadcast_to"};
   return names.count(schema.name()) > 0;
 }
 

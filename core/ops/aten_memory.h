@@ -9,9 +9,9 @@ namespace torchweld {
 /// so.
 bool may_return_argument(const c10::FunctionSchema& schema);
 
-/// True for an operator whose results are views of its first argument whatever its sizes and strides are; reshape, for
-/// one, copies where it must.
-bool always_gives_views(const c10::FunctionSchema& schema);
+/// True for an operator of which sizes and strides do not decide whether its results are views of its first argument;
+/// reshape, for one, copies where it must. type_as gives the argument itself when the dtypes are the same.
+bool surely_gives_views(const c10::FunctionSchema& schema);
 
 /// True for an operator that writes other sizes into its argument, not only elements.
 bool changes_shape(const c10::FunctionSchema& schema);

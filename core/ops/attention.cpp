@@ -69,20 +69,23 @@ at::Tensor rounded_mask(const at::Tensor& mask, c10::ScalarType dtype) {
 
 /// softmax(scale * q k^T + mask) v step by step.
 at::Tensor run_steps(const Attention& a, Tensors in) {
-  at::Tensor scores = at::matmul(at::mul(in[0], a.scale), in[1].transpose(-2, -1));
+  int64_t repeats = in[0].size(1) / in[1].size(1);
+  at::Tensor k = repeats == 1 ? in[1] : in[1].repeat_interleave(repeats, 1);
+  at::Tensor v = repeats == 1 ? in[2] : in[2].repeat_interleave(repeats, 1);
+  at::Tensor scores = at::matmul(at::mul(in[0], a.scale), k.transpose(-2, -1));
   if (in.size() == 4 && in[3].scalar_type() == c10::kBool) {
     scores = scores.masked_fill(at::logical_not(in[3]), -kInfinity);
   } else if (in.size() == 4) {
     scores = at::add(scores, in[3]);
   }
-  return at::matmul(at::softmax(scores, -1), in[2]);
+  return at::matmul(at::softmax(scores, -1), v);
 }
 
 at::Tensor run_attention(const Attention& a, Tensors in) {
-  bool grouped = in[0].size(1) != in[1].size(1);
   // LibTorch's attention kernel for the CPU takes a coarser exp than its softmax, which such programs wrote.
   bool full_precision = in[0].scalar_type() == c10::kFloat || in[0].scalar_type() == c10::kDouble;
-  if (a.nan_rows && in[0].is_cpu() && full_precision && !a.causal && !grouped) return run_steps(a, in);
+  if (a.nan_rows && in[0].is_cpu() && full_precision && !a.causal) return run_steps(a, in);
+  bool grouped = in[0].size(1) != in[1].size(1);
   std::optional<at::Tensor> mask;
   if (in.size() == 4) mask = rounded_mask(in[3], in[0].scalar_type());
   at::Tensor result = at::scaled_dot_product_attention(in[0], in[1], in[2], mask, 0.0, a.causal, a.scale, grouped);

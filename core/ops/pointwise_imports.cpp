@@ -314,7 +314,7 @@ Value* import_to(ImportArgs& a) {
   return copies ? a.emit(Copy{.strides = dense_strides_like(x->type.shape, x->type.strides)}, {x}) : y;
 }
 
-Value* import_type_as(ImportArgs& a) { return a.cast(a.value("self"), a.value("other")->type.dtype); }
+Value* import_type_as(ImportArgs& a) { return a.cast(a.value("self"), a.raw("other").toTensor().scalar_type()); }
 
 Value* import_dropout(ImportArgs& a) {
   expect(!a.boolean("train") || a.real("p") == 0, "dropout in training mode draws random numbers");

@@ -14,6 +14,7 @@ UNARY = [
     "torch.softmax({a}, -1)", "{a}.clone()", "{a}.contiguous()", "torch.nn.functional.gelu({a})", "{a}.detach()",
     "torch.clamp({a}, -1.0, 1.0)", "torch.zeros_like({a})", "torch.layer_norm({a}, [{a}.size(-1)])", "{a}.double()",
     "torch.cumsum({a}, 0)", "{a} / (1.0 + torch.abs({a}))", "torch.ones([{a}.size(0), 2], dtype={a}.dtype)",
+    "torch.zeros({a}.size(0), 4, dtype={a}.dtype)", "{a}.new_zeros([2, {a}.size(-1)])",
 ]  # fmt: skip
 VIEWS = [
     "{a}.transpose(0, -1)", "{a}[0]", "{a}[1:]", "{a}[:, ::2]", "{a}.view(-1)", "{a}.reshape(-1)", "{a}.unsqueeze(0)",
@@ -32,6 +33,7 @@ IN_PLACE = [
     "{a}.copy_({b})", "{a}.zero_()", "{a}.clamp_(-1.0, 1.0)", "{a}.masked_fill_({b} > 0.0, 0.5)", "{a} += {b}",
     "{a}.view(-1).mul_(0.5)", "{a}.transpose(0, -1).add_(0.125)", "{a}[{n}:].zero_()", "{a}.unsqueeze_(0)",
     "{a} *= 0.5", "{a}[0].copy_({b}[0])", "{a}.fill_(0.5)", "torch.sigmoid_({a})",
+    "{a}[0] = {b}[0]", "{a}[:, 1:3] = torch.tanh({b}[:, 1:3])", "{a}[{b} > 0.0] = 0.5",
 ]  # fmt: skip
 NUMBERS = ["{a}.size(0)", "{a}.dim()", "n + 1", "{n} * 2", "min({n}, 3)", "len({l})", "{a}.numel() // 2"]
 LISTS = ["{l}.append({a})", "{l}[0] = {a}", "{l}.insert(0, {a})", "{l} = [{a}, {b}]", "{l} += [{a}]", "{l}.reverse()"]
@@ -50,7 +52,7 @@ LOOPS = [
 
 
 class Program:
-    """`source` is TorchScript: def f(x, y, z, flag, n) -> a tuple of tensors."""
+    """`source` is TorchScript: def f(x, y, z, flag, n) -> a tuple of tensors and a list of tensors."""
 
     def __init__(self, seed, lines=14):
         self.random = random.Random(seed)
@@ -70,7 +72,7 @@ class Program:
             self.add(self.statement(depth=0))
         tensors = [name for name, v in self.env.items() if isinstance(v, torch.Tensor) and name not in ("i", "t")]
         results = self.random.sample(tensors, min(4, len(tensors)))
-        lines = [*"\n".join(self.body).splitlines(), f"return ({', '.join(results)}, l0[0], d0['x'])"]
+        lines = [*"\n".join(self.body).splitlines(), f"return ({', '.join(results)}, l0, d0['x'])"]
         head = "def f(x: Tensor, y: Tensor, z: Tensor, flag: bool, n: int):\n"
         self.source = head + "".join(f"    {line}\n" for line in lines)
 

@@ -92,6 +92,176 @@ def test_writes_through_views(function, device):
     torch.testing.assert_close(inputs, kept)
 
 
+def test_list_and_tensor_in_one_result(device):
+    """A list that is changed does not make LibTorch keep the tensors that are returned beside it."""
+
+    @torch.jit.script
+    def rows_and_total(x: Tensor, y: Tensor):
+        rows = [x]
+        total = torch.tanh(x + y)
+        for _ in range(2):
+            rows.append(y)
+        return (rows, total * 2.0), total
+
+    inputs = [torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)]
+    compiled = torchweld.compile(rows_and_total, inputs, min_block_size=1)
+    report = torchweld.explain(compiled)
+    assert len(report.engines) == 1 and not report.fallbacks, report.text
+    torch.testing.assert_close(compiled(*inputs), rows_and_total(*inputs))
+
+
+def rows_of_a_new_tensor(x: Tensor, y: Tensor):
+    out = torch.zeros(x.size(0), x.size(1), dtype=x.dtype, device=x.device)
+    out[0] = y[0]
+    out[:, 1:3] = torch.sin(x[:, 1:3])
+    return out
+
+
+def filled_in_a_loop(x: Tensor, y: Tensor):
+    state = x.new_zeros([x.size(0), 4])
+    out = torch.empty(3, x.size(0), 4, dtype=x.dtype, device=x.device)
+    for i in range(3):
+        state = torch.tanh(x + state)
+        out[i] = state
+        out[i, :, 0] += float(i)
+    return out, state
+
+
+def written_by_a_mask(x: Tensor, y: Tensor):
+    kept = x.clone()
+    kept[y > 0] = 0.0
+    marks = torch.zeros_like(x)
+    marks[x > y] = 2.0
+    marks.masked_fill_(y > 0.5, 1.5)
+    return kept, marks
+
+
+def known_first(x: Tensor, y: Tensor):
+    """Writes of known numbers happen at compile time, the others in the engine; constants stay what they were."""
+    out = torch.zeros_like(x)
+    before = x + out
+    out[:, 2:] = 3.0
+    out += 1.0
+    between = x + out
+    out[1] = x[1]
+    return before, between, out
+
+
+def several_views(x: Tensor, y: Tensor):
+    out = torch.zeros_like(x)
+    flat, turned, row = out.view(-1), out.t(), out[1]
+    left, right = out.chunk(2, 1)
+    flat[:3] = y[0, :3]
+    left.add_(y[:, :2])
+    turned[3] *= x[:, 0]
+    return out, flat, turned, row, right
+
+
+def views_in_containers(x: Tensor, y: Tensor):
+    out = torch.zeros_like(x)
+    rows = [out[0], out[1]]
+    parts = {"first": (x + 1.0).chunk(2, 1), "second": out.split(1, 1)}
+    pair = (out[2], rows)
+    pair[1][0].copy_(x[0])
+    parts["first"][1].mul_(2.0)
+    parts["second"][3].add_(y[:, :1])
+    for i, row in enumerate(out.unbind(0)):
+        row.add_(float(i))
+    return out, torch.stack(rows) + pair[0], parts["first"][1]
+
+
+def view_of_another_iteration(x: Tensor, y: Tensor):
+    out = torch.zeros_like(x)
+    row = out[3]
+    for i in range(3):
+        row.copy_(x[i])
+        row = out[i]
+    return out, row
+
+
+def number_of_its_own(x: Tensor, y: Tensor):
+    number = torch.ones([], dtype=x.dtype, device=x.device)
+    both = torch.stack([x.sum(), number])
+    number += 1.0
+    number *= y.sum()
+    return both, number
+
+
+def filled_and_written(x: Tensor, y: Tensor):
+    out = torch.ones_like(x)
+    out *= x
+    out[0] += 1.0
+    copy = torch.empty_like(x).copy_(y)
+    copy[0].zero_()
+    same = (x * 2.0).zero_()
+    whole = same[:]
+    whole[1] = y[1]
+    return out, copy, same
+
+
+CREATED = [
+    rows_of_a_new_tensor,
+    filled_in_a_loop,
+    written_by_a_mask,
+    known_first,
+    several_views,
+    views_in_containers,
+    view_of_another_iteration,
+    number_of_its_own,
+    filled_and_written,
+]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("function", CREATED)
+def test_new_tensors_are_filled_in_engines(function, dynamic, device):
+    def inputs(rows):
+        return [torch.randn(rows, 4, device=device), torch.randn(rows, 4, device=device)]
+
+    specification = inputs(5)
+    if dynamic:
+        specification = [torchweld.Input(min_shape=(4, 4), opt_shape=(5, 4), max_shape=(8, 4))] * 2
+    options = dict(min_block_size=1, optimization_level=1, disable_tf32=True, device=device)
+    compiled = torchweld.compile(torch.jit.script(function), specification, **options)
+    report = torchweld.explain(compiled)
+    assert len(report.engines) == 1 and not report.fallbacks, report.text
+    for rows in (4, 7) if dynamic else (5,):
+        given = inputs(rows)
+        kept = [x.clone() for x in given]
+        torch.testing.assert_close(compiled(*given), function(*given))
+        torch.testing.assert_close(given, kept)
+
+
+def view_whose_origin_has_other_sizes_now(x: Tensor, y: Tensor):
+    out = torch.zeros(4, dtype=x.dtype, device=x.device)
+    tail = out[1:]
+    out.unsqueeze_(0)
+    tail.add_(x[0, 1:])
+    return out + x, tail
+
+
+def view_of_an_iteration_that_was_left_out(x: Tensor, y: Tensor):
+    out = torch.zeros_like(x)
+    row = out[3]
+    for i in range(3):
+        if i == 1:
+            row = out[i]
+        if i == 2:
+            row.copy_(x[i])
+    out[0] += 1.0
+    return out, row
+
+
+@pytest.mark.parametrize("function", [view_whose_origin_has_other_sizes_now, view_of_an_iteration_that_was_left_out])
+def test_views_that_cannot_be_taken_again(function, device):
+    x, y = torch.randn(5, 4, device=device), torch.randn(5, 4, device=device)
+    compiled = torchweld.compile(torch.jit.script(function), [x, y], min_block_size=1)
+    torch.testing.assert_close(compiled(x, y), function(x, y))
+    reasons = [fallback.reason for fallback in torchweld.explain(compiled).fallbacks]
+    assert "writes in place to a tensor that another tensor or a list shares memory with" in reasons
+    assert not any("input" in reason for reason in reasons), reasons  # nothing here writes into one
+
+
 def single_rows(x: Tensor, y: Tensor):
     total = x[:1].sum(0)
     x.mul_(0.5)

@@ -222,6 +222,42 @@ def test_stateful_data_dependent_shell():
     same(list(compiled.seen), net.seen)
 
 
+class Remembers(nn.Module):
+    """Reads an attribute, sets it to what an engine gives, and reads it again, all of it by LibTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.ones(4))
+
+    def forward(self, x):
+        before = self.last
+        self.last = x.sum(0)
+        some = x[x.sum(-1) > 0.1].sum(0)
+        return torch.sin(torch.exp(x[0])[:, None] + before + self.last + some)
+
+
+def test_attributes_are_read_and_set_in_order():
+    torch.manual_seed(5)
+    net = Remembers()
+    compiled, _ = check(net, *[(torch.randn(5, 4),) for _ in range(3)], min_block_size=1, optimization_level=1)
+    same(compiled.last, net.last)
+
+
+class UnsurePart(nn.Module):
+    """Little of what could be one engine works on a tensor whose sizes depend on data."""
+
+    def forward(self, x):
+        chosen = x[x.sum(-1) > 0.1]
+        x = block(x) * torch.bernoulli((x > 0.0).float())
+        return block(block(x)), chosen * 2.0
+
+
+def test_unsure_part_leaves_the_rest_to_an_engine():
+    _, report = check(UnsurePart(), (torch.randn(5, 4),), min_block_size=3, optimization_level=1)
+    unsure = [f.source for f in report.fallbacks if "sizes in its segment depend on data" in f.reason]
+    assert len(unsure) == 1 and len(report.engines) == 2, report.text
+
+
 class Search(Recogniser):
     """The same without state."""
 

@@ -55,6 +55,10 @@ def two_layers():
 RANGE = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(64, 4))
 
 
+# TorchScript knows operators in Python by id(): one that is gone would leave its id, and its meaning, to any object.
+_KEPT = []
+
+
 @contextlib.contextmanager
 def operators(*schemas, **functions):
     """Operators of a namespace for tests: CPU kernels by name, "meta_NAME" for what they say of types."""
@@ -67,4 +71,5 @@ def operators(*schemas, **functions):
             library.impl(name.removeprefix("meta_"), function, key)
         yield torch.ops.torchweld_tests
     finally:
+        _KEPT.extend(vars(torch.ops.torchweld_tests).values())
         library._destroy()

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "partitioning/reads.h"
+
 namespace torchweld {
 
 namespace jit = torch::jit;

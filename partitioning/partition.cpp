@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "partitioning/levels.h"
+#include "partitioning/reads.h"
 
 namespace torchweld {
 
@@ -25,34 +26,6 @@ bool is_about_type(const jit::Node* node) {
       "prim::device",     "prim::dtype",   "prim::layout", "prim::is_cuda", "aten::is_floating_point",
       "aten::is_complex", "aten::sym_size"};
   return names.count(node->kind().toQualString()) > 0;
-}
-
-/// Outcomes of the node and of the nodes in its blocks that were imported.
-void visit_imported(const jit::Node* node, const Probe& probe, const std::function<void(const NodeOutcome&)>& visit) {
-  auto outcome = probe.outcomes.find(node);
-  if (outcome != probe.outcomes.end() &&
-      (outcome->second.kind == Kind::kNative || outcome->second.kind == Kind::kGeneric)) {
-    visit(outcome->second);
-  }
-  for (const jit::Block* block : node->blocks()) {
-    for (const jit::Node* inner : block->nodes()) visit_imported(inner, probe, visit);
-  }
-}
-
-/// For min_block_size: one call of a fast path does as much as the operators that it stands for, and a large
-/// convolution as much as many small operators.
-int64_t operations_in(const NodeOutcome& outcome) {
-  constexpr double kFlopsOfAnOperation = 1e7;
-  return std::max(outcome.computations, static_cast<int64_t>(outcome.flops / kFlopsOfAnOperation));
-}
-
-double count_flops(const jit::Node* node, const Probe& probe) {
-  auto outcome = probe.outcomes.find(node);
-  double flops = outcome == probe.outcomes.end() ? 0 : outcome->second.flops;
-  for (const jit::Block* block : node->blocks()) {
-    for (const jit::Node* inner : block->nodes()) flops += count_flops(inner, probe);
-  }
-  return flops;
 }
 
 /// Two segments that follow each other, and the nodes of LibTorch between them.
@@ -352,10 +325,15 @@ class BlockPartitioner {
     return changed;
   }
 
+  /// For min_block_size: one call of a fast path does as much as the operators that it stands for, and a large
+  /// convolution as much as many small operators.
   int64_t count_operations(const std::vector<jit::Node*>& members) const {
+    constexpr double kFlopsOfAnOperation = 1e7;
     int64_t count = 0;
     for (const jit::Node* node : members) {
-      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { count += operations_in(outcome); });
+      probe_.visit_imported(node, [&](const NodeOutcome& outcome) {
+        count += std::max(outcome.computations, static_cast<int64_t>(outcome.flops / kFlopsOfAnOperation));
+      });
     }
     return count;
   }
@@ -363,7 +341,7 @@ class BlockPartitioner {
   bool is_heavy(const std::vector<jit::Node*>& members) const {
     bool heavy = false;
     for (const jit::Node* node : members) {
-      visit_imported(node, probe_, [&](const NodeOutcome& outcome) { heavy = heavy || outcome.is_heavy; });
+      probe_.visit_imported(node, [&](const NodeOutcome& outcome) { heavy = heavy || outcome.is_heavy; });
     }
     return heavy;
   }
@@ -410,8 +388,8 @@ class BlockPartitioner {
       if (role(node) == Role::kEngine) {
         Segment& segment = segments[levels_.at(node).level];
         segment.nodes.push_back(node);
-        segment.flops += count_flops(node, probe_);
-        visit_imported(node, probe_, [&](const NodeOutcome&) { ++segment.operations; });
+        segment.flops += probe_.flops_of(node);
+        probe_.visit_imported(node, [&](const NodeOutcome&) { ++segment.operations; });
       } else if (role(node) == Role::kNeutral && !live_.count(node)) {
         out.dead.push_back(node);
       }
@@ -505,75 +483,12 @@ bool is_in_or_under(const jit::Node* node, const jit::Node* outer) {
 
 }  // namespace
 
-namespace {
-
-bool is_takable(const c10::Type& type) {
-  switch (type.kind()) {
-    case c10::TypeKind::TensorType:
-    case c10::TypeKind::IntType:
-    case c10::TypeKind::FloatType:
-    case c10::TypeKind::BoolType:
-    case c10::TypeKind::StringType:
-    case c10::TypeKind::DeviceObjType:
-    case c10::TypeKind::NoneType:
-      return true;
-    case c10::TypeKind::OptionalType:
-      return is_takable(*type.castRaw<c10::OptionalType>()->getElementType());
-    case c10::TypeKind::ListType:
-    case c10::TypeKind::TupleType:
-      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(), [](const c10::TypePtr& element) {
-        return element->kind() != c10::TypeKind::TensorType && is_takable(*element);
-      });
-    default:
-      return false;
-  }
-}
-
-}  // namespace
-
 std::vector<const Segment*> Partition::segments() const {
   std::vector<const Segment*> result;
   for (const BlockPartition& block : blocks) {
     for (const Segment& segment : block.segments) result.push_back(&segment);
   }
   return result;
-}
-
-bool can_be_input(const jit::Value* value) { return is_takable(*value->type()); }
-
-bool can_be_copied(const jit::Node* node, const std::unordered_map<const jit::Node*, Role>& roles) {
-  for (const jit::Value* value : values_read(node)) {
-    auto known = roles.find(value->node());
-    Role role = known == roles.end() ? Role::kTorch : known->second;
-    if (role == Role::kFree || role == Role::kEngine || can_be_input(value)) continue;
-    if (value->type()->cast<c10::ClassType>()) continue;
-    if (role != Role::kNeutral || !can_be_copied(value->node(), roles)) return false;
-  }
-  return true;
-}
-
-std::vector<const jit::Value*> values_read(const jit::Node* node) {
-  std::vector<const jit::Value*> values(node->inputs().begin(), node->inputs().end());
-  std::function<void(const jit::Block*)> walk = [&](const jit::Block* block) {
-    auto outside = [&](const jit::Value* value) {
-      for (const jit::Block* b = value->node()->owningBlock(); b;
-           b = b->owningNode() ? b->owningNode()->owningBlock() : nullptr) {
-        if (b->owningNode() == node) return false;
-      }
-      return true;
-    };
-    for (const jit::Node* inner : block->nodes()) {
-      for (const jit::Value* value : inner->inputs()) {
-        if (outside(value)) values.push_back(value);
-      }
-      for (const jit::Block* deeper : inner->blocks()) walk(deeper);
-    }
-    for (const jit::Value* value : block->outputs()) {
-      if (outside(value)) values.push_back(value);
-    }
-  };
-  for (const jit::Block* block : node->blocks()) walk(block);
-  return values;
 }
 
 Partition partition(jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options) {

@@ -64,12 +64,4 @@ struct Partition {
 /// segments as a whole changes nothing. Bodies of control flow that stays in LibTorch are cut up in the same way.
 Partition partition(torch::jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options);
 
-/// True when a segment can take the value from outside: a tensor, number, string, device, one of these or None, or a
-/// list or tuple of numbers and strings.
-bool can_be_input(const torch::jit::Value* value);
-/// True when a value that `node` (neutral) computes can be computed again inside a segment.
-bool can_be_copied(const torch::jit::Node* node, const std::unordered_map<const torch::jit::Node*, Role>& roles);
-/// Values that a node reads, those read inside its blocks but computed outside included.
-std::vector<const torch::jit::Value*> values_read(const torch::jit::Node* node);
-
 }  // namespace torchweld

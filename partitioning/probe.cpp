@@ -131,6 +131,26 @@ Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& argumen
 
 }  // namespace
 
+void Probe::visit_imported(const jit::Node* node, const std::function<void(const NodeOutcome&)>& visit) const {
+  auto outcome = outcomes.find(node);
+  if (outcome != outcomes.end() &&
+      (outcome->second.kind == NodeOutcome::Kind::kNative || outcome->second.kind == NodeOutcome::Kind::kGeneric)) {
+    visit(outcome->second);
+  }
+  for (const jit::Block* block : node->blocks()) {
+    for (const jit::Node* inner : block->nodes()) visit_imported(inner, visit);
+  }
+}
+
+double Probe::flops_of(const jit::Node* node) const {
+  auto outcome = outcomes.find(node);
+  double sum = outcome == outcomes.end() ? 0 : outcome->second.flops;
+  for (const jit::Block* block : node->blocks()) {
+    for (const jit::Node* inner : block->nodes()) sum += flops_of(inner);
+  }
+  return sum;
+}
+
 Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
             const Options& options, const std::function<bool(const jit::Node*)>& written) {
   Probe result = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/true);

@@ -20,6 +20,11 @@ struct Probe {
   std::unordered_map<const torch::jit::Value*, TensorType> types;
   std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
   double flops = 0;                                       ///< Of everything that could be imported.
+
+  /// Calls `visit` for the outcomes of the node and of the nodes in its blocks that were imported.
+  void visit_imported(const torch::jit::Node* node, const std::function<void(const NodeOutcome&)>& visit) const;
+  /// Of the node and of the nodes in its blocks.
+  double flops_of(const torch::jit::Node* node) const;
 };
 
 /// An entry of torch_executed_ops or torch_executed_modules.

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "partitioning/reads.h"
 
 namespace torchweld {
 

@@ -64,7 +64,7 @@ const void* memory_of(const c10::IValue& value) {
 
 /// Calls `visit(type, name, memory)` for every tensor attribute.
 template <class F>
-void for_each_tensor(const jit::Module& module, F visit) {
+void for_each_tensor_in(const jit::Module& module, F visit) {
   for (const jit::Module& part : module.modules()) {
     auto type = part.type();
     for (size_t i = 0; i < type->numAttributes(); ++i) {
@@ -118,10 +118,10 @@ WrittenAttributes Memory::written_attributes(const jit::Module& module) const {
     if (is_written(memories.own) || is_written(memories.inside)) written.insert(attribute);
   }
   std::unordered_set<const void*> memories;
-  for_each_tensor(module, [&](const c10::ClassType* type, const std::string& name, const void* memory) {
+  for_each_tensor_in(module, [&](const c10::ClassType* type, const std::string& name, const void* memory) {
     if (written.count({type, name})) memories.insert(memory);
   });
-  for_each_tensor(module, [&](const c10::ClassType* type, const std::string& name, const void* memory) {
+  for_each_tensor_in(module, [&](const c10::ClassType* type, const std::string& name, const void* memory) {
     if (memories.count(memory)) written.emplace(type, name);
   });
   return written;

@@ -65,7 +65,7 @@ def _table(records):
             f"| {_ratio(r):.2f} | {r['kernels_per_call']} | {r['host_us']:.0f} | {r['build_s']:.1f} "
             f"| {r['peak_gpu_mb']:.0f} | {r['error_ratio']:.2f} |"
         )
-    mean = math.exp(sum(math.log(_ratio(r)) for r in records) / len(records))
+    mean = math.exp(math.fsum(math.log(_ratio(r)) for r in records) / len(records))
     return "\n".join(lines) + f"\n\nGeometric mean of the ratios: {mean:.2f}.\n"
 
 
@@ -87,16 +87,14 @@ def _where_time_goes(records):
         kinds = collections.defaultdict(list)
         for op, tactic, microseconds in r["steps"]:
             kinds[op, tactic].append(microseconds)
-        total = sum(map(sum, kinds.values()))
+        total = math.fsum(us for times in kinds.values() for us in times)
         if not total:
             continue
         text += (
             f"\nWhere the time of {r['model']} goes: {total:.0f} us in {len(r['steps'])} steps, each timed alone.\n\n"
             "| us | share | steps | each us | operation | tactic |\n| --- | --- | --- | --- | --- | --- |\n"
         )
-        for (op, tactic), times in sorted(kinds.items(), key=lambda item: -sum(item[1]))[:STEPS]:
-            text += (
-                f"| {sum(times):.0f} | {sum(times) / total:.0%} | {len(times)} | {sum(times) / len(times):.2f} "
-                f"| `{op}` | `{tactic}` |\n"
-            )
+        for (op, tactic), times in sorted(kinds.items(), key=lambda item: -math.fsum(item[1]))[:STEPS]:
+            us = math.fsum(times)
+            text += f"| {us:.0f} | {us / total:.0%} | {len(times)} | {us / len(times):.2f} | `{op}` | `{tactic}` |\n"
     return text

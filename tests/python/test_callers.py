@@ -170,6 +170,7 @@ def told(what, share):
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 sent = []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 try:
     torchweld.compile(net, [torchweld.Input((1, 3, 64, 64))], optimization_level=5, progress=told)
     print("finished")

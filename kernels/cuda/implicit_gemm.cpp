@@ -235,7 +235,9 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
            (config.splits > 1 ? "true, " : "false, ") + std::to_string(width) + ">";
   }
   if (config.source == GemmSource::kPipeline)
-    return "tw::implicit_gemm_pipeline<Tile, Depth, Pipeline, Multiply, " + std::to_string(width) + ">";
+    return "static_assert(Pipeline::loaders == " + std::to_string(config.loaders()) +
+           ", \"what the plan says\");\n  tw::implicit_gemm_pipeline<Tile, Depth, Pipeline, Multiply, " +
+           std::to_string(width) + ">";
   std::string source = config.source == GemmSource::kPatch    ? "tw::GemmPatch<Tile, Depth>"
                        : config.source == GemmSource::kPixels ? "tw::GemmPixels<Tile, Depth>"
                        : p.is_pointwise()                     ? "tw::GemmRows<Tile, Depth, false>"
@@ -278,13 +280,12 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
   bool two = config.source == GemmSource::kRing && config.rows * config.columns / config.threads() <= kFewSums;
   int64_t blocks = two ? 2 : config.blocks;
   const bool stages = config.source == GemmSource::kStages;
-  const bool by_warpgroups = stages || config.source == GemmSource::kPipeline;
   std::string header = config.source == GemmSource::kRing       ? "implicit_gemm_ring.cuh"
                        : config.source == GemmSource::kPipeline ? "implicit_gemm_pipeline.cuh"
                        : parts.norm                             ? "implicit_gemm_norm.cuh"
                        : stages                                 ? "implicit_gemm_warpgroups.cuh"
                                                                 : "implicit_gemm.cuh";
-  return {by_warpgroups ? "implicit_gemm_warpgroups" : "implicit_gemm",
+  return {config.by_warpgroups() ? "implicit_gemm_warpgroups" : "implicit_gemm",
           emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + (parts.norm ? kNormParameters : "") +
               "  tw::Size<I> size[" + std::to_string(parts.loops.sizes.size() - 1) + "];\n" +
               parts.loops.parameter_members() + "};\n" +
@@ -293,7 +294,7 @@ Program program_of(const Node& node, const Parts& parts, const GemmConfig& confi
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) + ">;\n" +
-              (by_warpgroups ? emit_warpgroup_types(parts, config) : "") +
+              (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +
               numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +
               "const __grid_constant__ Params p) {\n  " + emit_elements_object(parts.loops) + "  " +

@@ -73,8 +73,7 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
   weight = at::index_select(weight, 1, column_order(config).to(weight.device())).permute({0, 3, 1, 2, 4});
   int64_t depth = p.taps() * config.slice * p.chunk();
-  if (config.source == GemmSource::kStages || config.source == GemmSource::kPipeline)
-    return swizzled(weight.reshape({-1, config.columns, depth}));
+  if (config.by_warpgroups()) return swizzled(weight.reshape({-1, config.columns, depth}));
   if (config.source == GemmSource::kRing) {
     int64_t stage = config.stage_chunks * p.chunk();
     weight =

@@ -345,8 +345,7 @@ int64_t GemmConfig::steps(const GemmProblem& problem) const {
 }
 
 int64_t GemmConfig::stage_count(const GemmProblem& problem) const {
-  bool by_warpgroups = source == GemmSource::kStages || source == GemmSource::kPipeline;
-  int64_t chunks = by_warpgroups ? kStageChunks : stage_chunks;
+  int64_t chunks = by_warpgroups() ? kStageChunks : stage_chunks;
   return chunks ? ceil_div(problem.taps() * slice, chunks) : 0;
 }
 

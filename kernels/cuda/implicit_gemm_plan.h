@@ -74,6 +74,8 @@ struct GemmConfig {
   int threads() const { return 32 * warps_m * warps_n * warps_k; }
   /// Those that do nothing but bring operands.
   int loaders() const { return source != GemmSource::kPipeline ? 0 : blocks == 1 ? 128 : 64; }
+  /// Warpgroups multiply; k lies in stages of 128 bytes.
+  bool by_warpgroups() const { return source == GemmSource::kStages || source == GemmSource::kPipeline; }
   bool summed() const { return splits > 1 || warps_k > 1; }
   /// Chunks between rows of operands in shared memory, an odd number.
   int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }

@@ -41,6 +41,10 @@ class Kernel {
   /// The kernel is one launch of our own device code whose first parameters are the data pointers of inputs (without
   /// the constants it packed) and outputs; the executor may rewrite these in a CUDA graph. Null for everything else.
   virtual const cuda::Launch* launch() const { return nullptr; }
+  /// All launches of our own device code that run() makes; a saved module carries their machine code.
+  virtual std::vector<const cuda::Launch*> launches() const {
+    return launch() ? std::vector{launch()} : std::vector<const cuda::Launch*>{};
+  }
   /// Which inputs of the node the kernel has packed away at construction (weights); the plan does not keep these alive.
   virtual std::vector<size_t> packed_inputs() const { return {}; }
 };

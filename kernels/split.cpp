@@ -187,6 +187,14 @@ class SplitKernel : public Kernel {
     return std::any_of(steps_.begin(), steps_.end(), [](const Step& s) { return s.kernel->allocates_outputs(); });
   }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<const cuda::Launch*> launches() const override {
+    std::vector<const cuda::Launch*> all;
+    for (const Step& step : steps_) {
+      std::vector<const cuda::Launch*> own = step.kernel->launches();
+      all.insert(all.end(), own.begin(), own.end());
+    }
+    return all;
+  }
 
  private:
   struct Slot {

@@ -14,6 +14,7 @@
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/conv.h"
+#include "kernels/cuda/deferred_norm.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/linear.h"
@@ -44,7 +45,7 @@ const std::vector<Tactic>& tactics() {
       {"cuda_inverted_residual", c10::kCUDA, cuda::propose_inverted_residual},
       {"cuda_squeeze_excite", c10::kCUDA, cuda::propose_squeeze_excite},
       {"cuda_pooled_linear", c10::kCUDA, cuda::propose_pooled_linear},
-      {"cuda_normed_linear", c10::kCUDA, cuda::propose_normed_linear},
+      {"cuda_deferred_norm", c10::kCUDA, cuda::propose_deferred_norm},
       {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
       {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},
       {"cuda_implicit_gemm", c10::kCUDA, cuda::propose_implicit_gemm},

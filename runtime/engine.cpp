@@ -41,7 +41,7 @@ bool is_plain(const at::Tensor& tensor) {
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {
   for (const Step& step : plan.steps) {
-    if (const cuda::Launch* launch = step.kernel->launch()) keys.insert(launch->cubin);
+    for (const cuda::Launch* launch : step.kernel->launches()) keys.insert(launch->cubin);
   }
 }
 #endif

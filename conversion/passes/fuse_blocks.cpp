@@ -174,23 +174,35 @@ Node* first_reader(Graph& graph, const Value* value) {
   return nullptr;
 }
 
-/// layer norm -> linear; others may read the norm's result too, after the linear.
-Group normed_linear(Graph& graph, Node* node) {
+/// True when another node than `user` and `end` reads `value` ahead of `end`.
+bool is_read_before(Graph& graph, const Value* value, const Node* user, const Node* end) {
+  auto& users = value->users();
+  for (const auto& node : graph.nodes()) {
+    if (node.get() == end) return false;
+    if (node.get() != user && std::find(users.begin(), users.end(), node.get()) != users.end()) return true;
+  }
+  return false;
+}
+
+/// linear -> layer norm -> linear; others may read the results of the first two as well, after the last.
+Group deferred_norm(Graph& graph, Node* node) {
   auto* norm = node->as<LayerNorm>();
   if (!norm || norm->rank != 1 || !is_reduced_float(node->output()->type)) return {};
   bool constant =
       std::all_of(node->inputs().begin() + 1, node->inputs().end(), [](const Value* v) { return v->from<Constant>(); });
+  Node* writer = node->input(0)->producer();
   Node* reader = first_reader(graph, node->output());
-  auto linear = constant && reader ? part_of<Linear>(*reader) : std::nullopt;
-  if (!linear || linear->x != node->output() || !linear->others.empty()) return {};
-  return {node, reader};
+  if (!constant || !writer || !reader || is_read_before(graph, writer->output(), node, reader)) return {};
+  auto linear = part_of<Linear>(*reader);
+  if (!linear || linear->x != node->output() || !linear->others.empty() || !part_of<Linear>(*writer)) return {};
+  return {writer, node, reader};
 }
 
 }  // namespace
 
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
-  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, normed_linear}) {
+  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, deferred_norm}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {
       if (taken.count(node)) continue;

@@ -11,10 +11,4 @@ namespace torchweld::cuda {
 /// strides, though only channels-last x of enough channels is read fast. Sizes are arguments of the code.
 void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers);
 
-/// Takes blocks of a layer norm over the last dimension and a linear layer that reads its result, with the pointwise
-/// nodes after it, in f16 and bf16 on sm_90: one kernel, which also gives the normalised tensor where the block does.
-/// The product is taken of x before the norm (see kernels/cuda/device/implicit_gemm_norm.cuh), so that the normalised
-/// numbers are not rounded.
-void propose_normed_linear(const Node& node, const KernelContext& context, Offers& offers);
-
 }  // namespace torchweld::cuda

@@ -37,9 +37,7 @@ void OwnKernel::run(const StepArgs& args) const {
   enqueue(launch_, pointers, static_cast<CUstream>(args.stream));
 }
 
-std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program, const Shape& shape,
-                                        Arguments arguments, std::vector<size_t> packed,
-                                        std::vector<at::Tensor> constants) {
+Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device) {
   expect(shape.blocks < (int64_t{1} << 31) && shape.blocks_y < (1 << 16),
          "more blocks are needed than a launch can have");
   Launch launch;
@@ -48,22 +46,30 @@ std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program
   launch.block[0] = shape.threads;
   launch.shared_bytes = shape.shared_bytes;
   launch.cluster = shape.cluster;
-  launch.pointers = node.inputs().size() - packed.size() + node.outputs().size();
+  launch.pointers = pointers;
   arguments.finish();
   launch.arguments = std::move(arguments);
   launch.programmatic_dependent = true;
   if (sink()) {
     sink()(program);
-  } else {
-    int device = device_of(node);
-    Function function = load(program, device, shape.shared_bytes, shape.cluster);
-    launch.function = function.handle;
-    launch.cubin = function.cubin;
-    int major = 0;
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    launch.programmatic_dependent = major >= 9 && environment("TORCHWELD_EARLY_START") != "0";
+    return launch;
   }
-  return std::make_unique<OwnKernel>(std::move(launch), std::move(packed), std::move(constants));
+  Function function = load(program, device, shape.shared_bytes, shape.cluster);
+  launch.function = function.handle;
+  launch.cubin = function.cubin;
+  int major = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  launch.programmatic_dependent = major >= 9 && environment("TORCHWELD_EARLY_START") != "0";
+  return launch;
+}
+
+std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program, const Shape& shape,
+                                        Arguments arguments, std::vector<size_t> packed,
+                                        std::vector<at::Tensor> constants) {
+  size_t pointers = node.inputs().size() - packed.size() + node.outputs().size();
+  int device = is_collecting() ? 0 : device_of(node);
+  return std::make_unique<OwnKernel>(make_launch(program, shape, std::move(arguments), pointers, device),
+                                     std::move(packed), std::move(constants));
 }
 
 int device_of(const Node& node) {

@@ -33,7 +33,10 @@ struct Shape {
   unsigned cluster = 1;  ///< Blocks per cluster along x, at most 16; divides `blocks`. More than 1 needs sm_90.
 };
 
-/// Compiles and loads `program` for the device of `node` and makes it a kernel of the node.
+/// Compiles and loads `program` for the device, to be launched with so many data pointers.
+Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device);
+
+/// The same for the device of `node`, as a kernel of the node.
 std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program, const Shape& shape,
                                         Arguments arguments, std::vector<size_t> packed,
                                         std::vector<at::Tensor> constants = {});
@@ -51,7 +54,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /// The text of a program while its device code is only wanted for checking (tests): what `propose` would compile for
 /// the node, without compiling.
 using ProgramSink = std::function<void(const Program&)>;
-/// While alive on this thread, make_own_kernel hands its programs to `sink` and makes kernels that cannot run.
+/// While alive on this thread, make_launch hands its programs to `sink` and makes launches that cannot run.
 class CollectPrograms {
  public:
   explicit CollectPrograms(ProgramSink sink);

@@ -1,5 +1,6 @@
 #include "kernels/cuda/staged_elements.h"
 
+#include <algorithm>
 #include <map>
 
 namespace torchweld::cuda {
@@ -53,14 +54,16 @@ std::string emit_staged_elements(const Body& body, const Loops& loops, const Val
   for (const Operand& operand : loops.operands) {
     if (operand.output && operand.value) results += "v" + operand.name + "[k] = " + names.at(operand.value) + ";\n";
   }
-  std::string acc = "const " + compute_type(given->type.dtype) + " (&acc)[V]";
+  auto first = std::find_if(loops.operands.begin(), loops.operands.end(), [](const Operand& o) { return o.output; });
+  std::string left = "acc[k] = v" + first->name + "[k];\n";
+  std::string acc = compute_type(given->type.dtype) + " (&acc)[V]";
   return "struct Elements {\n" + pointers + "  const Params& p;\n  bool aligned;\n" +
          "  template <int V>\n  struct Early {\n" + kept + "  };\n" +
          "  template <int V>\n  __device__ __forceinline__ void fetch(Early<V>& early, I rest, " + last +
          ") const {\n" + emit_split(outer) + fetches + "  }\n" +
          "  template <int V>\n  __device__ __forceinline__ void run(" + acc + ", const Early<V>& early, I rest, " +
          last + ") const {\n" + emit_split(outer) + reads + "#pragma unroll\n    for (int k = 0; k < V; ++k) {\n" +
-         statements + results + "    }\n" + writes + "  }\n};\n";
+         statements + results + left + "    }\n" + writes + "  }\n};\n";
 }
 
 }  // namespace torchweld::cuda

@@ -10,7 +10,8 @@ namespace torchweld::cuda {
 /// `struct Elements` with the pointers to the operands of `loops` and, for V neighbouring positions of the last loop:
 ///   Early<V>                                    the inputs of these positions as they lie in memory
 ///   fetch<V>(early, position, last)             starts reading them; nothing waits for them yet
-///   run<V>(acc, early, position, last)          computes the outputs from the values `acc` of `given`, and writes them
+///   run<V>(acc, early, position, last)          computes the outputs from the values `acc` of `given`, writes them,
+///                                               and leaves the first in acc
 /// `position` counts the positions of all loops but the last. V is at most loops.width, and starts at a multiple of V.
 /// Make the object by emit_elements_object. The parameter struct must be called Params, the index type I, and Params
 /// needs `tw::Size<I> size[loops.sizes.size() - 1]` for the loops but the last.

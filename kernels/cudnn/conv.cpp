@@ -330,7 +330,8 @@ std::shared_ptr<Prepared> prepare(const Node& node, const Parts& parts, const Ke
   expect(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}).is_good(),
          "cuDNN has no engine for this convolution together with the nodes fused to it");
   bool f32 = node.input(parts.x)->type.dtype == c10::kFloat;
-  bool tf32 = f32 && context.allow_tf32;
+  // Engines for groups do not round operands to TF32 but cut them off, which makes all results too small.
+  bool tf32 = f32 && context.allow_tf32 && parts.conv.groups == 1;
   // Engines that round f32 to f16 on the way are less exact than TF32, and nobody asks for them.
   if (f32) graph.deselect_numeric_notes({fe::NumericalNote_t::DOWN_CONVERT_INPUTS});
   if (f32 && !tf32) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});

@@ -108,9 +108,9 @@ TEST(DeviceCode, AttentionCompiles) {
   compile_all(programs, {"sm_75"}, kAnySpill);
 }
 
-TEST(DeviceCode, NormedLinearsCompile) {
+TEST(DeviceCode, DeferredNormsCompile) {
   Programs programs;
-  for (const Case& c : normed_linears(c10::kHalf, kDevice, false)) collect(c, programs);
+  for (const Case& c : deferred_norms(c10::kHalf, kDevice, false)) collect(c, programs);
   compile_all(programs, {"sm_90a"});
 }
 

@@ -219,13 +219,13 @@ TEST_P(CudaTransformers, AttentionMeansWhatAtenMeans) {
   }
 }
 
-TEST_P(CudaTransformers, NormedLinearsMeanWhatAtenMeans) {
+TEST_P(CudaTransformers, DeferredNormsMeanWhatAtenMeans) {
   if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
-  std::vector<Case> list = normed_linears(GetParam(), kDevice, true);
+  std::vector<Case> list = deferred_norms(GetParam(), kDevice, true);
   compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) {
     Ran ran = run_cases(list, own_tactics(), {.offset = offset});
-    for (const Case& c : list) EXPECT_GT(ran["normed_linear"][c.name], 0) << c.name;
+    for (const Case& c : list) EXPECT_GT(ran["deferred_norm"][c.name], 0) << c.name;
   }
 }
 

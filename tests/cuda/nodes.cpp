@@ -27,6 +27,7 @@
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/conv.h"
+#include "kernels/cuda/deferred_norm.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/own_kernel.h"
@@ -465,7 +466,7 @@ std::vector<NamedTactic> own_tactics() {
           {"direct_conv", cuda::propose_direct_conv},
           {"few_rows", cuda::propose_few_rows},
           {"implicit_gemm", cuda::propose_implicit_gemm},
-          {"normed_linear", cuda::propose_normed_linear},
+          {"deferred_norm", cuda::propose_deferred_norm},
           {"pool", cuda::propose_pool},
           {"reduce", cuda::propose_reduce},
           {"rows", cuda::propose_rows},

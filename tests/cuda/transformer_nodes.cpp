@@ -123,19 +123,22 @@ std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Dev
   return list;
 }
 
-std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
-  struct NormedSpec {
+std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  struct NormSpec {
     const char* name;
     Dims x;
-    int64_t outputs;
-    bool kept, affine, gelu;
+    int64_t channels, outputs;  ///< Of the norm; of the last layer.
+    bool residual, x_kept, kept, affine, gelu;
+    double mean = 0;  ///< Of the normalised rows.
   };
-  const NormedSpec specs[] = {{"norm_qkv", {1, 128, 768}, 2304, true, true, false},
-                              {"norm_ffn", {2, 99, 768}, 3072, false, true, true},
-                              {"norm_bare", {70, 320}, 72, true, false, false},
-                              {"norm_short", {40, 64}, 1000, false, true, true}};
+  const NormSpec specs[] = {{"after", {1, 128, 768}, 768, 2304, true, false, true, true, false},
+                            {"before", {1, 128, 3072}, 768, 3072, true, true, false, true, true},
+                            {"tokens", {2, 99, 768}, 768, 768, true, true, false, true, false},
+                            {"bare", {70, 96}, 320, 72, false, false, false, false, false},
+                            {"both", {40, 200}, 64, 1000, true, true, true, true, true},
+                            {"far", {70, 128}, 384, 128, false, true, true, true, false, 20}};
   std::vector<Case> list;
-  for (const NormedSpec& spec : specs) {
+  for (const NormSpec& spec : specs) {
     auto graph = std::make_unique<Graph>();
     auto weight = [&](const Dims& shape, double scale, double mean) {
       at::Tensor value = at::randn(shape).mul_(scale).add_(mean).to(dtype);
@@ -143,13 +146,19 @@ std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool
       constant->type.device = device;
       return constant;
     };
-    int64_t k = spec.x.back();
-    std::vector<Value*> inputs = {graph->add_input(contiguous_type(dtype, spec.x, device))};
-    if (spec.affine) inputs.insert(inputs.end(), {weight({k}, 0.3, 1), weight({k}, 0.3, 0)});
+    auto linear = [&](Value* x, int64_t k, int64_t outputs, double mean) {
+      return graph->add(
+          Linear{}, {x, weight({outputs, k}, 1 / std::sqrt(static_cast<double>(k)), 0), weight({outputs}, 0.5, mean)});
+    };
+    Value* x =
+        linear(graph->add_input(contiguous_type(dtype, spec.x, device)), spec.x.back(), spec.channels, spec.mean);
+    if (spec.residual) x = graph->add(Pointwise{"add"}, {x, graph->add_input(x->type)});
+    std::vector<Value*> inputs = {x};
+    if (spec.affine) inputs.insert(inputs.end(), {weight({spec.channels}, 0.3, 1), weight({spec.channels}, 0.3, 0)});
     Value* normed = graph->add(LayerNorm{.rank = 1, .eps = 1e-5}, inputs);
-    Value* y = graph->add(Linear{}, {normed, weight({spec.outputs, k}, 1 / std::sqrt(static_cast<double>(k)), 0),
-                                     weight({spec.outputs}, 0.5, 0)});
+    Value* y = linear(normed, spec.channels, spec.outputs, 0);
     if (spec.gelu) y = graph->add(Pointwise{"gelu"}, {y});
+    if (spec.x_kept) graph->add_output(x);
     if (spec.kept) graph->add_output(normed);
     graph->add_output(y);
     PassContext context;
@@ -158,7 +167,7 @@ std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool
       pass(*graph, context);
       graph->sweep();
     }
-    list.push_back({std::string(spec.name) + "/" + dtype_name(dtype), std::move(graph)});
+    list.push_back({std::string("deferred_norm_") + spec.name + "/" + dtype_name(dtype), std::move(graph)});
   }
   return list;
 }

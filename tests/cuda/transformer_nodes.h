@@ -1,4 +1,4 @@
-// Attention nodes, and layer norms in one with linear layers, for tests of CUDA kernels.
+// Attention nodes, and layer norms between linear layers, for tests of CUDA kernels.
 #pragma once
 
 #include "tests/cuda/nodes.h"
@@ -11,7 +11,7 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device);
 /// Nodes some of whose rows have no column that takes part.
 std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Device device);
 
-/// Blocks of a layer norm and the linear layer behind it, with and without the normalised tensor as a result.
-std::vector<Case> normed_linears(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+/// Blocks of a linear layer, a layer norm and a linear layer; the first two results are read by others too, or not.
+std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 }  // namespace torchweld::cuda_tests

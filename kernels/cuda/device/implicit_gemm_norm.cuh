@@ -1,6 +1,8 @@
 // Layer normalisation on the way into a product by warpgroups. The product is taken of x as it is, with weights that
-// the norm's have been multiplied into; mean and deviation of each row, gathered from shared memory while the tensor
-// cores work, set the sums right: sum (x - mean) w / deviation = (sum x w - mean sum w) / deviation.
+// the norm's have been multiplied into; mean and deviation of each row set the sums right:
+// sum (x - mean) w / deviation = (sum x w - mean sum w) / deviation. The kernel that wrote x has left moments of parts of
+// its rows (write_moments in implicit_gemm_results.cuh), which are joined while the tensor cores work, by the formula
+// of Chan, Golub and LeVeque (1979) for parts of equal size.
 #pragma once
 
 #include "implicit_gemm_warpgroups.cuh"
@@ -8,38 +10,24 @@
 namespace tw {
 
 // `kept`: the normalised x is written too, each block some of the columns of its rows.
-template <class T, class D, class Stages, bool kept>
+template <class T, class D, class Stages, int parts, bool kept>
 struct GemmNorm {
   using S = typename T::Element;
   static constexpr int bytes = T::rows * 8;  // Of shared memory: mean and 1 / deviation of each row.
+  static constexpr int own = (parts + 1) / 2;
   static_assert(D::channels % 64 == 0 && T::threads == 2 * T::rows, "two threads for a row without a rest");
 
-  S* normed = nullptr;  // [rows, channels]
+  const float* moments = nullptr;  // [rows][parts][2]
+  S* normed = nullptr;             // [rows, channels]
   float column_sums[2 * T::n_tiles];
-  unsigned states, line;  // Shared addresses: of the states, and of this thread's row in the first stage.
-  // Of this thread's half of the row, relative to the row's first number; two of each to be added up in parallel.
-  float shift = 0, sum[2] = {0, 0}, squares[2] = {0, 0};
+  unsigned states;    // Shared address.
+  float2 found[own];  // Of every second part of the row.
 
   __device__ __forceinline__ static int row() { return threadIdx.x / 2; }
-  // The place of a chunk in rows like `r`.
-  __device__ __forceinline__ static int place(int r, int chunk) { return (chunk ^ r % 8) * 16; }
-  __device__ __forceinline__ static void read_chunk(unsigned at, float (&v)[8]) {
-    unsigned words[4];
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(at));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      v[2 * i] = widen(S{static_cast<unsigned short>(words[i])});
-      v[2 * i + 1] = widen(S{static_cast<unsigned short>(words[i] >> 16)});
-    }
-  }
 
   template <class Params>
-  __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, unsigned states_at,
-                                          const Stages& stages) {
+  __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, unsigned states_at) {
     states = states_at;
-    line = stages.rows + row() * 128;
     const float* from = p.column_sums + work.first_column + threadIdx.x % 4 * T::run;
 #pragma unroll
     for (int j = 0; j < T::n_tiles; ++j) {
@@ -51,42 +39,45 @@ struct GemmNorm {
     }
   }
 
-  template <int part>
-  __device__ __forceinline__ void take() {
-    const int half = threadIdx.x % 2 * 4;
-    if constexpr (part == 0) {
-      float first[8];
-      read_chunk(line + place(row(), 0), first);
-      shift = first[0];
+  template <class Params>
+  __device__ __forceinline__ void fetch(const Params& p, const GemmWork& work) {
+    const int m = work.first_row + row();
+    const float2* from = reinterpret_cast<const float2*>(moments) + m * parts;
+#pragma unroll
+    for (int i = 0; i < own; ++i) {
+      const int part = 2 * i + threadIdx.x % 2;
+      found[i] = float2{0.f, 0.f};
+      if (m < p.rows && part < parts) found[i] = from[part];
     }
+  }
+
+  // While the first products are under way.
+  template <class Params>
+  __device__ __forceinline__ void join(const Params& p) {
+    float sum = 0;
 #pragma unroll
-    for (int s = 0; s < Stages::stages_of(part); ++s) {
+    for (int i = 0; i < own; ++i) sum += found[i].x;
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    const float mean = sum * (1.f / parts);
+    float between = 0, within = 0;
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float v[8];
-        read_chunk(line + (part * Stages::together + s) * Stages::row_bytes + place(row(), half + c), v);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float distance = v[i] - shift;
-          sum[i % 2] += distance;
-          squares[i % 2] += distance * distance;
-        }
-      }
+    for (int i = 0; i < own; ++i) {
+      const bool is_part = 2 * i + threadIdx.x % 2 < parts;
+      const float distance = is_part ? found[i].x - mean : 0.f;
+      between += distance * distance;
+      within += found[i].y;
     }
+    float variance = between * (1.f / parts) + within * (1.f / D::channels);
+    variance += __shfl_xor_sync(~0u, variance, 1);
+    if (threadIdx.x % 2 == 0)
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row() * 8), "f"(mean),
+                   "f"(::rsqrtf(variance + p.eps))
+                   : "memory");
   }
 
   template <class Params>
   __device__ __forceinline__ void finish(const Params& p, const GemmWork& work, const Stages& stages,
                                          float (&sums)[T::n_tiles][4]) {
-    float all = sum[0] + sum[1], all_squares = squares[0] + squares[1];
-    all += __shfl_xor_sync(~0u, all, 1);
-    all_squares += __shfl_xor_sync(~0u, all_squares, 1);
-    constexpr float share = 1.f / D::channels;
-    const float distance = all * share, variance = ::fmaxf(all_squares * share - distance * distance, 0.f);
-    if (threadIdx.x % 2 == 0)
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row() * 8), "f"(shift + distance),
-                   "f"(::rsqrtf(variance + p.eps))
-                   : "memory");
     __syncthreads();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -104,6 +95,19 @@ struct GemmNorm {
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(mean), "=f"(scale) : "r"(states + r * 8));
   }
 
+  // The place of a chunk in rows like `r`.
+  __device__ __forceinline__ static int place(int r, int chunk) { return (chunk ^ r % 8) * 16; }
+  __device__ __forceinline__ static void read_chunk(unsigned at, float (&v)[8]) {
+    unsigned words[4];
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(at));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[2 * i] = widen(S{static_cast<unsigned short>(words[i])});
+      v[2 * i + 1] = widen(S{static_cast<unsigned short>(words[i] >> 16)});
+    }
+  }
   template <class Params>
   __device__ __forceinline__ void keep(const Params& p, const GemmWork& work, const Stages& stages) const {
     constexpr int chunks = D::channels / 8;

@@ -17,7 +17,8 @@ struct GemmFinish {
       if (n + e * piece < columns) elements.fetch(early[e], m, n + e * piece);
     }
   }
-  __device__ __forceinline__ void run(const E& elements, const float (&v)[V], int m, int n, int columns) const {
+  // Leaves the first of the results in v.
+  __device__ __forceinline__ void run(const E& elements, float (&v)[V], int m, int n, int columns) const {
 #pragma unroll
     for (int e = 0; e < V / piece; ++e) {
       if (n + e * piece >= columns) continue;
@@ -25,9 +26,44 @@ struct GemmFinish {
 #pragma unroll
       for (int k = 0; k < piece; ++k) part[k] = v[e * piece + k];
       elements.run(part, early[e], m, n + e * piece);
+#pragma unroll
+      for (int k = 0; k < piece; ++k) v[e * piece + k] = part[k];
     }
   }
 };
+
+// Elements with a place for the moments of the first result's rows, [row][part][2], which the layer norm behind wants
+// (implicit_gemm_norm.cuh). A part is what neighbouring lanes have of a row.
+template <class E>
+struct GemmWithMoments : E {
+  float* moments;
+};
+template <class E>
+constexpr bool writes_moments = false;
+template <class E>
+constexpr bool writes_moments<GemmWithMoments<E>> = true;
+
+// Mean and sum of squared distances from it of the V results, as they are stored in S, of each of `lanes` lanes.
+template <class S, int lanes, int V, class E>
+__device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], int row, int part, int parts) {
+  static_assert(lanes <= 32 && (lanes & (lanes - 1)) == 0, "neighbours in a warp");
+  const unsigned group = (lanes == 32 ? ~0u : (1u << lanes % 32) - 1) << threadIdx.x % 32 / lanes * lanes;
+  float sum = 0, squares = 0;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    v[i] = widen(narrow<S>(v[i]));
+    sum += v[i];
+  }
+#pragma unroll
+  for (int d = 1; d < lanes; d *= 2) sum += __shfl_xor_sync(group, sum, d);
+  const float mean = sum * (1.f / (V * lanes));
+#pragma unroll
+  for (int i = 0; i < V; ++i) squares += (v[i] - mean) * (v[i] - mean);
+#pragma unroll
+  for (int d = 1; d < lanes; d *= 2) squares += __shfl_xor_sync(group, squares, d);
+  if (threadIdx.x % lanes == 0)
+    reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
+}
 
 // Results from the registers of one warp: nothing has to be added up.
 template <class T, int width, class E>
@@ -67,13 +103,22 @@ struct GemmDirect {
   __device__ __forceinline__ void run(const Params& p, const E& elements, float (&acc)[T::m_tiles][T::n_tiles][4]) {
 #pragma unroll
     for (int i = 0; i < T::m_tiles * 2; ++i) {
+      const bool is_row = row + i * 8 < p.rows;
+      float all[T::n_tiles * 2];
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
         float v[T::run];
 #pragma unroll
         for (int e = 0; e < T::run; ++e)
           v[e] = acc[i / 2][r * T::group + e / 2][i % 2 * 2 + e % 2] + bias[r * T::run + e];
-        if (row + i * 8 < p.rows) finish[i][r].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+        if (is_row) finish[i][r].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+#pragma unroll
+        for (int e = 0; e < T::run; ++e) all[r * T::run + e] = v[e];
+      }
+      if constexpr (writes_moments<E>) {
+        const int part = static_cast<int>(blockIdx.y) * T::warps_n + T::warp_n();
+        const int parts = static_cast<int>(gridDim.y) * T::warps_n;
+        if (is_row) write_moments<typename T::Element, 4>(elements, all, row + i * 8, part, parts);
       }
     }
   }
@@ -224,6 +269,8 @@ struct GemmSummed {
         from += part_bytes;
       }
       finish.run(elements, v, m + ahead, n, p.outputs);
+      if constexpr (writes_moments<E>)
+        write_moments<typename T::Element, items_per_row>(elements, v, m + ahead, blockIdx.y, gridDim.y);
     }
   }
 };

@@ -128,8 +128,8 @@ struct GemmStages {
     }
   }
 
-  template <class Multiply, int part = 0, class Norm>
-  __device__ __forceinline__ void multiply(float (&sums)[T::n_tiles][4], Norm& norm) const {
+  template <class Multiply, int part = 0, class Params, class Norm>
+  __device__ __forceinline__ void multiply(const Params& p, float (&sums)[T::n_tiles][4], Norm& norm) const {
     wait_for_copies<parts - 1 - part>();
     show_to_tensor_cores();
     wait_for_phase(barriers + part * 8, 0);
@@ -142,18 +142,20 @@ struct GemmStages {
                                weights + stage * column_bytes);
     }
     Multiply::close();
-    norm.template take<part>();
-    if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(sums, norm);
+    if constexpr (part == 0) norm.join(p);
+    if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(p, sums, norm);
   }
 };
 
 // x is multiplied as it is; see implicit_gemm_norm.cuh for something else.
 struct GemmAsItIs {
   static constexpr int bytes = 0;
-  template <class Params, class Stages>
-  __device__ __forceinline__ void prepare(const Params&, const GemmWork&, unsigned, const Stages&) {}
-  template <int part>
-  __device__ __forceinline__ void take() {}
+  template <class Params>
+  __device__ __forceinline__ void prepare(const Params&, const GemmWork&, unsigned) {}
+  template <class Params>
+  __device__ __forceinline__ void fetch(const Params&, const GemmWork&) {}
+  template <class Params>
+  __device__ __forceinline__ void join(const Params&) {}
   template <class Params, class Stages, class Sums>
   __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Sums&) {}
 };
@@ -181,7 +183,7 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   start_barriers<T, clustered>(p, work, at);
   if (threadIdx.x == 0) stages.start_weights(p, work);
   stages.prepare(x, p, work);
-  norm.prepare(p, work, states, stages);
+  norm.prepare(p, work, states);
   GemmSummed<T, clustered, width, E> sum;
   GemmDirect<T, width, E> direct;
   if constexpr (clustered) {
@@ -205,8 +207,9 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   } else {
     direct.fetch(p, elements);
   }
+  norm.fetch(p, work);
   float acc[1][T::n_tiles][4] = {};
-  stages.template multiply<Multiply>(acc[0], norm);
+  stages.template multiply<Multiply>(p, acc[0], norm);
   Multiply::finish(acc[0]);
   norm.finish(p, work, stages, acc[0]);
   if constexpr (clustered) {

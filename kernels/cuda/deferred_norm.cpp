@@ -1,0 +1,229 @@
+#include "kernels/cuda/deferred_norm.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/full.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/fused.h"
+#include "core/ops/matmul.h"
+#include "core/ops/norm.h"
+#include "kernels/cuda/implicit_gemm_program.h"
+
+namespace torchweld::cuda {
+namespace {
+
+/// A data pointer of a launch.
+struct Pointer {
+  enum Kind { kInput, kOutput, kMoments, kX } kind;
+  size_t index = 0;
+};
+
+/// One of the block's linear layers by itself.
+struct Half {
+  std::shared_ptr<Graph> graph;  ///< Of the layer's node alone, with its constants.
+  GemmParts parts;
+  std::vector<Pointer> pointers;
+  const Node& node() const { return *graph->nodes().back(); }
+};
+
+struct Block {
+  Half first, second;
+  int64_t rows = 0;
+  int64_t x_bytes = 0;  ///< Of the first half's result where it is no result of the block; else 0.
+};
+
+/// `part` of the block's body with copies of its constants. Reads of `known` are its first input.
+Half alone(const Node& block, const Node& part, const Value* known, const KernelContext& context) {
+  Half half{.graph = std::make_shared<Graph>(), .parts = {}, .pointers = {}};
+  std::vector<Value*> inputs;
+  for (const Value* v : part.inputs()) {
+    const Value* outer = v == known || v->producer() ? v : block.input(v->index());
+    bool constant = outer->from<Constant>();
+    inputs.push_back(constant ? half.graph->add(outer->producer()->attrs, {}) : half.graph->add_input(v->type));
+    inputs.back()->type = outer->type;
+  }
+  Node* copy = half.graph->add_node(part.attrs, inputs);
+  copy->output()->type = part.output()->type;
+  auto* fused = part.as<Fused>();
+  const Node* anchor = fused ? anchor_of(*fused) : &part;
+  expect(anchor && anchor->as<Linear>() && part.outputs().size() == 1, "a part is no linear layer");
+  half.parts = take_gemm_apart(*copy, context);
+  expect(half.parts.problem.element_bytes == 2, "only f16 and bf16");
+  return half;
+}
+
+/// The block's input that its body reads as `inner`.
+Pointer input_of(const Value* inner) {
+  expect(!inner->producer(), "a part reads what another one computes");
+  return {Pointer::kInput, static_cast<size_t>(inner->index())};
+}
+
+GemmNorm norm_of(const Node& block, const Node& norm) {
+  const TensorType& x = norm.input(0)->type;
+  expect(is_contiguous(x) && is_contiguous(norm.output()->type), "rows do not lie one after the other");
+  auto numbers = [&](size_t i, double otherwise) {
+    if (i >= norm.inputs().size()) return at::full({x.shape.back()}, otherwise, at::TensorOptions(c10::kFloat));
+    const Value* inner = norm.input(i);
+    const at::Tensor* constant = inner->producer() ? nullptr : constant_of(block.input(inner->index()));
+    expect(constant != nullptr, "the norm's weights are not constant");
+    return constant->to(c10::kFloat);
+  };
+  return {.eps = norm.as<LayerNorm>()->eps, .weight = numbers(1, 1), .bias = numbers(2, 0)};
+}
+
+Block take_block_apart(const Node& node, const KernelContext& context) {
+  const Graph& body = *node.as<Fused>()->body;
+  std::vector<const Node*> nodes;
+  for (const auto& part : body.nodes()) nodes.push_back(part.get());
+  expect(nodes.size() == 3 && nodes[1]->as<LayerNorm>() && nodes[1]->as<LayerNorm>()->rank == 1,
+         "no layer norm of one dimension between two linear layers");
+  const Node& norm = *nodes[1];
+  const Value* x = nodes[0]->output();
+  expect(norm.input(0) == x, "the norm reads something else than the first layer's result");
+  Block block{.first = alone(node, *nodes[0], nullptr, context),
+              .second = alone(node, *nodes[2], norm.output(), context)};
+  GemmParts& first = block.first.parts;
+  GemmParts& second = block.second.parts;
+  constexpr int64_t kStage = 64;
+  expect(second.problem.channels % kStage == 0 && second.problem.vector_reads, "rows are no multiple of 64 numbers");
+  expect(second.x_index == 0 || nodes[2]->input(second.x_index) == norm.output(), "the last layer reads more");
+  block.rows = first.problem.rows();
+  first.moments = true;
+  second.norm = norm_of(node, norm);
+
+  std::unordered_map<const Value*, size_t> outputs;
+  for (size_t i = 0; i < body.outputs().size(); ++i) outputs[body.outputs()[i]] = i;
+  bool x_wanted = outputs.count(x) > 0;
+  Pointer at_x = x_wanted ? Pointer{Pointer::kOutput, outputs[x]} : Pointer{Pointer::kX};
+  if (!x_wanted) block.x_bytes = x->type.storage_bytes();
+  second.norm->kept = outputs.count(norm.output()) > 0;
+
+  for (size_t i = 0; i < nodes[0]->inputs().size(); ++i) {
+    if (std::find(first.packed.begin(), first.packed.end(), i) == first.packed.end())
+      block.first.pointers.push_back(input_of(nodes[0]->input(i)));
+  }
+  block.first.pointers.insert(block.first.pointers.end(), {at_x, {Pointer::kMoments}});
+  size_t read = nodes[2]->inputs().size() - second.packed.size();
+  expect(read == 1, "the last layer reads another tensor");
+  block.second.pointers = {at_x, {Pointer::kMoments}};
+  if (second.norm->kept) block.second.pointers.push_back({Pointer::kOutput, outputs[norm.output()]});
+  expect(outputs.count(nodes[2]->output()) > 0, "nobody reads the last layer's result");
+  block.second.pointers.push_back({Pointer::kOutput, outputs[nodes[2]->output()]});
+  return block;
+}
+
+class DeferredNormKernel : public Kernel {
+ public:
+  DeferredNormKernel(const Node& node, const Block& block, const GemmConfig& first, const GemmConfig& second)
+      : x_bytes_(block.x_bytes) {
+    GemmParts behind = block.second.parts;
+    behind.norm->parts = moment_parts(first, block.first.parts.problem);
+    moment_bytes_ = block.rows * behind.norm->parts * static_cast<int64_t>(2 * sizeof(float));
+    moment_bytes_ = ceil_div(moment_bytes_, kAlignment) * kAlignment;
+    add(node, block.first, block.first.parts, first);
+    add(node, block.second, behind, second);
+    for (size_t i = 0; i < node.inputs().size(); ++i) {
+      bool read = std::any_of(halves_.begin(), halves_.end(), [i](const LaunchedHalf& half) {
+        return std::any_of(half.pointers.begin(), half.pointers.end(),
+                           [i](const Pointer& p) { return p.kind == Pointer::kInput && p.index == i; });
+      });
+      if (!read) packed_.push_back(i);
+    }
+  }
+
+  void run(const StepArgs& args) const override {
+    auto* moments = static_cast<char*>(args.workspace);
+    for (const LaunchedHalf& half : halves_) {
+      std::vector<void*> pointers;
+      for (const Pointer& p : half.pointers) {
+        pointers.push_back(p.kind == Pointer::kInput    ? args.in[p.index]->data_ptr()
+                           : p.kind == Pointer::kOutput ? args.out[p.index]->data_ptr()
+                           : p.kind == Pointer::kX      ? moments + moment_bytes_
+                                                        : moments);
+      }
+      enqueue(half.launch, pointers.data(), static_cast<CUstream>(args.stream));
+    }
+  }
+  int64_t workspace_bytes() const override { return moment_bytes_ + x_bytes_; }
+  std::vector<const Launch*> launches() const override { return {&halves_[0].launch, &halves_[1].launch}; }
+  std::vector<size_t> packed_inputs() const override { return packed_; }
+
+ private:
+  static constexpr int64_t kAlignment = 256;
+  struct LaunchedHalf {
+    Launch launch;
+    std::vector<at::Tensor> packed;
+    std::vector<Pointer> pointers;
+  };
+
+  void add(const Node& node, const Half& half, const GemmParts& parts, const GemmConfig& config) {
+    GemmLaunch gemm = gemm_launch(half.node(), parts, config);
+    halves_.push_back(
+        {make_launch(gemm.program, gemm.shape, std::move(gemm.arguments), half.pointers.size(), device_of(node)),
+         std::move(gemm.packed), half.pointers});
+  }
+
+  std::vector<LaunchedHalf> halves_;
+  std::vector<size_t> packed_;
+  int64_t moment_bytes_ = 0;
+  int64_t x_bytes_ = 0;
+};
+
+/// The best `most` configurations that can do their half.
+std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states, size_t most,
+                                   const std::function<bool(const GemmConfig&)>& can) {
+  constexpr size_t kAll = 1000;
+  GemmDevice device = gemm_device(node);
+  device.shared_bytes -= states;
+  std::vector<GemmConfig> configs = gemm_configs(problem, device, kAll);
+  std::erase_if(configs, [&](const GemmConfig& config) { return !can(config); });
+  if (configs.size() > most) configs.resize(most);
+  return configs;
+}
+
+/// Where kernels are not timed, larger layers are left to libraries.
+constexpr double kMostUntimed = 25;
+/// Reading the weights takes all the time there.
+constexpr int64_t kFewRows = 32;
+
+}  // namespace
+
+void propose_deferred_norm(const Node& node, const KernelContext& context, Offers& offers) {
+  auto* fused = node.as<Fused>();
+  if (!fused || !is_block(*fused)) return;
+  const auto& nodes = fused->body->nodes();
+  if (std::none_of(nodes.begin(), nodes.end(), [](const auto& part) { return part->template as<LayerNorm>(); })) return;
+  expect(gemm_device(node).warpgroups, "only sm_90a has warpgroups");
+  auto block = std::make_shared<const Block>(take_block_apart(node, context));
+  expect(block->rows > kFewRows, "few rows");
+  constexpr int64_t kStates = 1024;  // Bytes, for the rows' means and deviations.
+  const GemmProblem& first = block->first.parts.problem;
+  auto by_warpgroups = [&](const GemmConfig& config) {
+    return config.by_warpgroups() && moment_parts(config, first) > 0;
+  };
+  auto by_warps = [&](const GemmConfig& config) { return !config.by_warpgroups() && moment_parts(config, first) > 0; };
+  auto without_splits = [](const GemmConfig& config) {
+    return config.source == GemmSource::kStages && config.splits == 1;
+  };
+  // The estimates do not compare the two families well.
+  std::vector<GemmConfig> firsts = configs_of(node, first, 0, 3, by_warpgroups);
+  for (const GemmConfig& config : configs_of(node, first, 0, 2, by_warps)) firsts.push_back(config);
+  std::vector<GemmConfig> seconds = configs_of(node, block->second.parts.problem, kStates, 3, without_splits);
+  expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");
+  bool small = std::max(firsts.front().microseconds, seconds.front().microseconds) < kMostUntimed;
+  expect(context.tune || small, "a large product, and kernels are not timed");
+  for (const GemmConfig& one : firsts) {
+    for (const GemmConfig& other : seconds) {
+      offers.add(one.text() + ", " + other.text(), [&node, block, one, other] {
+        return std::make_unique<DeferredNormKernel>(node, *block, one, other);
+      });
+      if (!context.tune) return;
+    }
+  }
+}
+
+}  // namespace torchweld::cuda

@@ -1,0 +1,60 @@
+// A convolution or linear layer as a program of implicit_gemm.cuh and its relatives, ready to be compiled and launched.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "kernels/cuda/codegen.h"
+#include "kernels/cuda/implicit_gemm_plan.h"
+#include "kernels/cuda/own_kernel.h"
+
+namespace torchweld::cuda {
+
+/// Layer normalisation of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
+/// equal parts of the row the mean and the sum of squared distances from it.
+struct GemmNorm {
+  double eps = 0;
+  at::Tensor weight, bias;  ///< f32, [channels].
+  bool kept = false;        ///< The normalised x is written too.
+  int64_t parts = 0;        ///< Of a row.
+};
+
+/// A node taken apart.
+struct GemmParts {
+  Body body;
+  size_t x_index = 0;
+  c10::ScalarType dtype = c10::kHalf;
+  at::Tensor weight;  ///< [outputs, channels, window...]
+  at::Tensor bias;    ///< Undefined when there is none.
+  std::vector<size_t> packed;
+  GemmProblem problem;
+  std::optional<GemmNorm> norm;
+  bool moments = false;  ///< Those of the first result are written too, for a GemmNorm.
+  Loops loops;           ///< Over the results, the last one over their channels.
+};
+
+/// Takes a convolution or linear layer with its pointwise nodes apart. Throws Unsupported with the reason where the
+/// kernels cannot run it.
+GemmParts take_gemm_apart(const Node& node, const KernelContext& context);
+
+/// Into how many parts a kernel of this configuration divides the columns of the results, for GemmParts::moments; 0
+/// when it cannot write them.
+int64_t moment_parts(const GemmConfig& config, const GemmProblem& problem);
+
+/// The code. Data pointers are x and the node's other inputs that are not packed, its outputs, then the moments that
+/// are written. With a norm: x, its moments, the normalised x that is kept, the output.
+Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig& config);
+
+/// A program with all that is constant in its launch.
+struct GemmLaunch {
+  Program program;
+  Shape shape;
+  Arguments arguments;
+  std::vector<at::Tensor> packed;  ///< What the arguments point to: weights, bias, and the norm's own.
+};
+GemmLaunch gemm_launch(const Node& node, const GemmParts& parts, const GemmConfig& config);
+
+/// The node's device as the plan sees it.
+GemmDevice gemm_device(const Node& node);
+
+}  // namespace torchweld::cuda

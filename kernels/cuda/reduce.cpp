@@ -254,12 +254,17 @@ std::unique_ptr<Kernel> make_columns(const Node& node, ReduceParts parts) {
 
 }  // namespace
 
-void propose_reduce(const Node& node, const KernelContext&, Offers& offers) {
+void propose_reduce(const Node& node, const KernelContext& context, Offers& offers) {
   auto* fused = node.as<Fused>();
   const Node* anchor = fused ? anchor_of(*fused) : &node;
   if (!anchor || !(anchor->as<Reduce>() || anchor->as<AdaptivePool>())) return;
   ReduceParts parts = take_apart(node);
   expect(parts.reduced() > 0, "nothing to reduce");
+  // A result is one block's work at most.
+  constexpr int64_t kMany = 1 << 18;
+  constexpr int64_t kFewBlocks = 32;
+  bool many_blocks = parts.reduced() < kMany || parts.loops.positions() >= kFewBlocks;
+  expect(context.tune || many_blocks, "many elements for few results, and kernels are not timed");
   bool neighbours = parts.in().back() == 1 && parts.loops.sizes.back() > 1;
   if (neighbours) {
     offers.add("columns", [&node, parts] { return make_columns(node, parts); });

@@ -272,18 +272,26 @@ __device__ __forceinline__ I reduced_offset(const Params& p, I j) {
   }
 }
 
+// Steps of a thread whose elements are gathered in a state of their own: in one long row of additions small elements
+// would be lost beside the sum so far.
+constexpr int kGatherRun = 256;
+
 // One pass of `threads` threads over the reduced elements, V neighbours at a time.
 template <class S, int threads, int V, int rank, class Prepare, class X, class Params, class T>
 __device__ __forceinline__ S gather_row(const X* base, bool aligned, int lane, const Params& p, T center) {
   using I = decltype(p.items);
-  S state;
-  for (I j = static_cast<I>(lane) * V; j < p.reduced; j += threads * V) {
-    Compute<X> v[V];
-    read<V>(base + reduced_offset<rank>(p, j), aligned, v);
+  S all;
+  for (I j = static_cast<I>(lane) * V; j < p.reduced;) {
+    S state;
+    for (int i = 0; i < kGatherRun && j < p.reduced; ++i, j += threads * V) {
+      Compute<X> v[V];
+      read<V>(base + reduced_offset<rank>(p, j), aligned, v);
 #pragma unroll
-    for (int k = 0; k < V; ++k) state.take(Prepare::apply(v[k]), j + k, center);
+      for (int k = 0; k < V; ++k) state.take(Prepare::apply(v[k]), j + k, center);
+    }
+    all.merge(state);
   }
-  return state;
+  return all;
 }
 
 // `threads` threads per result; the index of the result among p.items. Returns the result (in every thread).
@@ -314,11 +322,16 @@ __device__ __forceinline__ void gather_columns(const X* base, bool aligned, bool
   constexpr int rows = 256 / columns;
   const int tx = threadIdx.x % columns, ty = threadIdx.x / columns;
   if (active) {
-    for (I j = ty; j < p.reduced; j += rows) {
-      Compute<X> v[V];
-      read<V>(base + reduced_offset<rank>(p, j), aligned, v);
+    for (I j = ty; j < p.reduced;) {
+      S run[V];
+      for (int i = 0; i < kGatherRun && j < p.reduced; ++i, j += rows) {
+        Compute<X> v[V];
+        read<V>(base + reduced_offset<rank>(p, j), aligned, v);
 #pragma unroll
-      for (int k = 0; k < V; ++k) state[k].take(Prepare::apply(v[k]), j, center[k]);
+        for (int k = 0; k < V; ++k) run[k].take(Prepare::apply(v[k]), j, center[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < V; ++k) state[k].merge(run[k]);
     }
   }
   __shared__ typename RawStates<S, 256 * V>::type slots;

@@ -102,7 +102,8 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
 Value* Interpreter::result_of(const at::Tensor& tensor) {
   bool known_number = tensor.defined() && tensor.dim() == 0 && !is_symbolic(tensor);
   if (!known_number) return value_of(tensor);
-  return graph_.add(Constant{.value = tensor.detach().to(device_), .name = ""}, {});
+  expect(tensor.device() == device_, "gives a tensor on another device");
+  return graph_.add(Constant{.value = tensor.detach(), .name = ""}, {});
 }
 
 const c10::IValue* Interpreter::find(const jit::Value* value) const {

@@ -217,7 +217,7 @@ class BlockPartitioner {
     for (auto it = nodes_.rbegin(); it != nodes_.rend(); ++it) {
       jit::Node* node = *it;
       if (role(node) != Role::kNeutral) continue;
-      bool copied = can_be_copied(node, roles());
+      bool copied = can_be_copied(node, result_);
       for (const jit::Value* output : node->outputs()) {
         for (const jit::Use& use : output->uses()) {
           if (use.user == block_->return_node()) {
@@ -242,6 +242,10 @@ class BlockPartitioner {
     return true;
   }
 
+  std::string described(const jit::Value* value) const {
+    return value->type()->str() + (result_.elsewhere.count(value) ? " on another device" : "");
+  }
+
   /// Engine nodes that need something which cannot be handed to a segment.
   bool demote_untakable() {
     bool changed = false;
@@ -254,10 +258,10 @@ class BlockPartitioner {
         bool inside = r == Role::kEngine && producer->owningBlock() == block_;
         bool is_module = value->type()->cast<c10::ClassType>() != nullptr;
         // A list that is changed would be changed in a segment's own copy.
-        bool takable = can_be_input(value) && (is_tensor(value) || !memory_.is_written(value));
+        bool takable = can_be_input(value, result_) && (is_tensor(value) || !memory_.is_written(value));
         if (inside || r == Role::kFree || is_module || takable) continue;
-        if (r == Role::kNeutral && can_be_copied(producer, roles())) continue;
-        changed = demote(node, "takes a " + value->type()->str() + " that LibTorch makes");
+        if (r == Role::kNeutral && can_be_copied(producer, result_)) continue;
+        changed = demote(node, "takes a " + described(value) + " that LibTorch makes");
         break;
       }
     }
@@ -277,13 +281,14 @@ class BlockPartitioner {
     return changed;
   }
 
-  /// Engine nodes whose lists or numbers are needed outside their segment: only tensors come out of one.
+  /// Engine nodes whose lists or numbers, or tensors on another device, are needed outside their segment: only tensors
+  /// on its own device come out of one.
   bool demote_escaping() {
     bool changed = false;
     for (jit::Node* node : nodes_) {
       if (role(node) != Role::kEngine) continue;
       for (const jit::Value* output : node->outputs()) {
-        if (is_tensor(output)) continue;
+        if (is_tensor(output) && !result_.elsewhere.count(output)) continue;
         bool escapes = std::any_of(output->uses().begin(), output->uses().end(), [&](const jit::Use& use) {
           if (use.user == block_->return_node()) return true;
           const jit::Node* user = ancestor(use.user);
@@ -291,7 +296,7 @@ class BlockPartitioner {
           return role(user) == Role::kTorch || live_.count(user) > 0;
         });
         if (!escapes) continue;
-        changed = demote(node, "gives a " + output->type()->str() + " that LibTorch needs");
+        changed = demote(node, "gives a " + described(output) + " that LibTorch needs");
         break;
       }
     }
@@ -493,6 +498,7 @@ std::vector<const Segment*> Partition::segments() const {
 
 Partition partition(jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options) {
   Partition result;
+  result.elsewhere = probe.elsewhere;
   std::vector<Neighbours> neighbours;
   partition_block(graph.block(), memory, probe, options, result, neighbours);
   for (const Neighbours& pair : neighbours) {

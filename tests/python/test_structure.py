@@ -440,3 +440,40 @@ def test_aliased_inputs():
         x, e = torch.ones(4)[1:], torch.ones(4)[1:]
         same(compiled(x, x), Pair()(e, e))
         same(x, e)
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+class Elsewhere(nn.Module):
+    """Boxes from the sizes of features, made on another device in a list, as the anchors of SSD are; and a number."""
+
+    def __init__(self, where: str):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.where = where
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x)) * 2.0 - 1.0
+        rows: List[torch.Tensor] = []
+        for i in range(y.size(2)):
+            rows.append(torch.arange(y.size(3), device=self.where) + i)
+        boxes = torch.cat(rows)
+        count = torch.zeros([], device=self.where)
+        for _ in range(3):
+            count += 1
+        return torch.sigmoid(y) + y.tanh() + boxes.size(0), boxes, boxes[2:], count
+
+
+def test_tensors_made_on_another_device(device):
+    where = "meta" if device == "cpu" else "cpu"
+    net, x = Elsewhere(where).eval().to(device), torch.randn(1, 3, 8, 8, device=device)
+    compiled = compiled_of(net, [x])
+    report = torchweld.explain(compiled)
+    assert report.engines and report.flops_in_engines == 1, report.text
+    with torch.no_grad():
+        (ours, *made), (theirs, *expected) = compiled(x), net(x)
+    same(ours, theirs)
+    assert [(t.device, t.dtype, t.shape) for t in made] == [(t.device, t.dtype, t.shape) for t in expected]
+    if device != "cpu":
+        same(made, expected)

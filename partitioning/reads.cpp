@@ -33,6 +33,8 @@ bool is_takable(const c10::Type& type) {
 
 }  // namespace
 
+bool is_tensor(const jit::Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+
 bool can_be_input(const jit::Value* value, const Partition& partition) {
   return is_takable(*value->type()) && !partition.elsewhere.count(value);
 }

@@ -9,6 +9,7 @@
 
 namespace torchweld {
 
+bool is_tensor(const torch::jit::Value* value);
 /// True when a segment can take the value from outside: a tensor on its device, number, string, device, one of these or
 /// None, or a list or tuple of numbers and strings.
 bool can_be_input(const torch::jit::Value* value, const Partition& partition);

@@ -252,6 +252,50 @@ class UnsurePart(nn.Module):
         return block(block(x)), chosen * 2.0
 
 
+class ReadsWhenTold(nn.Module):
+    """Reads what it writes in a branch that the call at compile does not take."""
+
+    sums: Dict[str, torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.sums = {}
+        self.calls = 0
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x, key: str, more: bool):
+        y = block(x)
+        if key in self.sums:
+            y = y + self.sums[key]
+        if more:
+            for _ in range(2):
+                y = y * self.mean + self.calls
+        self.sums[key] = y
+        self.calls += 1
+        self.mean.add_(1.0)
+        return y
+
+
+def test_state_that_is_read_in_some_calls_only():
+    x = torch.randn(3)
+    check(ReadsWhenTold(), (x, "a", False), (x, "a", True), (x, "b", True), (x, "a", False))
+
+
+class NamedInABranch(nn.Module):
+    def forward(self, x, more: bool):
+        y = block(x)
+        if more:
+            y = torch.tanh(y)
+        return y
+
+
+def test_entry_names_what_only_other_calls_reach():
+    compiled, report = check(NamedInABranch(), (torch.randn(3), False), torch_executed_ops=["aten::tanh"])
+    compiled(torch.randn(3), True)
+    assert not any("tanh" in step.op for e in torchweld.explain(compiled).engines for step in e.steps)
+    assert "aten::tanh" not in str(compiled.segment_0.graph), report.text
+
+
 def test_unsure_part_leaves_the_rest_to_an_engine():
     _, report = check(UnsurePart(), (torch.randn(5, 4),), min_block_size=3, optimization_level=1)
     unsure = [f.source for f in report.fallbacks if "sizes in its segment depend on data" in f.reason]

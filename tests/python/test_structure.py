@@ -281,6 +281,46 @@ def test_state_that_is_read_in_some_calls_only():
     check(ReadsWhenTold(), (x, "a", False), (x, "a", True), (x, "b", True), (x, "a", False))
 
 
+class Tables(nn.Module):
+    """Lists and a dict that another method, and a part's, changes."""
+
+    sizes: List[int]
+    table: Dict[str, float]
+    tensors: List[torch.Tensor]
+
+    def __init__(self, part=None):
+        super().__init__()
+        self.sizes = [1, 2]
+        self.table = {"a": 1.0}
+        self.tensors = [torch.ones(3)]
+        self.part = nn.Identity() if part is None else part
+
+    def forward(self, x):
+        y = block(self.part(x)) * sum(self.sizes) + self.table["a"]
+        for tensor in self.tensors:
+            y = y * tensor
+        return y
+
+    @torch.jit.export
+    def put(self, n: int):
+        self.sizes.append(n)
+        put_first(self.tensors, n)
+        self.table["a"] = float(n)
+
+
+def put_first(tensors: List[torch.Tensor], n: int):
+    tensors[0] = torch.full((3,), float(n))
+
+
+def test_lists_that_another_method_changes():
+    net = torch.jit.script(Tables(Tables()).eval())
+    compiled, x = compiled_of(copy.deepcopy(net), [torch.ones(3)]), torch.randn(3)
+    for change in (lambda m: None, lambda m: m.put(3), lambda m: m.part.put(5)):
+        change(net), change(compiled)
+        for _ in range(2):
+            same(compiled(x), net(x))
+
+
 class NamedInABranch(nn.Module):
     def forward(self, x, more: bool):
         y = block(x)

@@ -22,12 +22,27 @@ constexpr int64_t kMaxObservedSteps = 50'000;
 /// A trip count that depends on data is taken to be the largest possible, which can be far from real.
 constexpr int64_t kMaxLikelyTrips = 256;
 
+constexpr const char* kReadsWritten = "reads an attribute that the module writes";
+
 /// True for a node that computes much with each element that it reads or writes: a convolution, a product.
 bool is_heavy(const Node& node) {
   double elements = 0;
   for (const Value* input : node.inputs()) elements += static_cast<double>(input->type.numel());
   for (const auto& output : node.outputs()) elements += static_cast<double>(output->type.numel());
   return flops_of(node) > 16 * elements;
+}
+
+/// Why no engine may have the node, or one under it that these inputs do not reach and those of another call may. What
+/// else an engine cannot do is found when it is planned for that call.
+std::optional<std::string> why_not_for_all_calls(const jit::Node* node, ImportObserver& observer) {
+  if (node->kind() == prim::GetAttr && observer.written(node)) return kReadsWritten;
+  if (auto reason = observer.excluded(node)) return reason;
+  for (const jit::Block* block : node->blocks()) {
+    for (const jit::Node* inner : block->nodes()) {
+      if (auto reason = why_not_for_all_calls(inner, observer)) return reason;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -102,7 +117,8 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
 Value* Interpreter::result_of(const at::Tensor& tensor) {
   bool known_number = tensor.defined() && tensor.dim() == 0 && !is_symbolic(tensor);
   if (!known_number) return value_of(tensor);
-  return graph_.add(Constant{.value = tensor.detach().to(device_), .name = ""}, {});
+  expect(tensor.device() == device_, "gives a tensor on another device");
+  return graph_.add(Constant{.value = tensor.detach(), .name = ""}, {});
 }
 
 const c10::IValue* Interpreter::find(const jit::Value* value) const {
@@ -187,7 +203,7 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
   size_t nodes_before = graph_.nodes().size();
   try {
     outcome = run_node(node);
-    auto reason = outcome.kind == Kind::kFailed ? std::nullopt : observer_->excluded(node);
+    auto reason = outcome.kind == Kind::kFailed ? std::nullopt : why_not_for_all_calls(node, *observer_);
     if (reason) outcome = {Kind::kFailed, *reason, 0};
   } catch (const std::exception& error) {
     outcome = {Kind::kFailed, first_line(error.what()), 0};
@@ -218,7 +234,7 @@ NodeOutcome Interpreter::run_node(const jit::Node* node) {
     case prim::SetAttr:
       throw Unsupported("writes an attribute of the module");
     case prim::RaiseException:
-      throw Unsupported("raises an exception for these inputs");
+      throw Unsupported("raises an exception");
     case prim::Print:
       throw Unsupported("prints");
     case prim::PythonOp:
@@ -297,7 +313,7 @@ NodeOutcome Interpreter::run_loop(const jit::Node* node) {
 NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   const c10::IValue& owner = get(node->input());
   expect(owner.isObject(), "reads an attribute of something that is no module");
-  expect(!observer_ || !observer_->written(node), "reads an attribute that the module writes");
+  expect(!observer_ || !observer_->written(node), kReadsWritten);
   const std::string& name = node->s(c10::attr::name);
   c10::IValue value = owner.toObjectRef().getAttr(name);
   auto path = paths_.find(node->input());

@@ -3,11 +3,13 @@
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include "conversion/import.h"
+#include "conversion/place.h"
 #include "core/error.h"
 #include "core/ops/aten.h"
 #include "core/ops/aten_memory.h"
 #include "core/ops/constant.h"
 #include "core/ops/layout.h"
+#include "core/ops/pointwise.h"
 #include "core/ops/shape.h"
 
 namespace torchweld {
@@ -63,6 +65,36 @@ std::string functional_name(const c10::OperatorName& name) {
   if (name.name.size() < 2 || name.name.back() != '_' || name.name[name.name.size() - 2] == '_') return "";
   std::string base = name.name.substr(0, name.name.size() - 1);
   return name.overload_name.empty() ? base : base + "." + name.overload_name;
+}
+
+/// True when LibTorch gives the value, wherever it computes it, the strides that it has here: operators that choose
+/// among algorithms, as convolutions do, may choose the layout too.
+bool has_certain_strides(const Value* value) {
+  std::vector<const Value*> todo{value};
+  std::unordered_set<const Value*> seen;
+  while (!todo.empty()) {
+    const Node* node = todo.back()->producer();
+    todo.pop_back();
+    if (!node || node->as<Constant>()) continue;
+    bool follows_inputs = node->attrs.def().is_view || node->as<Pointwise>() || node->as<Cast>() || node->as<Copy>() ||
+                          node->as<Concat>();
+    if (!follows_inputs) return false;
+    for (const Value* input : node->inputs()) {
+      if (seen.insert(input).second) todo.push_back(input);
+    }
+  }
+  return true;
+}
+
+/// Whether `result`, all views of `source` in the graph, is one in memory too; nothing where that is not sure.
+std::optional<bool> is_view_by_strides(const Value* result, const Value* source) {
+  if (!has_certain_strides(source)) return std::nullopt;
+  for (; result != source; result = result->producer()->input(0)) {
+    if (!result->producer() || !result->producer()->attrs.def().is_view) return std::nullopt;
+    int64_t offset = 0;
+    if (!is_free_view(*result->producer(), &offset)) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -232,7 +264,9 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
       }
       at::Tensor tensor = make_symbolic(value);
       for (const at::Tensor& source : sources) {
-        if (!is_new) mark_alias(tensor, source, surely_gives_views(schema));
+        if (is_new) continue;
+        auto is_view = gives_views_where_it_can(schema) ? is_view_by_strides(value, value_of(source)) : std::nullopt;
+        if (is_view.value_or(true)) mark_alias(tensor, source, is_view || surely_gives_views(schema));
       }
       return tensor;
     };

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "lowering/functional_forms.h"
 #include "lowering/local_objects.h"
@@ -53,6 +54,44 @@ void fold_attributes(jit::Block* block, const WrittenAttributes& written, Object
   }
 }
 
+bool is_list_or_dict(const c10::Type& type) {
+  if (auto* optional = type.castRaw<c10::OptionalType>()) return is_list_or_dict(*optional->getElementType());
+  return type.kind() == c10::TypeKind::ListType || type.kind() == c10::TypeKind::DictType;
+}
+
+/// True when a node, or one of a function that is called, writes to a list or dict.
+bool writes_containers(const jit::Block* block, std::unordered_set<const jit::Function*>& seen) {
+  for (const jit::Node* node : block->nodes()) {
+    for (const jit::Block* inner : node->blocks()) {
+      if (writes_containers(inner, seen)) return true;
+    }
+    if (node->kind() == c10::prim::CallFunction) {
+      auto type = node->inputs()[0]->type()->cast<c10::FunctionType>();
+      auto* called = type ? jit::tryToGraphFunction(*type->function()) : nullptr;
+      if (called && seen.insert(type->function()).second && writes_containers(called->graph()->block(), seen)) {
+        return true;
+      }
+    }
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const c10::AliasInfo* alias = schema->arguments()[i].alias_info();
+      if (alias && alias->isWrite() && is_list_or_dict(*node->inputs()[i]->type())) return true;
+    }
+  }
+  return false;
+}
+
+/// Adds the lists and dicts of `part` and below that its method changes.
+void add_written_containers(const jit::Module& part, const jit::GraphFunction& method, WrittenAttributes& written) {
+  std::unordered_set<const jit::Function*> seen;
+  if (!writes_containers(method.graph()->block(), seen)) return;
+  std::shared_ptr<jit::Graph> graph = method.graph()->copy();
+  jit::Inline(*graph);
+  for (const auto& [type, name] : Memory(*graph).written_attributes(part)) {
+    if (is_list_or_dict(*type->getAttribute(name))) written.emplace(type, name);
+  }
+}
+
 /// In eval mode dropout is its input, also in place; LibTorch's passes keep the in-place form as a write.
 void remove_idle_dropout(jit::Block* block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end(); ++it) {
@@ -85,6 +124,7 @@ WrittenAttributes written_attributes(const jit::Module& module) {
     for (jit::Function* function : part.type()->methods()) {
       if (auto* graph_function = jit::tryToGraphFunction(*function)) {
         add_written_attributes(graph_function->graph()->block(), written);
+        add_written_containers(part, *graph_function, written);
       }
     }
   }

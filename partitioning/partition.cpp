@@ -1,7 +1,6 @@
 #include "partitioning/partition.h"
 
 #include <algorithm>
-#include <functional>
 #include <limits>
 #include <map>
 #include <set>
@@ -9,6 +8,7 @@
 
 #include "partitioning/levels.h"
 #include "partitioning/reads.h"
+#include "partitioning/written_memory.h"
 
 namespace torchweld {
 
@@ -16,17 +16,6 @@ namespace jit = torch::jit;
 using Kind = NodeOutcome::Kind;
 
 namespace {
-
-bool is_tensor(const jit::Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
-
-/// True for nodes that ask for a tensor's sizes or dtype, which writing its elements does not change.
-bool is_about_type(const jit::Node* node) {
-  static const std::unordered_set<std::string> names{
-      "aten::size",       "aten::dim",     "aten::numel",  "aten::len",     "aten::stride",
-      "prim::device",     "prim::dtype",   "prim::layout", "prim::is_cuda", "aten::is_floating_point",
-      "aten::is_complex", "aten::sym_size"};
-  return names.count(node->kind().toQualString()) > 0;
-}
 
 /// Two segments that follow each other, and the nodes of LibTorch between them.
 struct Neighbours {
@@ -84,7 +73,7 @@ class BlockPartitioner {
         auto outcome = probe_.outcomes.find(inner);
         bool is_number =
             outcome == probe_.outcomes.end() || (outcome->second.kind == Kind::kConcrete && !gives_symbolic(inner));
-        if (!is_number || inner->hasSideEffects() || touches_written(inner) || !only_computes_numbers(inner)) {
+        if (!is_number || inner->hasSideEffects() || touches_written(inner, memory_) || !only_computes_numbers(inner)) {
           return false;
         }
       }
@@ -97,79 +86,10 @@ class BlockPartitioner {
                        [&](const jit::Value* v) { return probe_.symbolic.count(v) > 0; });
   }
 
-  /// Memory that is written, and the nodes that touch it.
-  struct WrittenGroup {
-    Memory::Class memory;
-    bool is_tensor = false;
-    std::vector<jit::Node*> nodes;
-    std::set<const jit::Value*> given_back;  ///< As results of the block.
-    bool stays = false;                      ///< LibTorch keeps it.
-  };
-
-  /// All written memory that a node of this block touches, or that the block gives back.
-  std::vector<WrittenGroup> find_written() const {
-    std::vector<WrittenGroup> groups;
-    std::unordered_map<Memory::Class, size_t> places;
-    auto touch = [&](const jit::Value* value, jit::Node* node) {
-      for (Memory::Class memory : memory_.classes_of(value)) {
-        if (!memory_.is_written(memory)) continue;
-        if (node && is_about_type(node) && is_tensor(value) && !memory_.is_reshaped(memory)) continue;
-        auto [place, is_new] = places.emplace(memory, groups.size());
-        if (is_new) groups.push_back({memory, is_tensor(value), {}, {}});
-        WrittenGroup& group = groups[place->second];
-        group.is_tensor = group.is_tensor || is_tensor(value);
-        if (node) group.nodes.push_back(node);
-        // A segment hands out the tensors it wrote, but no lists; what comes from elsewhere it cannot write.
-        bool comes_in = value->node()->owningBlock() != block_ || value->node()->kind() == c10::prim::Param;
-        group.stays = group.stays || comes_in || (!node && !is_tensor(value));
-        if (node) continue;
-        // Two results that share memory, of a block in another one, where LibTorch may write into either.
-        group.given_back.insert(value);
-        group.stays = group.stays || (block_->owningNode() && group.given_back.size() > 1);
-      }
-    };
-    for (jit::Node* node : nodes_) {
-      if (only_gives_back(node)) continue;
-      std::vector<const jit::Value*> values = values_read(node);
-      values.insert(values.end(), node->outputs().begin(), node->outputs().end());
-      for (const jit::Value* value : values) touch(value, node);
-    }
-    std::function<void(const jit::Value*)> give_back = [&](const jit::Value* value) {
-      if (!only_gives_back(value->node())) return touch(value, nullptr);
-      for (const jit::Value* element : value->node()->inputs()) give_back(element);
-    };
-    for (const jit::Value* value : block_->outputs()) give_back(value);
-    return groups;
-  }
-
-  bool touches_written(const jit::Node* node) const {
-    auto written = [&](const jit::Value* value) {
-      auto classes = memory_.classes_of(value);
-      return std::any_of(classes.begin(), classes.end(), [&](Memory::Class c) { return memory_.is_written(c); });
-    };
-    return std::any_of(node->inputs().begin(), node->inputs().end(), written) ||
-           std::any_of(node->outputs().begin(), node->outputs().end(), written);
-  }
-
-  /// True for an engine's node that reads the memory and gives new memory: it may run between LibTorch's writes.
-  bool only_reads(const jit::Node* node, Memory::Class memory) const {
-    if (role(node) != Role::kEngine || !node->blocks().empty() || node->maybeSchema() == nullptr) return false;
-    auto shares = [&](const jit::Value* value) {
-      auto classes = memory_.classes_of(value);
-      return std::find(classes.begin(), classes.end(), memory) != classes.end();
-    };
-    if (std::any_of(node->outputs().begin(), node->outputs().end(), shares)) return false;
-    const auto& formals = node->schema().arguments();
-    for (size_t i = 0; i < formals.size() && i < node->inputs().size(); ++i) {
-      if (formals[i].alias_info() && formals[i].alias_info()->isWrite() && shares(node->inputs()[i])) return false;
-    }
-    return true;
-  }
-
   /// When everything that touches a written group is fine and in this block, it lives inside a segment; else LibTorch
   /// keeps all of it, and segments only read it.
   void group_written() {
-    std::vector<WrittenGroup> groups = find_written();
+    std::vector<WrittenGroup> groups = find_written(block_, memory_);
     for (bool changed = true; changed;) {
       changed = false;
       for (WrittenGroup& group : groups) {
@@ -178,7 +98,7 @@ class BlockPartitioner {
         if (!group.stays) continue;
         const char* what = group.is_tensor ? "memory" : "a list or dict";
         for (const jit::Node* node : group.nodes) {
-          if (in_torch(node) || only_reads(node, group.memory)) continue;
+          if (in_torch(node) || (role(node) == Role::kEngine && only_reads(node, group.memory, memory_))) continue;
           changed = demote(node, std::string("touches ") + what + " that is written in place");
         }
       }
@@ -199,7 +119,8 @@ class BlockPartitioner {
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : nodes_) {
       bool is_attribute = node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::SetAttr;
-      bool has_order = is_attribute || node->hasSideEffects() || touches_written(node) || !node->blocks().empty();
+      bool has_order =
+          is_attribute || node->hasSideEffects() || touches_written(node, memory_) || !node->blocks().empty();
       if (has_order && role(node) == Role::kTorch) ordered.push_back(node);
     }
     chains_.push_back(std::move(ordered));
@@ -217,7 +138,7 @@ class BlockPartitioner {
     for (auto it = nodes_.rbegin(); it != nodes_.rend(); ++it) {
       jit::Node* node = *it;
       if (role(node) != Role::kNeutral) continue;
-      bool copied = can_be_copied(node, roles());
+      bool copied = can_be_copied(node, result_);
       for (const jit::Value* output : node->outputs()) {
         for (const jit::Use& use : output->uses()) {
           if (use.user == block_->return_node()) {
@@ -242,6 +163,10 @@ class BlockPartitioner {
     return true;
   }
 
+  std::string described(const jit::Value* value) const {
+    return value->type()->str() + (result_.elsewhere.count(value) ? " on another device" : "");
+  }
+
   /// Engine nodes that need something which cannot be handed to a segment.
   bool demote_untakable() {
     bool changed = false;
@@ -254,10 +179,10 @@ class BlockPartitioner {
         bool inside = r == Role::kEngine && producer->owningBlock() == block_;
         bool is_module = value->type()->cast<c10::ClassType>() != nullptr;
         // A list that is changed would be changed in a segment's own copy.
-        bool takable = can_be_input(value) && (is_tensor(value) || !memory_.is_written(value));
+        bool takable = can_be_input(value, result_) && (is_tensor(value) || !memory_.is_written(value));
         if (inside || r == Role::kFree || is_module || takable) continue;
-        if (r == Role::kNeutral && can_be_copied(producer, roles())) continue;
-        changed = demote(node, "takes a " + value->type()->str() + " that LibTorch makes");
+        if (r == Role::kNeutral && can_be_copied(producer, result_)) continue;
+        changed = demote(node, "takes a " + described(value) + " that LibTorch makes");
         break;
       }
     }
@@ -277,13 +202,14 @@ class BlockPartitioner {
     return changed;
   }
 
-  /// Engine nodes whose lists or numbers are needed outside their segment: only tensors come out of one.
+  /// Engine nodes whose lists or numbers, or tensors on another device, are needed outside their segment: only tensors
+  /// on its own device come out of one.
   bool demote_escaping() {
     bool changed = false;
     for (jit::Node* node : nodes_) {
       if (role(node) != Role::kEngine) continue;
       for (const jit::Value* output : node->outputs()) {
-        if (is_tensor(output)) continue;
+        if (is_tensor(output) && !result_.elsewhere.count(output)) continue;
         bool escapes = std::any_of(output->uses().begin(), output->uses().end(), [&](const jit::Use& use) {
           if (use.user == block_->return_node()) return true;
           const jit::Node* user = ancestor(use.user);
@@ -291,7 +217,7 @@ class BlockPartitioner {
           return role(user) == Role::kTorch || live_.count(user) > 0;
         });
         if (!escapes) continue;
-        changed = demote(node, "gives a " + output->type()->str() + " that LibTorch needs");
+        changed = demote(node, "gives a " + described(output) + " that LibTorch needs");
         break;
       }
     }
@@ -493,6 +419,7 @@ std::vector<const Segment*> Partition::segments() const {
 
 Partition partition(jit::Graph& graph, const Memory& memory, const Probe& probe, const Options& options) {
   Partition result;
+  result.elsewhere = probe.elsewhere;
   std::vector<Neighbours> neighbours;
   partition_block(graph.block(), memory, probe, options, result, neighbours);
   for (const Neighbours& pair : neighbours) {

@@ -5,6 +5,7 @@
 
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/options.h"
@@ -41,6 +42,7 @@ struct BlockPartition {
 struct Partition {
   std::vector<BlockPartition> blocks;  ///< Outer blocks before inner ones.
   std::unordered_map<const torch::jit::Node*, Role> roles;
+  std::unordered_set<const torch::jit::Value*> elsewhere;  ///< The probe's.
   struct Reason {
     const torch::jit::Node* node;
     std::string reason;

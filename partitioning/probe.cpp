@@ -73,6 +73,8 @@ class Observer final : public ImportObserver {
     if (interpreter_->is_symbolic(tensor)) {
       type.device = interpreter_->device();
       result_.symbolic.insert(value);
+    } else if (type.device != interpreter_->device()) {
+      result_.elsewhere.insert(value);
     }
     auto [known, is_new] = result_.types.emplace(value, type);
     if (!is_new && known->second != type) varying_.insert(value);
@@ -154,7 +156,9 @@ double Probe::flops_of(const jit::Node* node) const {
 Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
             const Options& options, const std::function<bool(const jit::Node*)>& written) {
   Probe result = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/true);
-  result.types = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/false).types;
+  Probe sure = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/false);
+  result.types = std::move(sure.types);
+  result.elsewhere.merge(sure.elsewhere);
   return result;
 }
 

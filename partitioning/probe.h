@@ -19,7 +19,9 @@ struct Probe {
   /// when it is always the same.
   std::unordered_map<const torch::jit::Value*, TensorType> types;
   std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
-  double flops = 0;                                       ///< Of everything that could be imported.
+  /// Known tensors on another device than the engines': a segment can neither take one nor give it.
+  std::unordered_set<const torch::jit::Value*> elsewhere;
+  double flops = 0;  ///< Of everything that could be imported.
 
   /// Calls `visit` for the outcomes of the node and of the nodes in its blocks that were imported.
   void visit_imported(const torch::jit::Node* node, const std::function<void(const NodeOutcome&)>& visit) const;

@@ -33,15 +33,19 @@ bool is_takable(const c10::Type& type) {
 
 }  // namespace
 
-bool can_be_input(const jit::Value* value) { return is_takable(*value->type()); }
+bool is_tensor(const jit::Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
 
-bool can_be_copied(const jit::Node* node, const std::unordered_map<const jit::Node*, Role>& roles) {
+bool can_be_input(const jit::Value* value, const Partition& partition) {
+  return is_takable(*value->type()) && !partition.elsewhere.count(value);
+}
+
+bool can_be_copied(const jit::Node* node, const Partition& partition) {
   for (const jit::Value* value : values_read(node)) {
-    auto known = roles.find(value->node());
-    Role role = known == roles.end() ? Role::kTorch : known->second;
-    if (role == Role::kFree || role == Role::kEngine || can_be_input(value)) continue;
+    auto known = partition.roles.find(value->node());
+    Role role = known == partition.roles.end() ? Role::kTorch : known->second;
+    if (role == Role::kFree || role == Role::kEngine || can_be_input(value, partition)) continue;
     if (value->type()->cast<c10::ClassType>()) continue;
-    if (role != Role::kNeutral || !can_be_copied(value->node(), roles)) return false;
+    if (role != Role::kNeutral || !can_be_copied(value->node(), partition)) return false;
   }
   return true;
 }

@@ -75,15 +75,15 @@ class SegmentBuilder {
     if (map_.count(value)) return;
     auto known = partition_.roles.find(value->node());
     Role role = known == partition_.roles.end() ? Role::kTorch : known->second;
-    bool copied = role == Role::kFree || (role == Role::kNeutral && can_be_copied(value->node(), partition_.roles));
+    bool copied = role == Role::kFree || (role == Role::kNeutral && can_be_copied(value->node(), partition_));
     if (copied) {
       copy(value->node());
       return;
     }
     check(!members_.count(value->node()), "a segment's node is read before it is copied");
-    check(can_be_input(value), "a segment reads a value that it cannot be given: " + value->type()->str());
+    check(can_be_input(value, partition_), "a segment reads a value that it cannot be given: " + value->type()->str());
     map_[value] = graph_->addInput()->setType(value->type());
-    inputs_.push_back({value, value->type()->isSubtypeOf(*c10::TensorType::get())});
+    inputs_.push_back({value, is_tensor(value)});
   }
 
   /// The segment refers to the same submodules and tensors as the module, so nothing is held or saved twice.
@@ -131,7 +131,7 @@ std::vector<const jit::Value*> outputs_of(const Segment& segment, const std::set
   std::vector<const jit::Value*> outputs;
   for (const jit::Node* node : segment.nodes) {
     for (const jit::Value* output : node->outputs()) {
-      if (!output->type()->isSubtypeOf(*c10::TensorType::get())) continue;
+      if (!is_tensor(output)) continue;
       std::set<const jit::Node*> seen;
       if (is_read_outside(output, block, inside, dead, seen)) outputs.push_back(output);
     }

@@ -1,4 +1,5 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/rsqrt.h>
@@ -75,21 +76,31 @@ std::optional<Affine> affine_of_pointwise(const Node& node, const Pointwise& op)
   return Affine{x, inverse, zero};
 }
 
-/// Weight with each output channel multiplied by its number; f64.
+/// Weight with each output channel multiplied by its number; contiguous. Computed in f64; on the CPU in pieces that
+/// ATen gives to one thread, because memory for f64 copies of a large weight costs more than the products.
 at::Tensor scale_weight(const Node& producer, const at::Tensor& weight, const at::Tensor& scale) {
-  Dims shape(weight.dim(), 1);
-  auto* conv = producer.as<Conv>();
-  if (!conv || !conv->transposed) {
-    shape[0] = -1;
-    return weight.to(c10::kDouble) * scale.reshape(shape);
+  int64_t piece = weight.is_cpu() ? 1 << 15 : weight.numel();
+  Dims shape = weight.sizes().vec();
+  Dims factors(shape.size(), 1);
+  factors[0] = shape[0];
+  if (auto* conv = producer.as<Conv>(); conv && conv->transposed) {
+    // [C, K/groups, ...]: rows of one group share its part of the output channels.
+    shape[0] /= conv->groups;
+    shape.insert(shape.begin(), conv->groups);
+    factors.assign(shape.size(), 1);
+    factors[0] = conv->groups;
+    factors[2] = weight.size(1);
   }
-  // [C, K/groups, ...]: rows of one group share its part of the output channels.
-  Dims grouped{conv->groups, weight.size(0) / conv->groups};
-  grouped.insert(grouped.end(), weight.sizes().begin() + 1, weight.sizes().end());
-  Dims factors(grouped.size(), 1);
-  factors[0] = conv->groups;
-  factors[2] = weight.size(1);
-  return (weight.to(c10::kDouble).reshape(grouped) * scale.reshape(factors)).reshape(weight.sizes());
+  at::Tensor from = weight.reshape(shape);
+  at::Tensor factor = scale.reshape(factors);
+  at::Tensor scaled = at::empty(shape, weight.options().memory_format(c10::MemoryFormat::Contiguous));
+  int64_t rows = std::max<int64_t>(1, piece * shape[0] / std::max<int64_t>(1, weight.numel()));
+  for (int64_t begin = 0; begin < shape[0]; begin += rows) {
+    int64_t count = std::min(rows, shape[0] - begin);
+    scaled.narrow(0, begin, count)
+        .copy_(from.narrow(0, begin, count).to(c10::kDouble) * factor.narrow(0, begin, count));
+  }
+  return scaled.reshape(weight.sizes());
 }
 
 /// The producer of `affine.x` with the affine map in its weights; null when it cannot go there.
@@ -108,8 +119,7 @@ Value* fold_into_producer(Graph& graph, const Affine& affine) {
   auto name_of = [](const Value* v) { return v->from<Constant>()->name; };
   Value* w = producer->input(1);
   if (!affine.scale.eq(1).all().item<bool>()) {
-    at::Tensor scaled = scale_weight(*producer, *weight, affine.scale).to(weight->scalar_type());
-    w = graph.add(Constant{scaled.contiguous(), name_of(w)}, {});
+    w = graph.add(Constant{scale_weight(*producer, *weight, affine.scale), name_of(w)}, {});
   }
   Value* b = graph.add(Constant{new_bias.to(weight->scalar_type()), has_bias ? name_of(producer->input(2)) : ""}, {});
   return graph.add(producer->attrs, {producer->input(0), w, b});

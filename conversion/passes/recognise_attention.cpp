@@ -90,7 +90,7 @@ class Finder {
       value = behind_casts(graph_, value);
       if (!value->producer() || !read_once(graph_, value)) return false;
       const Node& node = *value->producer();
-      if (node.as<Matmul>()) return take_product(node, outer, found);
+      if (node.as<Matmul>()) return windows.empty() && take_product(node, outer, found);
       if (auto scaled = scaled_value(node)) {
         value = scaled->first;
         outer *= scaled->second;
@@ -185,11 +185,13 @@ class Finder {
     const TensorType& k = found.k_turned->type;
     const TensorType& v = found.v->type;
     int64_t rank = q.rank();
-    if (rank != 3 && rank != 4) return false;
+    if (rank < 3 || rank > 5) return false;
     if (k.rank() != rank || v.rank() != rank || !q.is_floating() || q.dtype != k.dtype || q.dtype != v.dtype)
       return false;
+    // Of several heads, the last dimension before rows and columns, one k and v may be read by all.
     for (int64_t i = 0; i < rank - 2; ++i) {
-      if (q.shape[i] != k.shape[i] || q.shape[i] != v.shape[i]) return false;
+      bool shared = i > 0 && i == rank - 3 && k.shape[i] == 1;
+      if (k.shape[i] != v.shape[i] || (q.shape[i] != k.shape[i] && !shared)) return false;
     }
     // Added to a score in f16, a number like -65504 hides it; in f32, where attention computes, it would not.
     if (!found.masks.empty() && q.dtype == c10::kHalf) return false;
@@ -222,16 +224,34 @@ class Rewriter {
   }
 
  private:
-  /// [N,H,1,S,E] behind [N,H*n,S,E] in which every head comes n times; null for others.
-  static Value* heads_before_repeat(const Value* value) {
-    if (!value->from<Reshape>() || !value->producer()->input(0)->from<Expand>()) return nullptr;
-    const Value* wide = value->producer()->input(0);
-    Value* heads = wide->producer()->input(0);
-    const Dims& s = heads->type.shape;
-    const Dims& w = wide->type.shape;
-    bool repeats = s.size() == 5 && w.size() == 5 && s[2] == 1 && w == Dims{s[0], s[1], w[2], s[3], s[4]} &&
-                   value->type.shape == Dims{s[0], s[1] * w[2], s[3], s[4]};
-    return repeats ? heads : nullptr;
+  /// What of rank 4 becomes `value` when in dimension 1 every head is repeated, next to itself, whatever has been
+  /// permuted since; null where no head is.
+  Value* heads_before_repeat(Value* value) {
+    Dims order{0, 1, 2, 3};
+    while (auto* permute = value->from<Permute>()) {
+      for (int64_t& dimension : order) dimension = permute->order[dimension];
+      value = value->producer()->input(0);
+    }
+    int64_t axis = order[1];
+    Value* merged = value;
+    bool is_merged = value->from<Reshape>() != nullptr;
+    if (is_merged) value = value->producer()->input(0);
+    if (!value->from<Expand>()) return nullptr;
+    const Dims& wide = value->type.shape;
+    Value* heads = value->producer()->input(0);
+    Dims shape = heads->type.shape;
+    int64_t repeated = axis + (is_merged ? 1 : 0);
+    if (shape.size() != (is_merged ? 5 : 4) || shape[repeated] != 1) return nullptr;
+    shape[repeated] = wide[repeated];
+    if (wide != shape) return nullptr;
+    if (is_merged) {
+      shape.erase(shape.begin() + repeated);
+      Dims before = shape;
+      shape[axis] *= wide[repeated];
+      if (merged->type.shape != shape) return nullptr;
+      heads = graph_.add(Reshape{before}, {heads});
+    }
+    return order == Dims{0, 1, 2, 3} ? heads : graph_.add(Permute{order}, {heads});
   }
 
   /// The inputs of an attention, with k and v before their heads were repeated: attention groups the heads of q itself.
@@ -239,10 +259,8 @@ class Rewriter {
     Value* k = heads_before_repeat(inputs[1]);
     Value* v = heads_before_repeat(inputs[2]);
     if (!k || !v || k->type.shape[1] != v->type.shape[1]) return inputs;
-    for (auto [i, heads] : {std::pair{1, k}, std::pair{2, v}}) {
-      const Dims& s = heads->type.shape;
-      inputs[i] = graph_.add(Reshape{{s[0], s[1], s[3], s[4]}}, {heads});
-    }
+    inputs[1] = k;
+    inputs[2] = v;
     return inputs;
   }
 
@@ -255,37 +273,40 @@ class Rewriter {
     graph_.replace_uses(node.output(), value);
   }
 
-  /// [N,L,E] as [N,1,L,E].
+  /// [N,L,E] as [N,1,L,E], and [N,H,n,L,E] as [N,H*n,L,E].
   Value* with_heads(Value* x) {
-    if (x->type.rank() != 3) return x;
     const Dims& s = x->type.shape;
-    return graph_.add(Reshape{{s[0], 1, s[1], s[2]}}, {x});
+    if (s.size() == 4) return x;
+    Dims shape = s.size() == 3 ? Dims{s[0], 1, s[1], s[2]} : Dims{s[0], s[1] * s[2], s[3], s[4]};
+    return graph_.add(Reshape{shape}, {x});
   }
 
-  /// A mask for scores of rank `rank`, or of rank 4 split into windows, as one of rank 4.
-  Value* with_four(Value* mask, int64_t rank, const Dims& windows) {
-    Dims shape = mask->type.shape;
-    if (!windows.empty()) {
-      shape.insert(shape.begin(), 5 - shape.size(), 1);
-      Dims wide = shape;
-      std::copy(windows.begin(), windows.end(), wide.begin());
-      Value* split = graph_.add(Expand{wide}, {graph_.add(Reshape{shape}, {mask})});
-      return graph_.add(Reshape{{wide[0] * wide[1], wide[2], wide[3], wide[4]}}, {split});
-    }
+  /// A mask for scores of queries q, of rank 4 split into windows where there are any, as one of rank 4.
+  Value* with_four(Value* mask, const Value* q, const Dims& windows) {
+    int64_t rank = q->type.rank() + (windows.empty() ? 0 : 1);
     if (rank == 4) return mask;
-    shape.insert(shape.begin(), 3 - shape.size(), 1);
-    return graph_.add(Reshape{{shape[0], 1, shape[1], shape[2]}}, {mask});
+    Dims shape = mask->type.shape;
+    shape.insert(shape.begin(), rank - shape.size(), 1);
+    if (rank == 3) return with_heads(graph_.add(Reshape{shape}, {mask}));
+    Dims wide = shape;
+    if (!windows.empty()) {
+      std::copy(windows.begin(), windows.end(), wide.begin());
+    } else if (shape[1] != 1 || shape[2] != 1) {
+      std::copy(q->type.shape.begin() + 1, q->type.shape.begin() + 3, wide.begin() + 1);
+    }
+    Value* split = graph_.add(Expand{wide}, {graph_.add(Reshape{shape}, {mask})});
+    if (windows.empty()) return with_heads(split);
+    return graph_.add(Reshape{{wide[0] * wide[1], wide[2], wide[3], wide[4]}}, {split});
   }
 
   Value* mask_of(const Pattern& found) {
-    int64_t rank = found.q->type.rank();
     Value* sum = nullptr;
     for (const Mask& mask : found.masks) {
-      Value* four = with_four(mask.value, rank, mask.windows);
+      Value* four = with_four(mask.value, found.q, mask.windows);
       sum = sum ? graph_.add(Pointwise{"add"}, {sum, four}) : four;
     }
     if (!found.excluded) return sum;
-    Value* excluded = with_four(found.excluded, rank, {});
+    Value* excluded = with_four(found.excluded, found.q, {});
     if (!sum) return graph_.add(Pointwise{"logical_not"}, {excluded});
     return graph_.add(Pointwise{"where"},
                       {excluded, graph_.add(Constant::immediate(kExcluded, found.q->type.device), {}), sum});

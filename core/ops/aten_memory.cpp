@@ -28,6 +28,12 @@ bool surely_gives_views(const c10::FunctionSchema& schema) {
   return names.count(schema.name()) > 0;
 }
 
+bool gives_views_where_it_can(const c10::FunctionSchema& schema) {
+  static const std::unordered_set<std::string> names{"aten::contiguous", "aten::flatten", "aten::reshape",
+                                                     "aten::reshape_as", "aten::to"};
+  return names.count(schema.name()) > 0;
+}
+
 bool changes_shape(const c10::FunctionSchema& schema) {
   auto handle = c10::Dispatcher::singleton().findOp(schema.operator_name());
   return (handle && handle->hasTag(at::Tag::inplace_view)) || schema.name().rfind("aten::resize", 0) == 0 ||

@@ -13,6 +13,10 @@ bool may_return_argument(const c10::FunctionSchema& schema);
 /// reshape, for one, copies where it must. type_as gives the argument itself when the dtypes are the same.
 bool surely_gives_views(const c10::FunctionSchema& schema);
 
+/// True for an operator that gives a view of its first argument, or the argument itself, wherever sizes, strides and
+/// dtypes allow it, and else a copy.
+bool gives_views_where_it_can(const c10::FunctionSchema& schema);
+
 /// True for an operator that writes other sizes into its argument, not only elements.
 bool changes_shape(const c10::FunctionSchema& schema);
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/own_conv.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -288,13 +289,14 @@ class DenseConv : public OwnConv {
         column += columns;
       }
     }
-    weights_ = at::zeros({size});
+    weights_ = at::empty({size});
     const float* from = weight.const_data_ptr<float>();
     for (const Panel& panel : panels_) {
       float* to = weights_.mutable_data_ptr<float>() + panel.weights;
       for (int64_t tap = 0; tap < g_.taps(); ++tap) {
         for (int64_t c = 0; c < depth; ++c, to += panel.vectors * lanes()) {
           for (int64_t j = 0; j < panel.columns; ++j) to[j] = from[((panel.column + j) * depth + c) * g_.taps() + tap];
+          std::fill(to + panel.columns, to + panel.vectors * lanes(), 0.0F);
         }
       }
     }

@@ -13,7 +13,9 @@ from ._inputs import bind_call
 
 @dataclasses.dataclass
 class OutputError:
-    """One tensor of the result. Errors are the largest absolute difference from the float64 run."""
+    """One tensor of the result. Errors are the largest absolute difference from the float64 run; infinite for a result
+    of another shape than the original's, and where it is no number or infinite and the original is not. `shapes` says
+    which shapes differ."""
 
     name: str
     error: float
@@ -21,6 +23,12 @@ class OutputError:
     allowed: float
     index: tuple
     passes: bool
+    shapes: str = ""
+
+    @property
+    def ratio(self):
+        """The error over the allowed one: at most 1 when it passes."""
+        return 0.0 if self.error == 0 else self.error / max(self.allowed, 1e-300)
 
 
 @dataclasses.dataclass
@@ -38,7 +46,7 @@ class Comparison:
 
     @property
     def worst(self):
-        return max(self.outputs, key=lambda output: output.error / max(output.allowed, 1e-300))
+        return max(self.outputs, key=lambda output: output.ratio)
 
     @property
     def text(self):
@@ -46,6 +54,8 @@ class Comparison:
         for o in self.outputs:
             verdict = "" if o.passes else "   TOO FAR"
             lines.append(f"{o.name:<24} {o.error:>11.3g} {o.eager_error:>11.3g} {o.allowed:>11.3g}  {o.index}{verdict}")
+            if o.shapes:
+                lines.append(f"  {o.shapes}")
         lines.append(
             f"errors against {self.reference}; smallest tolerance against the original: {self.smallest_tolerance:.3g}"
         )
@@ -59,8 +69,11 @@ def compare(module, compiled, inputs, *, precision=None):
     """Runs both modules on `inputs` and both against a float64 run of the original.
 
     The compiled module passes when each of its outputs is at most twice as far from float64 as the original's, plus two
-    rounding units of the dtype at the size of the result. precision: the reduced dtype that was enabled, torch.half or
-    torch.bfloat16; the original is then run in that dtype too. Engines that may compute in TF32 are compared with the
+    rounding units of the dtype at the size of the result. Where float64 gives a result of another shape (another number
+    of detections), the original is the reference, and allows no error of its own; elements that are not finite in the
+    original or in float64 may be the original's. precision: the reduced dtype that was enabled, torch.half or
+    torch.bfloat16; the original is then run in that dtype too, also where it asks for float32 by name if it cannot run
+    otherwise (ValueError if it cannot at all). Engines that may compute in TF32 are compared with the
     original run in TF32. In the float64 run all float32 is float64, also where the module asks for float32 by name. An
     original that cannot run so is its own reference, which allows no error of its own. Modules must be functional: each
     is run once or twice.
@@ -72,7 +85,7 @@ def compare(module, compiled, inputs, *, precision=None):
         plain = flatten(module(*args, **kwargs))
         eager = plain
         if precision is not None:
-            eager = flatten(_run_as(module, precision, args, kwargs))
+            eager = flatten(_run_reduced(module, precision, args, kwargs))
         elif tf32:
             with _tf32_allowed():
                 eager = flatten(module(*args, **kwargs))
@@ -103,26 +116,27 @@ def flatten(value, path="output"):
     return []
 
 
-class _Widened(TorchDispatchMode):
-    """Runs operators in float64 where they are given float32 tensors or told to make some.
+class _Instead(TorchDispatchMode):
+    """Runs operators in another dtype where they are given float32 tensors or told to make some.
 
-    A module's `to(torch.float64)` does not reach constants, tensors that are plain attributes and `x.float()`.
+    A module's `to(dtype)` does not reach constants, tensors that are plain attributes and `x.float()`.
     """
 
-    def __init__(self):
+    def __init__(self, dtype):
         super().__init__()
+        self.dtype = dtype
         self.twins = {}
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        return operator(*_mapped(self.widened, args), **_mapped(self.widened, kwargs or {}))
+        return operator(*_mapped(self.instead, args), **_mapped(self.instead, kwargs or {}))
 
-    def widened(self, value):
+    def instead(self, value):
         if value is torch.float32:
-            return torch.float64
+            return self.dtype
         if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
             return value
         if id(value) not in self.twins:  # one twin each, so that what is written to it is there when it is read
-            self.twins[id(value)] = value, value.double()
+            self.twins[id(value)] = value, value.to(self.dtype)
         return self.twins[id(value)][1]
 
 
@@ -143,12 +157,26 @@ def _cast(value, dtype):
     return _mapped(cast, value)
 
 
-def _run_as(module, dtype, args, kwargs):
+def _run_as(module, dtype, args, kwargs, everywhere=True):
     module, args, kwargs = copy.deepcopy(module).to(dtype), _cast(args, dtype), _cast(kwargs, dtype)
-    if dtype != torch.float64:
+    if not everywhere:
         return module(*args, **kwargs)
-    with torch.jit.optimized_execution(False), _Widened():  # a copy shares its optimised code with the original
+    with torch.jit.optimized_execution(False), _Instead(dtype):  # a copy shares its optimised code with the original
         return module(*args, **kwargs)
+
+
+def _run_reduced(module, dtype, args, kwargs):
+    try:
+        return _run_as(module, dtype, args, kwargs, everywhere=False)
+    except RuntimeError:
+        pass  # Most often float32 by name beside the reduced dtype.
+    try:
+        return _run_as(module, dtype, args, kwargs)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the original cannot run in {dtype}, so that there is nothing to judge precision={dtype} by; "
+            f"compare without precision, or where the original runs so. It says: {str(error).strip().splitlines()[-1]}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -176,13 +204,26 @@ def _distance(a, b):
 
 
 def _judge(name, actual, eager, exact, precision, tf32):
-    error, index = _distance(actual, exact)
-    eager_error, _ = _distance(eager, exact)
+    if actual.shape != eager.shape:
+        shapes = f"the compiled module gives {_shape(actual)} and the original {_shape(eager)}"
+        return OutputError(name, float("inf"), 0.0, 0.0, (), False, shapes)
+    shapes = ""
+    if exact.shape != eager.shape:
+        shapes = f"float64 gives {_shape(exact)} and the original {_shape(eager)}, which is the reference here"
+        exact = eager
+    actual, eager, exact = (t.detach().cpu() for t in (actual, eager, exact))
+    finite = eager.isfinite() & exact.isfinite()
+    judged = finite | ~((eager == actual) | (eager.isnan() & actual.isnan()))
+    error, index = _distance(actual.where(judged, 0), exact.where(judged, 0))
+    eager_error, _ = _distance(eager.where(finite, 0), exact.where(finite, 0))
     allowed = 2 * eager_error
     dtype = precision or actual.dtype
     if dtype.is_floating_point:
-        finite = exact.double()[exact.isfinite()]
-        size = float(finite.abs().max()) if finite.numel() else 0.0
+        size = float(exact[finite].double().abs().max()) if finite.any() else 0.0
         unit = 2.0**-10 if tf32 and dtype == torch.float32 else torch.finfo(dtype).eps
         allowed += 2 * unit * size
-    return OutputError(name, error, eager_error, allowed, index, error <= allowed)
+    return OutputError(name, error, eager_error, allowed, index, error <= allowed, shapes)
+
+
+def _shape(tensor):
+    return str(list(tensor.shape))

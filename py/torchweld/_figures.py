@@ -45,11 +45,14 @@ def page(paths):
 
 
 def _best_peer(record):
-    return min(record["peers"].items(), key=lambda item: item[1])
+    """(name, milliseconds); None where no peer was timed."""
+    return min(record["peers"].items(), key=lambda item: item[1], default=None)
 
 
 def _ratio(record):
-    return _best_peer(record)[1] / record["torchweld_ms"]
+    """None where no peer was timed."""
+    best = _best_peer(record)
+    return best and best[1] / record["torchweld_ms"]
 
 
 def _table(records):
@@ -59,14 +62,20 @@ def _table(records):
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
-        name, best = _best_peer(r)
+        peer, ratio = "none", ""
+        if r["peers"]:
+            name, best = _best_peer(r)
+            peer, ratio = f"{best:.3f} ({name})", f"{_ratio(r):.2f}"
         lines.append(
-            f"| {r['model']} | {r['torchweld_ms']:.3f} | {r['torchweld_p99_ms']:.3f} | {best:.3f} ({name}) "
-            f"| {_ratio(r):.2f} | {r['kernels_per_call']} | {r['host_us']:.0f} | {r['build_s']:.1f} "
+            f"| {r['model']} | {r['torchweld_ms']:.3f} | {r['torchweld_p99_ms']:.3f} | {peer} "
+            f"| {ratio} | {r['kernels_per_call']} | {r['host_us']:.0f} | {r['build_s']:.1f} "
             f"| {r['peak_gpu_mb']:.0f} | {r['error_ratio']:.2f} |"
         )
-    mean = math.exp(math.fsum(math.log(_ratio(r)) for r in records) / len(records))
-    return "\n".join(lines) + f"\n\nGeometric mean of the ratios: {mean:.2f}.\n"
+    logarithms = [math.log(_ratio(r)) for r in records if r["peers"]]
+    text = "\n".join(lines) + "\n"
+    if not logarithms:
+        return text
+    return text + f"\nGeometric mean of the ratios: {math.exp(math.fsum(logarithms) / len(logarithms)):.2f}.\n"
 
 
 def _bars(records):
@@ -81,7 +90,8 @@ def _bars(records):
 
 def _where_time_goes(records):
     """Steps of the models that are least ahead, equal ones together. Timed alone: their sum is not the whole time."""
-    worst = sorted((r for r in records if isinstance(r["steps"], list)), key=_ratio)[:SLOWEST]
+    known = [r for r in records if isinstance(r["steps"], list)]
+    worst = sorted(known, key=lambda r: _ratio(r) or math.inf)[:SLOWEST]
     text = ""
     for r in worst:
         kinds = collections.defaultdict(list)

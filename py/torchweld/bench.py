@@ -106,7 +106,7 @@ def measure(name, batch, precision, args):
         "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
         "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
         "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
-        "error_ratio": accuracy.error / accuracy.allowed if accuracy.allowed else float(accuracy.error > 0),
+        "error_ratio": accuracy.ratio,
     }  # fmt: skip
 
 

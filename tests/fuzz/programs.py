@@ -8,6 +8,7 @@ wrong with them.
 import random
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 UNARY = [
     "torch.relu({a})", "torch.sigmoid({a})", "torch.tanh({a})", "{a} * 0.5 + 1.0", "-{a}", "torch.abs({a})",
@@ -138,9 +139,34 @@ def clones(inputs):
     return [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
 
 
+class _NoOverlap(TorchDispatchMode):
+    """Refuses writes into elements that the operator reads at other places: what comes of it hangs on the order in
+    which LibTorch walks through them."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        written = [a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments]
+        if written and written[0]:
+            for other in args[1:]:
+                if isinstance(other, torch.Tensor) and overlap(args[0], other):
+                    raise ValueError("reads at other places what it writes")
+        return operator(*args, **(kwargs or {}))
+
+
+def overlap(a, b):
+    """True when two tensors share elements and are not the same view."""
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr() or a.dtype != b.dtype:
+        return False
+    places = [(x.storage_offset(), x.expand_as(a).stride()) for x in (a, b)]
+    if places[0] == places[1]:
+        return False
+    numbers = torch.arange(a.untyped_storage().nbytes() // a.element_size())
+    sets = [set(numbers.as_strided(x.shape, x.stride(), x.storage_offset()).flatten().tolist()) for x in (a, b)]
+    return not sets[0].isdisjoint(sets[1])
+
+
 def run_lines(lines, inputs):
     env = dict(zip(("x", "y", "z", "flag", "n"), clones(inputs), strict=True), torch=torch)
-    with torch.no_grad():
+    with torch.no_grad(), _NoOverlap():
         exec("\n".join(lines), env)
     for name in ("__builtins__", "__warningregistry__"):
         env.pop(name, None)

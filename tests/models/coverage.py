@@ -15,6 +15,7 @@ import argparse
 import concurrent.futures
 import gc
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -200,23 +201,29 @@ def measure(library, name, device):
     reasons = {}
     for fallback in report.fallbacks:
         reasons[f"{fallback.op}: {fallback.reason}"] = reasons.get(f"{fallback.op}: {fallback.reason}", 0) + 1
-    row["reasons"] = dict(sorted(reasons.items(), key=lambda item: -item[1])[:5])
+    row["reasons"] = dict(sorted(reasons.items(), key=telling)[:5])
     with torch.no_grad():
         compiled(*inputs)  # an engine whose sizes depend on data is planned when they come again
     # A scripted net may return more than the net does.
     found = torchweld.compare(script if row["form"] == "scripted" else net, compiled, inputs)
     row["reference"] = found.reference
-    row["error_ratio"] = round(max((ratio(o) for o in found.outputs), default=0.0), 4)
+    of_other_shapes = [output for output in found.outputs if output.shapes]
+    if of_other_shapes:
+        row["shapes"] = f"{of_other_shapes[0].name}: {of_other_shapes[0].shapes}"
+    ratios = [output.ratio for output in found.outputs if math.isfinite(output.ratio)]
+    row["error_ratio"] = round(max(ratios, default=0.0), 4)
     row["passes"] = found.passes
     return row
 
 
+def telling(reason):
+    """Sorts (reason, count): a whole engine that could not be built comes before what is left most often."""
+    text, count = reason
+    return not text.startswith("segment_"), -count
+
+
 def to_device(inputs, device):
     return [to_device(x, device) if isinstance(x, list) else x.to(device) for x in inputs]
-
-
-def ratio(output):
-    return 0.0 if output.error == 0 else output.error / max(output.allowed, 1e-300)
 
 
 def make_quietly(make, name, device):
@@ -367,6 +374,8 @@ def verdict(row):
         return row["trouble"]
     if row["passes"]:
         return "equal"
+    if "shapes" in row:
+        return row["shapes"]
     return "outside the rule" if row["reference"] == "float64" else "not eager's own result"
 
 
@@ -388,7 +397,7 @@ def is_whole(row):
 
 def pieces(name, device, row):
     """Why a model is not one engine."""
-    reasons = sorted(row["reasons"].items(), key=lambda item: -item[1])[:3]
+    reasons = sorted(row["reasons"].items(), key=telling)[:3]
     text = "; ".join(f"{reason} ({count})" for reason, count in reasons)
     return f"* {name}, {device.upper()}: engines {row['engines']}, left to LibTorch {row['fallbacks']}. {text}"
 

@@ -138,7 +138,20 @@ const std::vector<Case>& shape_cases() {
        "y = torch.cat([x, x * 2], 1)\n  s = x\n  for i in range(2):\n    z = y[:, :6]\n    s = s + z\n    "
        "z.add_(1)\n  return s",
        matrix},
-      {"written_what_may_be_a_view", "y = x * 2\n  z = y.reshape(-1)\n  z.add_(1)\n  return z, y", matrix, kSingle, "",
+      {"written_reshape_that_is_a_view", "y = x * 2\n  z = y.reshape(-1)\n  z.add_(1)\n  y[0].mul_(3)\n  return z, y",
+       matrix},
+      {"written_reshape_that_is_a_copy",
+       "y = x * 2\n  z = y.t().reshape(2, -1)\n  w = z[1]\n  w.add_(1)\n  y.mul_(3)\n  return z, y, w", matrix},
+      {"written_flatten", "y = torch.cat([x, x])\n  z = y.flatten(1)\n  z[0].add_(1)\n  return z, y", image},
+      {"written_contiguous",
+       "y = x * 2\n  z, w = y.contiguous(), y.t().contiguous()\n  z.add_(1)\n  w.mul_(3)\n  return z, y, w", matrix},
+      {"written_to", "y = x * 2\n  z, w = y.to(y.dtype), y.to(dtype=torch.float64)\n  z.add_(1)\n  w.mul_(3)\n  return z, y, w",
+       matrix, kSingle},
+      {"written_what_may_be_a_view",
+       "z = torch.conv2d(x, y)\n  w = z.flatten(2)\n  w.add_(1)\n  return z, w",
+       {{{2, 3, 6, 6}, {4, 3, 3, 3}}},
+       kSingle,
+       "",
        "another tensor may be a view of"},
   };
   return cases;

@@ -91,3 +91,60 @@ def test_what_is_off_does_not_pass(refuses, reference):
     for error, passes in ((0.0, True), (0.1, False)):
         found = compared(Sums(0.0, refuses), torch.jit.script(Sums(error, refuses)), x)
         assert (found.reference, found.passes) == (reference, passes), found.text
+
+
+class Kept(torch.nn.Module):
+    """What is larger than 0 after a rounding."""
+
+    def __init__(self, extra=0, error=0.0):
+        super().__init__()
+        self.extra = extra
+        self.error = error
+
+    def forward(self, x):
+        y = x + 1.0 / 3.0
+        return y[y > 1.0 / 3.0][self.extra :] + self.error
+
+
+def test_a_result_of_another_shape():
+    x = torch.tensor([1.0, 2e-9, 2.0])  # in float32 the second is not kept
+    found = compared(Kept(), torch.jit.script(Kept()), x)
+    (output,) = found.outputs
+    assert found.passes and "float64 gives [3] and the original [2]" in output.shapes and output.ratio == 0, found.text
+    assert not compared(Kept(), torch.jit.script(Kept(error=0.1)), x).passes
+    other = compared(Kept(), torch.jit.script(Kept(1)), x)
+    assert not other.passes and "gives [1] and the original [2]" in other.text
+
+
+class Overflowing(torch.nn.Module):
+    """Infinite in float32, and not in float64; `instead` is given in its place."""
+
+    def __init__(self, instead=None):
+        super().__init__()
+        self.instead: float = float("inf") if instead is None else instead
+
+    def forward(self, x):
+        y = x * 1e38
+        return torch.where(y.isinf(), torch.full_like(y, self.instead), y * 1e-38)
+
+
+@pytest.mark.parametrize("instead, passes", [(None, True), (float("-inf"), False), (7.0, False)])
+def test_elements_that_are_infinite_in_the_original(instead, passes):
+    found = compared(Overflowing(), torch.jit.script(Overflowing(instead)), torch.tensor([0.5, 100.0]))
+    assert found.passes == passes and found.outputs[0].allowed < 1, found.text
+
+
+def test_reduced_precision_of_a_module_that_says_float32():
+    net, x = Float32ByName().eval(), torch.rand(2, 8)
+    compiled = torchweld.compile(torch.jit.script(net), [x], min_block_size=1)
+    found = torchweld.compare(net, compiled, [x], precision=torch.half)
+    assert found.passes and all(output.eager_error > 1e-5 for output in found.outputs), found.text
+    with pytest.raises(ValueError, match="cannot run in torch.float16.*float32 only"):
+        torchweld.compare(OnlyFloat32(), compiled, [x], precision=torch.half)
+
+
+class OnlyFloat32(torch.nn.Module):
+    def forward(self, x):
+        if x.dtype == torch.half:
+            raise RuntimeError("float32 only")
+        return x, x

@@ -252,6 +252,90 @@ class UnsurePart(nn.Module):
         return block(block(x)), chosen * 2.0
 
 
+class ReadsWhenTold(nn.Module):
+    """Reads what it writes in a branch that the call at compile does not take."""
+
+    sums: Dict[str, torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.sums = {}
+        self.calls = 0
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x, key: str, more: bool):
+        y = block(x)
+        if key in self.sums:
+            y = y + self.sums[key]
+        if more:
+            for _ in range(2):
+                y = y * self.mean + self.calls
+        self.sums[key] = y
+        self.calls += 1
+        self.mean.add_(1.0)
+        return y
+
+
+def test_state_that_is_read_in_some_calls_only():
+    x = torch.randn(3)
+    check(ReadsWhenTold(), (x, "a", False), (x, "a", True), (x, "b", True), (x, "a", False))
+
+
+class Tables(nn.Module):
+    """Lists and a dict that another method, and a part's, changes."""
+
+    sizes: List[int]
+    table: Dict[str, float]
+    tensors: List[torch.Tensor]
+
+    def __init__(self, part=None):
+        super().__init__()
+        self.sizes = [1, 2]
+        self.table = {"a": 1.0}
+        self.tensors = [torch.ones(3)]
+        self.part = nn.Identity() if part is None else part
+
+    def forward(self, x):
+        y = block(self.part(x)) * sum(self.sizes) + self.table["a"]
+        for tensor in self.tensors:
+            y = y * tensor
+        return y
+
+    @torch.jit.export
+    def put(self, n: int):
+        self.sizes.append(n)
+        put_first(self.tensors, n)
+        self.table["a"] = float(n)
+
+
+def put_first(tensors: List[torch.Tensor], n: int):
+    tensors[0] = torch.full((3,), float(n))
+
+
+def test_lists_that_another_method_changes():
+    net = torch.jit.script(Tables(Tables()).eval())
+    compiled, x = compiled_of(copy.deepcopy(net), [torch.ones(3)]), torch.randn(3)
+    for change in (lambda m: None, lambda m: m.put(3), lambda m: m.part.put(5)):
+        change(net), change(compiled)
+        for _ in range(2):
+            same(compiled(x), net(x))
+
+
+class NamedInABranch(nn.Module):
+    def forward(self, x, more: bool):
+        y = block(x)
+        if more:
+            y = torch.tanh(y)
+        return y
+
+
+def test_entry_names_what_only_other_calls_reach():
+    compiled, report = check(NamedInABranch(), (torch.randn(3), False), torch_executed_ops=["aten::tanh"])
+    compiled(torch.randn(3), True)
+    assert not any("tanh" in step.op for e in torchweld.explain(compiled).engines for step in e.steps)
+    assert "aten::tanh" not in str(compiled.segment_0.graph), report.text
+
+
 def test_unsure_part_leaves_the_rest_to_an_engine():
     _, report = check(UnsurePart(), (torch.randn(5, 4),), min_block_size=3, optimization_level=1)
     unsure = [f.source for f in report.fallbacks if "sizes in its segment depend on data" in f.reason]
@@ -440,3 +524,40 @@ def test_aliased_inputs():
         x, e = torch.ones(4)[1:], torch.ones(4)[1:]
         same(compiled(x, x), Pair()(e, e))
         same(x, e)
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+class Elsewhere(nn.Module):
+    """Boxes from the sizes of features, made on another device in a list, as the anchors of SSD are; and a number."""
+
+    def __init__(self, where: str):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.where = where
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x)) * 2.0 - 1.0
+        rows: List[torch.Tensor] = []
+        for i in range(y.size(2)):
+            rows.append(torch.arange(y.size(3), device=self.where) + i)
+        boxes = torch.cat(rows)
+        count = torch.zeros([], device=self.where)
+        for _ in range(3):
+            count += 1
+        return torch.sigmoid(y) + y.tanh() + boxes.size(0), boxes, boxes[2:], count
+
+
+def test_tensors_made_on_another_device(device):
+    where = "meta" if device == "cpu" else "cpu"
+    net, x = Elsewhere(where).eval().to(device), torch.randn(1, 3, 8, 8, device=device)
+    compiled = compiled_of(net, [x])
+    report = torchweld.explain(compiled)
+    assert report.engines and report.flops_in_engines == 1, report.text
+    with torch.no_grad():
+        (ours, *made), (theirs, *expected) = compiled(x), net(x)
+    same(ours, theirs)
+    assert [(t.device, t.dtype, t.shape) for t in made] == [(t.device, t.dtype, t.shape) for t in expected]
+    if device != "cpu":
+        same(made, expected)

@@ -112,6 +112,18 @@ def test_figures_are_what_the_records_say(tmp_path):
     assert (tmp_path / "page.md").read_text() == (folder / "figures.md").read_text()
 
 
+@pytest.mark.parametrize("all_alone", [False, True])
+def test_figures_of_a_model_without_peers(tmp_path, all_alone):
+    (path, *_) = sorted(path for path in (ROOT / "docs/performance").glob("*.json") if "layers" not in path.name)
+    first, *others = json.loads(path.read_text())
+    alone = first | {"model": "alone", "peers": {}}
+    (tmp_path / "records.json").write_text(json.dumps([alone] if all_alone else [first, *others, alone]))
+    assert cli.main(["figures", str(tmp_path / "records.json"), "--page", str(tmp_path / "page.md")]) == 0
+    page = (tmp_path / "page.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| alone |"))
+    assert "| none |  |" in row and ("Geometric mean" in page) != all_alone
+
+
 def test_python_quickstart():
     pytest.importorskip("torchvision")
     text = run(sys.executable, "examples/python_quickstart.py")

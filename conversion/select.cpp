@@ -100,9 +100,9 @@ bool is_block(const Node& node) {
   return fused && torchweld::is_block(*fused);
 }
 
-/// Decides in three rounds: unknown kinds of node (and of parts of blocks) are timed, each kind once; blocks that are
-/// slower than their parts dissolve; then every node gets the kernel that the cache says. What can run side by side,
-/// building kernels, does.
+/// Decides in three rounds: unknown kinds of node (and of parts of blocks, where these may be faster) are timed, each
+/// kind once; blocks that are slower than their parts dissolve; then every node gets the kernel that the cache says.
+/// What can run side by side, building kernels, does.
 class Selector {
  public:
   Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
@@ -115,11 +115,8 @@ class Selector {
     std::vector<const Node*> nodes = steps_of(graph);
     std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
     if (tune_) {
-      std::vector<const Node*> all = nodes;
-      for (const auto& part : parts) {
-        for (const Node* node : steps_of(*part)) all.push_back(node);
-      }
-      time_unknown(all, progress);
+      time_unknown(nodes, progress);
+      time_unknown(parts_that_may_win(nodes, parts), progress);
     }
     if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
     // The first of its kind decides for all of them, as it will when a saved module is planned again.
@@ -148,13 +145,52 @@ class Selector {
     return parts;
   }
 
+  /// Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
+  static constexpr double kBoundary = 0.1;
+
+  /// Microseconds that a step takes at least: models are up to a fifth off, and what they do not know never took less
+  /// than kLeastStep on an H100.
+  double least_time(const Node& node) {
+    constexpr double kLeastStep = 1.2;
+    constexpr double kSurely = 0.8;
+    auto known = cache_.find(timing_key(node, device_));
+    if (known && known->microseconds > 0) return known->microseconds;
+    KernelContext context = context_;
+    context.tune = true;
+    double expected = offers_for(node, context).least_expected();
+    return std::isfinite(expected) ? std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom)) : kLeastStep;
+  }
+
+  /// The steps that would be left of timed blocks, but for blocks that are sure to be faster than these.
+  std::vector<const Node*> parts_that_may_win(const std::vector<const Node*>& nodes,
+                                              const std::vector<std::unique_ptr<Graph>>& parts) {
+    std::map<std::string, const Node*> kinds;
+    for (const auto& graph : parts) {
+      for (const Node* step : steps_of(*graph)) kinds.emplace(timing_key(*step, device_), step);
+    }
+    std::vector<std::pair<const Node*, double*>> wanted;
+    std::map<std::string, double> least;
+    for (const auto& [key, step] : kinds) wanted.emplace_back(step, &least[key]);
+    for_each_in_parallel(wanted.size(), device_, [&](size_t i) { *wanted[i].second = least_time(*wanted[i].first); });
+    std::vector<const Node*> chosen;
+    size_t next = 0;
+    for (const Node* node : nodes) {
+      if (!is_block(*node)) continue;
+      std::vector<const Node*> steps = steps_of(*parts[next++]);
+      auto block = cache_.find(timing_key(*node, device_));
+      double sum = -kBoundary;
+      for (const Node* step : steps) sum += least.at(timing_key(*step, device_)) + kBoundary;
+      bool sure = block && block->microseconds > 0 && block->microseconds < sum;
+      if (!sure) chosen.insert(chosen.end(), steps.begin(), steps.end());
+    }
+    return chosen;
+  }
+
   /// Whether one kernel for a block is faster than its parts, each by its best kernel. Without timings the tactic's own
   /// rule decides, which makes no offer where it expects less.
   bool is_worth_it(const Node& block) {
     auto known = cache_.find(timing_key(block, device_));
     if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
-    // Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
-    constexpr double kBoundary = 0.1;
     double parts = -kBoundary;
     std::unique_ptr<Graph> graph = parts_of(block);
     for (const Node* node : steps_of(*graph)) {

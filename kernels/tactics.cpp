@@ -73,7 +73,7 @@ Offers offers_for(const Node& node, const KernelContext& context) {
     if (tactic.device != device || is_disabled(tactic.name)) continue;
     offers.set_tactic(tactic.name);
     if (offers.least_expected() < tactic.pays_from) {
-      offers.refuse("another tactic's kernel is expected to take less than it pays from");
+      offers.refuse("a kernel ahead of it is expected to be faster than it has ever been");
       continue;
     }
     try {

@@ -88,8 +88,7 @@ void propose_pool(const Node& node, const KernelContext&, Offers& offers) {
   expect(x.is_floating(), "only floating point");
   expect(body.anchor->outputs().size() == 1, "indices are wanted too");
   const TensorType& out = node.output()->type;
-  bool undecided = is_channels_last(out) && is_contiguous(out);
-  bool channels_last = undecided ? is_channels_last(x) : is_channels_last(out);
+  bool channels_last = lies_channels_last(out, x);
   Loops loops;
   add_finish_operands(node, body, channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, loops);
   offers.add("", [&node, body, loops, channels_last] { return make_pool(node, body, loops, channels_last); });

@@ -108,6 +108,14 @@ TEST(DeviceCode, AttentionCompiles) {
   compile_all(programs, {"sm_75"}, kAnySpill);
 }
 
+TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {
+  Programs programs;
+  for (c10::ScalarType dtype : {c10::kFloat, c10::kBFloat16, c10::kDouble, c10::kHalf}) {
+    for (const Case& c : sliced_results(dtype, kDevice, false, 3)) collect(c, programs);
+  }
+  compile_all(programs, {"sm_80"});
+}
+
 TEST(DeviceCode, NormedLinearsCompile) {
   Programs programs;
   for (const Case& c : normed_linears(c10::kHalf, kDevice, false)) collect(c, programs);

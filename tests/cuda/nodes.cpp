@@ -273,8 +273,8 @@ std::vector<Case> cases(c10::ScalarType dtype, c10::Device device, bool constant
   return make.take();
 }
 
-std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, int64_t more) {
-  Maker make(dtype, device, true);
+std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, bool constants_on_device, int64_t more) {
+  Maker make(dtype, device, constants_on_device);
   auto relu = [](Graph& body, Value* v, Graph&, const auto&) { return body.add(Pointwise{"relu"}, {v}); };
   make.fused("conv1x1", conv2d(1, 0), make.type({2, 64, 9, 9}, true), {{32, 64, 1, 1}, {32}}, true, relu);
   make.fused("conv3x3", conv2d(1, 1), make.type({2, 16, 9, 9}, true), {{40, 16, 3, 3}, {40}}, true, relu);

@@ -33,7 +33,7 @@ std::vector<Case> all_pointwise(c10::ScalarType dtype, c10::Device device);
 /// The same nodes for every batch size.
 std::vector<Case> cases_of_batch(c10::ScalarType dtype, c10::Device device, int64_t batch);
 /// Nodes whose result lies in memory of `more` further channels.
-std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, int64_t more);
+std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, bool constants_on_device, int64_t more);
 /// Nodes through which NaN and infinities of the first dimension's elements ("samples") 1 to 5 must pass.
 std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device);
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/shape.h"
 
 namespace torchweld {
 namespace {
@@ -28,6 +29,7 @@ class Placer {
       plan_->storages[storage].index = input->index();
       plan_->inputs.push_back(add_slot(input.get(), storage, 0, false));
     }
+    for (const auto& node : graph_.nodes()) find_places_in(*node);
     for (const auto& node : graph_.nodes()) add_node(*node);
     mark_outputs();
     find_lifetimes();
@@ -52,6 +54,31 @@ class Placer {
     return slots_[value] = static_cast<int>(plan_->slots.size()) - 1;
   }
 
+  /// Notes where in a concatenation's result its inputs are written, when they are.
+  void find_places_in(const Node& node) {
+    auto* concat = node.as<Concat>();
+    if (!concat || selection_.at(&node).kernel) return;
+    int64_t offset = 0;
+    for (const Value* input : node.inputs()) {
+      places_[input] = {node.output(), offset};
+      offset += input->type.shape[concat->axis] * node.output()->type.strides[concat->axis];
+    }
+  }
+
+  /// The slot of a step's output, in memory of its own or where a concatenation wants it.
+  int add_output(const Value* value, Storage::Kind kind) {
+    auto place = places_.find(value);
+    if (place == places_.end()) {
+      int storage = add_storage(kind, value->type);
+      first_step_[storage] = static_cast<int>(plan_->steps.size());
+      return add_slot(value, storage, 0, false);
+    }
+    auto [whole, offset] = place->second;
+    if (!slots_.count(whole)) add_output(whole, Storage::Kind::kArena);
+    const Slot slot = plan_->slots[slots_.at(whole)];
+    return add_slot(value, slot.storage, slot.element_offset + offset, true);
+  }
+
   void add_node(const Node& node) {
     if (auto* constant = node.as<Constant>()) {
       int storage = add_storage(Storage::Kind::kConstant, node.output()->type);
@@ -67,6 +94,7 @@ class Placer {
       return;
     }
     const Choice& choice = selection_.at(&node);
+    if (!choice.kernel) return;
     Step step{.kernel = choice.kernel,
               .inputs = {},
               .outputs = {},
@@ -77,11 +105,7 @@ class Placer {
               .attrs = node.attrs};
     for (const Value* input : node.inputs()) step.inputs.push_back(slots_.at(input));
     auto kind = choice.kernel->allocates_outputs() ? Storage::Kind::kKernel : Storage::Kind::kArena;
-    for (const auto& output : node.outputs()) {
-      int storage = add_storage(kind, output->type);
-      first_step_[storage] = static_cast<int>(plan_->steps.size());
-      step.outputs.push_back(add_slot(output.get(), storage, 0, false));
-    }
+    for (const auto& output : node.outputs()) step.outputs.push_back(add_output(output.get(), kind));
     plan_->steps.push_back(std::move(step));
   }
 
@@ -137,6 +161,11 @@ class Placer {
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::unordered_map<const Value*, int> slots_;
   std::map<int, int> first_step_;
+  struct Place {
+    const Value* whole = nullptr;
+    int64_t element_offset = 0;
+  };
+  std::unordered_map<const Value*, Place> places_;
 };
 
 }  // namespace

@@ -7,7 +7,8 @@
 namespace torchweld {
 
 /// Lays out an optimised graph with its chosen kernels as a plan. View ops whose strides allow it become slots on their
-/// input's storage and take no step. Offsets are multiples of 256 bytes; values alive at the same step never overlap.
+/// input's storage and take no step; so do concatenations that have no kernel, whose inputs become slots on theirs.
+/// Offsets are multiples of 256 bytes; values alive at the same step never overlap.
 std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10::Device device);
 
 /// True when a view op needs no copy: its output can be the input's memory. Then `element_offset` tells where it

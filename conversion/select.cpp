@@ -17,6 +17,7 @@
 #include <set>
 #include <thread>
 
+#include "conversion/concat_in_place.h"
 #include "conversion/measure.h"
 #include "conversion/passes/groups.h"
 #include "conversion/place.h"
@@ -95,14 +96,29 @@ std::vector<const Node*> steps_of(const Graph& graph) {
   return nodes;
 }
 
+/// The offers of one tactic.
+Offers offers_of(const std::string& tactic, const Node& node, const KernelContext& context) {
+  Offers offers;
+  offers.set_tactic(tactic);
+  for (const Tactic& row : tactics()) {
+    if (row.name != tactic || row.device != node.output()->type.device.type()) continue;
+    try {
+      row.propose(node, context, offers);
+    } catch (const Unsupported& reason) {
+      offers.refuse(reason.what());
+    }
+  }
+  return offers;
+}
+
 bool is_block(const Node& node) {
   auto* fused = node.as<Fused>();
   return fused && torchweld::is_block(*fused);
 }
 
-/// Decides in three rounds: unknown kinds of node (and of parts of blocks) are timed, each kind once; blocks that are
-/// slower than their parts dissolve; then every node gets the kernel that the cache says. What can run side by side,
-/// building kernels, does.
+/// Decides in three rounds: unknown kinds of node (and of parts of blocks, where these may be faster) are timed, each
+/// kind once; blocks that are slower than their parts dissolve; then every node gets the kernel that the cache says.
+/// What can run side by side, building kernels, does.
 class Selector {
  public:
   Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
@@ -115,11 +131,8 @@ class Selector {
     std::vector<const Node*> nodes = steps_of(graph);
     std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
     if (tune_) {
-      std::vector<const Node*> all = nodes;
-      for (const auto& part : parts) {
-        for (const Node* node : steps_of(*part)) all.push_back(node);
-      }
-      time_unknown(all, progress);
+      time_unknown(nodes, progress);
+      time_unknown(parts_that_may_win(nodes, parts), progress);
     }
     if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
     // The first of its kind decides for all of them, as it will when a saved module is planned again.
@@ -130,6 +143,7 @@ class Selector {
     }
     choose_all(firsts);
     choose_all(others);
+    write_concats_in_place(graph, timed_, [this](const Node& node) { return choose_again(node); });
     return std::move(timed_);
   }
 
@@ -148,13 +162,52 @@ class Selector {
     return parts;
   }
 
+  /// Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
+  static constexpr double kBoundary = 0.1;
+
+  /// Microseconds that a step takes at least: models are up to a fifth off, and what they do not know never took less
+  /// than kLeastStep on an H100.
+  double least_time(const Node& node) {
+    constexpr double kLeastStep = 1.2;
+    constexpr double kSurely = 0.8;
+    auto known = cache_.find(timing_key(node, device_));
+    if (known && known->microseconds > 0) return known->microseconds;
+    KernelContext context = context_;
+    context.tune = true;
+    double expected = offers_for(node, context).least_expected();
+    return std::isfinite(expected) ? std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom)) : kLeastStep;
+  }
+
+  /// The steps that would be left of timed blocks, but for blocks that are sure to be faster than these.
+  std::vector<const Node*> parts_that_may_win(const std::vector<const Node*>& nodes,
+                                              const std::vector<std::unique_ptr<Graph>>& parts) {
+    std::map<std::string, const Node*> kinds;
+    for (const auto& graph : parts) {
+      for (const Node* step : steps_of(*graph)) kinds.emplace(timing_key(*step, device_), step);
+    }
+    std::vector<std::pair<const Node*, double*>> wanted;
+    std::map<std::string, double> least;
+    for (const auto& [key, step] : kinds) wanted.emplace_back(step, &least[key]);
+    for_each_in_parallel(wanted.size(), device_, [&](size_t i) { *wanted[i].second = least_time(*wanted[i].first); });
+    std::vector<const Node*> chosen;
+    size_t next = 0;
+    for (const Node* node : nodes) {
+      if (!is_block(*node)) continue;
+      std::vector<const Node*> steps = steps_of(*parts[next++]);
+      auto block = cache_.find(timing_key(*node, device_));
+      double sum = -kBoundary;
+      for (const Node* step : steps) sum += least.at(timing_key(*step, device_)) + kBoundary;
+      bool sure = block && block->microseconds > 0 && block->microseconds < sum;
+      if (!sure) chosen.insert(chosen.end(), steps.begin(), steps.end());
+    }
+    return chosen;
+  }
+
   /// Whether one kernel for a block is faster than its parts, each by its best kernel. Without timings the tactic's own
   /// rule decides, which makes no offer where it expects less.
   bool is_worth_it(const Node& block) {
     auto known = cache_.find(timing_key(block, device_));
     if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
-    // Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
-    constexpr double kBoundary = 0.1;
     double parts = -kBoundary;
     std::unique_ptr<Graph> graph = parts_of(block);
     for (const Node* node : steps_of(*graph)) {
@@ -294,6 +347,23 @@ class Selector {
       return {candidates.kernels[i], offers[i].tactic, offers[i].config, 0};
     }
     throw Unsupported("nothing runs " + node.attrs.text() + candidates.reasons());
+  }
+
+  /// See ChooseAgain. The time stays that of the node as it was.
+  std::optional<Choice> choose_again(const Node& node) {
+    const Choice& was = timed_.at(&node);
+    KernelContext context = context_;
+    context.tune = true;
+    Candidates candidates;
+    candidates.offers = offers_of(was.tactic, node, context);
+    const auto& offers = candidates.offers.offers();
+    candidates.kernels.resize(offers.size());
+    candidates.failures.resize(offers.size());
+    for (size_t i = 0; i < offers.size(); ++i) {
+      if (offers[i].config != was.config || !build(node, candidates, i) || !candidates.kernels[i]->launch()) continue;
+      return Choice{candidates.kernels[i], was.tactic, was.config, was.microseconds};
+    }
+    return std::nullopt;
   }
 
   double budget_ms() const {

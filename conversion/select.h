@@ -13,7 +13,7 @@ namespace torchweld {
 
 /// The kernel chosen for a node.
 struct Choice {
-  std::shared_ptr<const Kernel> kernel;
+  std::shared_ptr<const Kernel> kernel;  ///< Null for a concatenation whose inputs are written into its result.
   std::string tactic;
   std::string config;
   double microseconds = 0;  ///< 0 when not timed.

@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -56,16 +58,26 @@ class Offers {
     std::string tactic;
     std::string config;  ///< Text that names the configuration; stays valid between versions where it can.
     std::function<std::unique_ptr<Kernel>()> build;  ///< May throw; the offer is then dropped with the reason.
+    double expected = 0;  ///< Microseconds that the tactic's model gives on an H100; 0 where it has none.
   };
 
-  void add(std::string config, std::function<std::unique_ptr<Kernel>()> build) {
-    offers_.push_back({tactic_, std::move(config), std::move(build)});
+  void add(std::string config, std::function<std::unique_ptr<Kernel>()> build, double expected = 0) {
+    offers_.push_back({tactic_, std::move(config), std::move(build), expected});
   }
   void refuse(std::string reason) { refusals_.push_back({tactic_, std::move(reason)}); }
 
   /// Takes a tactic's offers away.
   void drop(const std::string& tactic) {
     std::erase_if(offers_, [&](const Offer& offer) { return offer.tactic == tactic; });
+  }
+
+  /// The shortest of the expected times; infinite when there is none.
+  double least_expected() const {
+    double least = std::numeric_limits<double>::infinity();
+    for (const Offer& offer : offers_) {
+      if (offer.expected > 0) least = std::min(least, offer.expected);
+    }
+    return least;
   }
 
   void set_tactic(std::string name) { tactic_ = std::move(name); }
@@ -90,7 +102,13 @@ struct Tactic {
   const char* name;
   c10::DeviceType device;
   void (*propose)(const Node& node, const KernelContext& context, Offers& offers);
+  /// The tactic is not asked where a kernel ahead of it in the table is expected to take less microseconds than this.
+  double pays_from = 0;
 };
+
+/// Kernels of cuDNN and cuBLASLt take long to build and were the fastest only where they took 5 us or more (an H100,
+/// f16: all layers of eight CNNs and transformers at batch 1 and 32).
+constexpr double kLibrariesPayFrom = 4;
 
 /// Every tactic, best first; the generic ATen tactic is last.
 const std::vector<Tactic>& tactics();

@@ -49,9 +49,9 @@ const std::vector<Tactic>& tactics() {
       {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
       {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},
       {"cuda_implicit_gemm", c10::kCUDA, cuda::propose_implicit_gemm},
-      {"cudnn_conv", c10::kCUDA, cudnn::propose_conv},
-      {"cublaslt_gemm", c10::kCUDA, cublaslt::propose_gemm},
-      {"cuda_direct_conv", c10::kCUDA, cuda::propose_direct_conv},
+      {"cudnn_conv", c10::kCUDA, cudnn::propose_conv, kLibrariesPayFrom},
+      {"cublaslt_gemm", c10::kCUDA, cublaslt::propose_gemm, kLibrariesPayFrom},
+      {"cuda_direct_conv", c10::kCUDA, cuda::propose_direct_conv, kLibrariesPayFrom},
       {"cuda_pointwise", c10::kCUDA, cuda::propose_pointwise},
       {"cuda_attention", c10::kCUDA, cuda::propose_attention},
       {"cuda_rows", c10::kCUDA, cuda::propose_rows},
@@ -73,6 +73,10 @@ Offers offers_for(const Node& node, const KernelContext& context) {
   for (const Tactic& tactic : tactics()) {
     if (tactic.device != device || is_disabled(tactic.name)) continue;
     offers.set_tactic(tactic.name);
+    if (offers.least_expected() < tactic.pays_from) {
+      offers.refuse("a kernel ahead of it is expected to be faster than it has ever been");
+      continue;
+    }
     try {
       tactic.propose(node, context, offers);
     } catch (const Unsupported& reason) {

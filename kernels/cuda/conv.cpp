@@ -44,9 +44,7 @@ ConvParts take_apart(const Node& node) {
   parts.packed = packed_inputs_of(node, parts.body, eaten);
   parts.weight = *constant_of(node.input(eaten[0]));
   if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
-  const TensorType& out = node.output()->type;
-  parts.channels_last = is_channels_last(out) && !is_contiguous(out);
-  if (out.shape[1] == 1 || out.shape[2] * out.shape[3] == 1) parts.channels_last = is_channels_last(parts.x);
+  parts.channels_last = lies_channels_last(node.output()->type, parts.x);
   add_finish_operands(node, parts.body, parts.channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, parts.loops);
   parts.loops.other_extent = parts.x.storage_bytes() / static_cast<int64_t>(c10::elementSize(parts.x.dtype));
   return parts;

@@ -218,9 +218,10 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   expect(context.tune || small, "a large product, and kernels are not timed");
   for (const GemmConfig& one : firsts) {
     for (const GemmConfig& other : seconds) {
-      offers.add(one.text() + ", " + other.text(), [&node, block, one, other] {
+      auto build = [&node, block, one, other] {
         return std::make_unique<DeferredNormKernel>(node, *block, one, other);
-      });
+      };
+      offers.add(one.text() + ", " + other.text(), build, one.microseconds + other.microseconds);
       if (!context.tune) return;
     }
   }

@@ -34,7 +34,11 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   constexpr size_t kMostOffers = 12;
   std::vector<GemmConfig> configs = gemm_configs(parts.problem, gemm_device(node), kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
-  const GemmConfig& best = configs.front();
+  const GemmConfig best = configs.front();
+  // Of small layers, the fastest was always expected within 1.22 times the best estimate (an H100).
+  constexpr double kHopeful = 1.25;
+  if (best.microseconds < kLibrariesPayFrom)
+    std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
   bool as_good_as_libraries = best.source == GemmSource::kPipeline;
   bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
   expect(context.tune || as_good_as_libraries || small, "a large product, and kernels are not timed");
@@ -45,7 +49,7 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
     configs = {configs[chosen]};
   }
   for (const GemmConfig& config : configs)
-    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); });
+    offers.add(config.text(), [&node, parts, config] { return make(node, parts, config); }, config.microseconds);
 }
 
 }  // namespace torchweld::cuda

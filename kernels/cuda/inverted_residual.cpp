@@ -348,9 +348,16 @@ void offer_inverted_residuals(const Node& node, size_t most, Offers& offers) {
         node, layouts.size(), [&](size_t i) { return program_of(node, convs, layouts[i]); },
         [&](size_t i) { return cluster_of(convs, layouts[i]); });
   }
+  // The fastest were expected within 1.17 times the best estimate (an H100).
+  constexpr double kHopeful = 1.25;
+  double least = layouts.front().microseconds;
+  for (const ResidualLayout& layout : layouts) least = std::min(least, layout.microseconds);
   for (size_t i = begin; i < std::min(layouts.size(), begin + most); ++i) {
-    offers.add(layouts[i].tiling.text(),
-               [&node, convs, layout = layouts[i]] { return make_inverted_residual(node, convs, layout); });
+    if (most > 1 && layouts[i].microseconds > kHopeful * least) continue;
+    offers.add(
+        layouts[i].tiling.text(),
+        [&node, convs, layout = layouts[i]] { return make_inverted_residual(node, convs, layout); },
+        layouts[i].microseconds);
   }
 }
 

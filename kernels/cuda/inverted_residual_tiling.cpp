@@ -149,7 +149,7 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
   constexpr int64_t kTileSizes[] = {1, 2, 3, 4, 5, 7, 8, 14, 16};
   constexpr int64_t kMostResults = 128;
   bool needs_all_channels = block.adds_input && !block.expands && !block.scales;
-  std::vector<std::pair<double, ResidualLayout>> found;
+  std::vector<ResidualLayout> layouts;
   for (int64_t splits = 1; splits <= kMostSplits; ++splits) {
     if (block.hidden / 8 % splits != 0) continue;
     if (splits > 1 && block.projects && (limits.major < kClusters || needs_all_channels)) continue;
@@ -161,14 +161,14 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
         for (int64_t warps : {4, 8, 16}) {
           ResidualLayout layout = lay_out(block, {height, width, splits, warps});
           if (layout.shared_bytes > limits.shared_bytes) continue;
-          found.emplace_back(estimate_microseconds(block, layout, limits), layout);
+          layout.microseconds = estimate_microseconds(block, layout, limits);
+          layouts.push_back(layout);
         }
       }
     }
   }
-  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<ResidualLayout> layouts;
-  for (auto& [microseconds, layout] : found) layouts.push_back(layout);
+  std::stable_sort(layouts.begin(), layouts.end(),
+                   [](const ResidualLayout& a, const ResidualLayout& b) { return a.microseconds < b.microseconds; });
   // The model errs most between numbers of splits, so the best of each come before further ones of the same.
   constexpr int kOfOneKind = 6;
   std::map<int64_t, int> seen;

@@ -49,10 +49,11 @@ struct ResidualLayout {
           project_bias_at = 0, weights_bytes = 0;
   int64_t weights_at = 0, covered_at = 0, x_at = 0, hidden_at = 0, result_at = 0, sums_at = 0, gates_at = 0,
           added_at = 0, shared_bytes = 0;
+  double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling);
-/// What a model of the hardware gives for one run.
+/// Microseconds that a model of the hardware gives for one run.
 double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits);
 /// Every layout that fits the device, the one that should be fastest first.
 std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits);

@@ -41,9 +41,9 @@ std::string nvrtc_version() {
 }
 
 std::vector<std::string> compile_options(const Program& program, const std::string& arch) {
-  std::vector<std::string> options = {"--gpu-architecture=" + arch, "--std=c++17",
-                                      "--device-as-default-execution-space", "--extra-device-vectorization",
-                                      "--ptxas-options=--verbose"};
+  std::vector<std::string> options = {"--gpu-architecture=" + arch,          "--std=c++17",
+                                      "--device-as-default-execution-space", "--minimal",
+                                      "--extra-device-vectorization",        "--ptxas-options=--verbose"};
   if (program.coarse) options.insert(options.end(), {"--prec-div=false", "--prec-sqrt=false"});
   return options;
 }

@@ -77,6 +77,12 @@ int device_of(const Node& node) {
   return device.has_index() ? device.index() : c10::cuda::current_device();
 }
 
+bool lies_channels_last(const TensorType& result, const TensorType& x) {
+  if (result.shape[1] == 1 || result.shape[2] * result.shape[3] == 1) return is_channels_last(x);
+  size_t pixel = result.shape[3] > 1 ? 3 : 2;
+  return result.strides[1] < result.strides[pixel];
+}
+
 void* aligned_data(const at::Tensor& tensor) {
   constexpr uintptr_t kAlignment = 16;
   void* data = tensor.data_ptr();

@@ -44,6 +44,10 @@ std::unique_ptr<Kernel> make_own_kernel(const Node& node, const Program& program
 /// The CUDA device of the node's outputs; the current one where the type does not say.
 int device_of(const Node& node);
 
+/// Whether a 4-D result lies channels-last, be it with gaps (in a slice of the channels). Where its sizes leave that
+/// open, what it is computed from decides.
+bool lies_channels_last(const TensorType& result, const TensorType& x);
+
 /// The data of a tensor for a library that moves 16 bytes at once; throws InternalError when it is not aligned to that,
 /// since the library would leave the device in an error state.
 void* aligned_data(const at::Tensor& tensor);

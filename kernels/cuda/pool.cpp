@@ -1,5 +1,6 @@
 #include "kernels/cuda/pool.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "core/error.h"
@@ -48,17 +49,28 @@ std::unique_ptr<Kernel> make_pool(const Node& node, const Body& body, Loops loop
   loops.choose_width(wide ? static_cast<int>(16 / c10::elementSize(x.dtype)) : 1, false);
   loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
   std::string width = std::to_string(loops.width);
-  Program program{"pool", emit_head(loops, {"pool.cuh"}) +
-                              "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
-                              "out_height, out_width, kernel_h, "
-                              "kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, count_padding, "
-                              "divisor, vector_reads;\n" +
-                              loops.parameter_members() + "};\n" + emit_elements(body, loops, body.anchor->output()) +
-                              "extern \"C\" __global__ void __launch_bounds__(128) kernel(" +
-                              emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
-                              emit_elements_object(loops) + "  tw::pool<" + window.kind + ", " +
-                              (channels_last ? "true" : "false") + ", " + width + ">(x" + std::to_string(x_index) +
-                              ", p, elements);\n}\n"};
+  // More reads at once than those of 3 x 3 elements would need more registers than there are.
+  constexpr int64_t kMostAtOnce = 9;
+  bool adaptive = body.anchor->as<AdaptivePool>() != nullptr;
+  bool small = !adaptive && window.kernel[0] * window.kernel[1] <= kMostAtOnce;
+  std::string sizes =
+      small ? std::to_string(window.kernel[0]) + ", " + std::to_string(window.kernel[1]) : std::string("0, 0");
+  bool short_results = std::all_of(node.outputs().begin(), node.outputs().end(), [](const auto& v) {
+    return v->type.dtype == c10::kHalf || v->type.dtype == c10::kBFloat16;
+  });
+  Program program{"pool",
+                  emit_head(loops, {"pool.cuh"}) +
+                      "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
+                      "out_height, out_width, kernel_h, "
+                      "kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, count_padding, "
+                      "divisor, vector_reads;\n" +
+                      loops.parameter_members() + "};\n" + emit_elements(body, loops, body.anchor->output()) +
+                      "extern \"C\" __global__ void __launch_bounds__(128) kernel(" +
+                      emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
+                      emit_elements_object(loops) + "  tw::pool<" + window.kind + ", " +
+                      (channels_last ? "true" : "false") + ", " + width + ", " + sizes + ">(x" +
+                      std::to_string(x_index) + ", p, elements);\n}\n",
+                  short_results};
   std::string type = loops.index_type();
   int64_t count = loops.positions() / loops.width;
   Arguments arguments;
@@ -88,8 +100,7 @@ void propose_pool(const Node& node, const KernelContext&, Offers& offers) {
   expect(x.is_floating(), "only floating point");
   expect(body.anchor->outputs().size() == 1, "indices are wanted too");
   const TensorType& out = node.output()->type;
-  bool undecided = is_channels_last(out) && is_contiguous(out);
-  bool channels_last = undecided ? is_channels_last(x) : is_channels_last(out);
+  bool channels_last = lies_channels_last(out, x);
   Loops loops;
   add_finish_operands(node, body, channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, loops);
   offers.add("", [&node, body, loops, channels_last] { return make_pool(node, body, loops, channels_last); });

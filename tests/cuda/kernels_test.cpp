@@ -4,6 +4,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eq.h>
+#include <ATen/ops/isnan.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/where.h>
@@ -11,6 +12,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iostream>
 #include <limits>
 #include <map>
@@ -91,6 +93,16 @@ Expected expect_of(const Case& c, const Manner& manner) {
   return expected;
 }
 
+/// All of the memory that a tensor is a part of, as one row.
+at::Tensor memory_of(const at::Tensor& tensor) { return at::empty({0}, tensor.options()).set_(tensor.storage()); }
+
+/// Whether the memory round the tensor, and in its gaps, is NaN.
+bool all_else_is_nan(const at::Tensor& tensor) {
+  at::Tensor memory = memory_of(tensor).clone();
+  memory.as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset()).fill_(std::nan(""));
+  return at::isnan(memory).all().item<bool>();
+}
+
 void run_offer(const Case& c, const std::string& what, const Kernel& kernel, const Expected& expected,
                const Manner& manner) {
   std::vector<const at::Tensor*> in;
@@ -102,7 +114,7 @@ void run_offer(const Case& c, const std::string& what, const Kernel& kernel, con
   std::vector<at::Tensor*> out;
   for (const auto& value : c.node().outputs()) {
     outputs.push_back(place(value->type, manner.offset));
-    outputs.back().fill_(value->type.is_floating() ? std::nan("") : 1);
+    memory_of(outputs.back()).fill_(value->type.is_floating() ? std::nan("") : 1);
   }
   for (at::Tensor& tensor : outputs) out.push_back(&tensor);
   at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
@@ -113,6 +125,7 @@ void run_offer(const Case& c, const std::string& what, const Kernel& kernel, con
     std::string wrong =
         test::compare(outputs[i], expected.eager[i], expected.reference[i], expected.largest, manner.allow_tf32);
     EXPECT_TRUE(wrong.empty()) << what << ", output " << i << ": " << wrong;
+    if (outputs[i].is_floating_point()) EXPECT_TRUE(all_else_is_nan(outputs[i])) << what << " writes beside its result";
   }
 }
 
@@ -183,6 +196,14 @@ TEST_P(CudaKernels, OwnCodeMeansWhatAtenMeans) {
   for (Case& c : all_pointwise(GetParam(), kDevice)) list.push_back(std::move(c));
   compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset});
+}
+
+TEST_P(CudaKernels, OwnCodeWritesIntoSlices) {
+  for (int64_t more : {8, 3}) {
+    std::vector<Case> list = sliced_results(GetParam(), kDevice, true, more);
+    compile_ahead(list, programs_of);
+    run_cases(list, own_tactics(), {.offset = more});
+  }
 }
 
 TEST_P(CudaKernels, LibrariesMeanWhatAtenMeans) { run_cases(cases(GetParam(), kDevice, true), library_tactics(), {}); }

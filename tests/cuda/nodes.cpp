@@ -104,6 +104,18 @@ class Maker {
     finish(name, std::move(graph), Fused{body}, inputs, channels_last);
   }
 
+  /// Every case's result becomes a slice of memory with `more` channels (a concatenation's, say).
+  void widen_results(int64_t more) {
+    for (Case& c : cases_) {
+      Value* result = c.node().output();
+      Dims shape = result->type.shape;
+      shape[1] += more;
+      result->type.strides = channels_last_strides(shape);
+      if (auto* fused = c.node().as<Fused>()) fused->body->outputs()[0]->type.strides = result->type.strides;
+      c.name += " slice" + std::to_string(more);
+    }
+  }
+
   std::vector<Case> take() { return std::move(cases_); }
 
  private:
@@ -259,6 +271,28 @@ std::vector<Case> cases(c10::ScalarType dtype, c10::Device device, bool constant
   add_linear_cases(make);
   add_reduce_cases(make);
   add_pool_and_row_cases(make);
+  return make.take();
+}
+
+std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, bool constants_on_device, int64_t more) {
+  Maker make(dtype, device, constants_on_device);
+  auto relu = [](Graph& body, Value* v, Graph&, const auto&) { return body.add(Pointwise{"relu"}, {v}); };
+  make.fused("conv1x1", conv2d(1, 0), make.type({2, 64, 9, 9}, true), {{32, 64, 1, 1}, {32}}, true, relu);
+  make.fused("conv3x3", conv2d(1, 1), make.type({2, 16, 9, 9}, true), {{40, 16, 3, 3}, {40}}, true, relu);
+  make.fused("conv_odd", conv2d(2, 1), make.type({1, 7, 9, 9}, true), {{5, 7, 3, 3}, {5}}, true, relu);
+  make.fused("conv_deep", conv2d(1, 1), make.type({1, 512, 7, 7}, true), {{64, 512, 3, 3}, {64}}, true, relu);
+  make.fused("stem", conv2d(2, 1), make.type({1, 3, 33, 33}, true), {{24, 3, 3, 3}, {24}}, true, relu);
+  make.weighted("depthwise", conv2d(1, 1, 40), make.type({2, 40, 15, 13}, true), {{40, 1, 3, 3}, {40}}, true);
+  make.weighted("linear", Linear{}, make.type({3, 96}), {{24, 96}, {24}});
+  make.weighted("layer_norm", LayerNorm{.rank = 1}, make.type({49, 96}), {{96}, {96}});
+  make.single("softmax", Softmax{.axis = 1}, {make.type({5, 1000})});
+  MaxPool max{.kernel = {3, 3}, .stride = {2, 2}, .padding = {1, 1}, .dilation = {1, 1}};
+  make.single("max", max, {make.type({2, 24, 15, 13}, true)}, true);
+  make.single("max_column", max, {make.type({2, 24, 15, 1}, true)}, true);
+  AvgPool avg{.kernel = {3, 3}, .stride = {1, 1}, .padding = {1, 1}};
+  make.single("avg", avg, {make.type({2, 24, 15, 13}, true)}, true);
+  make.single("relu", Pointwise{"relu"}, {make.type({2, 24, 9, 5}, true)}, true);
+  make.widen_results(more);
   return make.take();
 }
 
@@ -433,7 +467,7 @@ std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor
 
 at::Tensor place(const TensorType& type, int64_t offset) {
   auto elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
-  at::Tensor memory = at::empty({elements + offset}, at::TensorOptions(type.dtype).device(type.device));
+  at::Tensor memory = at::empty({elements + 2 * offset}, at::TensorOptions(type.dtype).device(type.device));
   return memory.as_strided(type.shape, type.strides, offset);
 }
 

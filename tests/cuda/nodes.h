@@ -32,6 +32,8 @@ std::vector<Case> all_pointwise(c10::ScalarType dtype, c10::Device device);
 
 /// The same nodes for every batch size.
 std::vector<Case> cases_of_batch(c10::ScalarType dtype, c10::Device device, int64_t batch);
+/// Nodes whose result lies in memory of `more` further channels.
+std::vector<Case> sliced_results(c10::ScalarType dtype, c10::Device device, bool constants_on_device, int64_t more);
 /// Nodes through which NaN and infinities of the first dimension's elements ("samples") 1 to 5 must pass.
 std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device);
 
@@ -52,7 +54,7 @@ void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*p
 /// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
 /// constants in f32 even when they compute in f64.
 std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs);
-/// A tensor of this type whose memory starts `offset` elements after an aligned address.
+/// A tensor of this type whose memory starts `offset` elements after an aligned address, with as many behind it.
 at::Tensor place(const TensorType& type, int64_t offset);
 /// The kernels of all offers, built side by side.
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);

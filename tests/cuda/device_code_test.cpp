@@ -108,9 +108,6 @@ TEST(DeviceCode, AttentionCompiles) {
   compile_all(programs, {"sm_75"}, kAnySpill);
 }
 
-<<<<<<< HEAD
-TEST(DeviceCode, DeferredNormsCompile) {
-=======
 TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {
   Programs programs;
   for (c10::ScalarType dtype : {c10::kFloat, c10::kBFloat16, c10::kDouble, c10::kHalf}) {
@@ -119,8 +116,7 @@ TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {
   compile_all(programs, {"sm_80"});
 }
 
-TEST(DeviceCode, NormedLinearsCompile) {
->>>>>>> h2
+TEST(DeviceCode, DeferredNormsCompile) {
   Programs programs;
   for (const Case& c : deferred_norms(c10::kHalf, kDevice, false)) collect(c, programs);
   compile_all(programs, {"sm_90a"});

@@ -1,6 +1,5 @@
 """compare(): how far a compiled module is from the original, judged by a run in float64."""
 
-import contextlib
 import copy
 import dataclasses
 
@@ -73,10 +72,11 @@ def compare(module, compiled, inputs, *, precision=None):
     of detections), the original is the reference, and allows no error of its own; elements that are not finite in the
     original or in float64 may be the original's. precision: the reduced dtype that was enabled, torch.half or
     torch.bfloat16; the original is then run in that dtype too, also where it asks for float32 by name if it cannot run
-    otherwise (ValueError if it cannot at all). Engines that may compute in TF32 are compared with the
-    original run in TF32. In the float64 run all float32 is float64, also where the module asks for float32 by name. An
-    original that cannot run so is its own reference, which allows no error of its own. Modules must be functional: each
-    is run once or twice.
+    otherwise (ValueError if it cannot at all). Engines that may compute in TF32 are compared with the original
+    run in TF32: the operands of all its products rounded to that format (LibTorch, where TF32 is allowed, takes it for
+    some layers and for others not, by the algorithm that cuDNN prefers). In the float64 run all float32 is float64,
+    also where the module asks for float32 by name. An original that cannot run so is its own reference, which allows no
+    error of its own. Modules must be functional: each is run once or twice.
     """
     tf32 = any("tf32" in engine.precision for engine in explain(compiled).engines)
     args, kwargs = bind_call(inputs)
@@ -87,8 +87,7 @@ def compare(module, compiled, inputs, *, precision=None):
         if precision is not None:
             eager = flatten(_run_reduced(module, precision, args, kwargs))
         elif tf32:
-            with _tf32_allowed():
-                eager = flatten(module(*args, **kwargs))
+            eager = flatten(_run_in_tf32(module, args, kwargs))
         try:
             exact, reference = flatten(_run_as(module, torch.float64, args, kwargs)), "float64"
         except RuntimeError:
@@ -179,14 +178,32 @@ def _run_reduced(module, dtype, args, kwargs):
         ) from error
 
 
-@contextlib.contextmanager
-def _tf32_allowed():
-    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+class _InTf32(TorchDispatchMode):
+    """Rounds the float32 operands of products to the 11 significant bits of TF32, ties to even."""
+
+    OPERANDS = {  # which arguments are multiplied with each other
+        **dict.fromkeys(("convolution", "mm", "bmm", "mv", "linear", "matmul"), slice(0, 2)),
+        **dict.fromkeys(("addmm", "baddbmm", "addmv"), slice(1, 3)),
+    }
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        operands = self.OPERANDS.get(operator.overloadpacket.__name__)
+        if operands is not None:
+            args = list(args)
+            args[operands] = [self.rounded(x) for x in args[operands]]
+        return operator(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x):
+        if x.dtype != torch.float32:
+            return x
+        mantissa, exponent = torch.frexp(x)
+        return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
+
+
+def _run_in_tf32(module, args, kwargs):
+    with torch.jit.optimized_execution(False), _InTf32():
+        return module(*args, **kwargs)
 
 
 def _distance(a, b):

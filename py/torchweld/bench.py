@@ -145,7 +145,7 @@ def _load(name, batch, dtype, args):
         kwargs = {"init_weights": True}
     module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device)
     side = args.side or (512 if segments else 299 if name == "inception_v3" else 224)
-    fill_zero_weights(module)
+    fill_silent_weights(module)
     settle_norms(module, torch.randn(4, 3, side, side).to(args.device))
     return module.to(dtype), [torch.randn(batch, 3, side, side).to(args.device, dtype)]
 
@@ -173,11 +173,19 @@ def _load_text_model(kind, batch, dtype, args):
     return module, [tokens, mask]
 
 
-def fill_zero_weights(module):
-    """Random numbers for weights that start as zeros, as heads of vision transformers do: any result would be right."""
-    for parameter in module.parameters():
+def fill_silent_weights(module):
+    """Other numbers for weights that start at zero or almost: any result of what they multiply would be right.
+
+    Random ones for matrices (heads of vision transformers), 1/2 for the scales that networks end their branches with
+    (norms' weights that start at zero, layer scales).
+    """
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias") or parameter.numel() == 0 or parameter.min() != parameter.max():
+            continue
         if parameter.dim() > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
+        elif parameter.abs().max() < 0.01:
+            torch.nn.init.constant_(parameter, 0.5)
 
 
 def settle_norms(module, x):

@@ -97,11 +97,11 @@ def torchvision_model(name, device):
 
 
 def settled(net, x, device):
-    """Without zero weights, and with norms that fit the activations: else any result would be right."""
-    from torchweld.bench import fill_zero_weights, settle_norms
+    """Without silent weights, and with norms that fit the activations: else any result would be right."""
+    from torchweld.bench import fill_silent_weights, settle_norms
 
     net, x = net.to(device), x.to(device)
-    fill_zero_weights(net)
+    fill_silent_weights(net)
     if x.dim() == 4:
         settle_norms(net, x.expand(4, *x.shape[1:]))
     return net, [x]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchweld
 from torch import nn
-from torchweld.bench import fill_zero_weights, settle_norms
+from torchweld.bench import fill_silent_weights, settle_norms
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import transformer_models as models
@@ -20,7 +20,7 @@ DEVICES = ["cpu", "cuda:0"]
 
 def check_one_engine(net, spec, calls, device, trace=True):
     """Compiles for `spec` and compares every one of `calls`, of which the first is also the example of the trace."""
-    fill_zero_weights(net)
+    fill_silent_weights(net)
     net = net.eval().to(device)
     calls = [tuple(x.to(device) for x in call) for call in calls]
     with torch.no_grad():

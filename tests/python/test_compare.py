@@ -148,3 +148,25 @@ class OnlyFloat32(torch.nn.Module):
         if x.dtype == torch.half:
             raise RuntimeError("float32 only")
         return x, x
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_tf32_rounds_the_operands_of_products_and_nothing_else(scripted):
+    from torchweld._compare import _run_in_tf32
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 5))
+    net, x = net.eval(), torch.randn(2, 3, 4, 4)
+    rounded = copy.deepcopy(net)
+
+    def to_tf32(x):  # on the bits: half a unit is added, what is below a unit goes
+        bits = x.view(torch.int32)
+        half = 0xFFF + (bits >> 13 & 1)  # ties to even
+        return ((bits + half) & ~0x1FFF).view(torch.float32)
+
+    for layer in (rounded[0], rounded[3]):
+        layer.weight.data = to_tf32(layer.weight.data)
+    with torch.no_grad():
+        expected = rounded[3](to_tf32(rounded[2](rounded[1](rounded[0](to_tf32(x))))))
+        actual = _run_in_tf32(torch.jit.script(net) if scripted else net, [x], {})
+        assert (actual - net(x)).abs().max() > 1e-5
+    assert torch.allclose(actual, expected, rtol=1e-6, atol=1e-6)

@@ -7,6 +7,7 @@
 #include "conversion/structure.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/recurrent.h"
 
 namespace torchweld {
 
@@ -216,6 +217,9 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
       outcome.flops += flops_of(**it);
       bool computes = !(*it)->attrs.def().is_view && !(*it)->as<Constant>();
       if (computes || outcome.computations == 0) ++outcome.computations;
+      // At every step two products, the gates and the new state.
+      constexpr int64_t kOperationsOfRecurrentLayer = 4;
+      if ((*it)->as<Recurrent>()) outcome.computations += kOperationsOfRecurrentLayer - 1;
       outcome.is_heavy = outcome.is_heavy || is_heavy(**it);
     }
   }

@@ -28,8 +28,9 @@ struct NodeOutcome {
   Kind kind = Kind::kConcrete;
   std::string reason;
   double flops = 0;
-  int64_t computations = 0;  ///< Nodes of the instruction set that it became; views count as one.
-  bool is_heavy = false;     ///< One of them computes much with each element: a convolution, a product.
+  int64_t computations =
+      0;  ///< Nodes of the instruction set that it became; views count as one, recurrent layers as more.
+  bool is_heavy = false;  ///< One of them computes much with each element: a convolution, a product.
 };
 
 /// Watches an interpretation that goes on after failures (the partitioner's). Without an observer the first failure

@@ -450,3 +450,19 @@ def test_norms_do_not_cancel_in_the_layout_of_convolutions(device):
     net, x = NormAfterConvolution().eval().to(device), 30 + images(device, 1, 3, 64, 64)
     compiled = torchweld.compile(torch.jit.script(net), [x], disable_tf32=True, optimization_level=0)
     assert_equal_by_rule(net, compiled, [x])
+
+
+class Recurrence(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.GRU(16, 16, 2)
+
+    def forward(self, x):
+        return self.layers(x)[0]
+
+
+def test_a_recurrent_layer_alone_is_enough_for_an_engine():
+    net, x = Recurrence().eval(), torch.randn(1, 1, 16)
+    compiled = torchweld.compile(torch.jit.script(net), [x])
+    assert len(torchweld.explain(compiled).engines) == 1
+    assert torch.allclose(compiled(x), net(x), atol=1e-6)

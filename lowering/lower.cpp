@@ -54,9 +54,23 @@ void fold_attributes(jit::Block* block, const WrittenAttributes& written, Object
   }
 }
 
-bool is_list_or_dict(const c10::Type& type) {
-  if (auto* optional = type.castRaw<c10::OptionalType>()) return is_list_or_dict(*optional->getElementType());
-  return type.kind() == c10::TypeKind::ListType || type.kind() == c10::TypeKind::DictType;
+/// True for lists and dicts, and for what may hold one.
+bool holds_list_or_dict(const c10::Type& type) {
+  if (type.kind() == c10::TypeKind::ListType || type.kind() == c10::TypeKind::DictType) return true;
+  auto parts = type.kind() == c10::TypeKind::ClassType ? c10::ArrayRef<c10::TypePtr>() : type.containedTypes();
+  return std::any_of(parts.begin(), parts.end(), [](const c10::TypePtr& part) { return holds_list_or_dict(*part); });
+}
+
+/// The function or method that a node calls, where it has a graph.
+const jit::GraphFunction* called_by(const jit::Node& node) {
+  jit::Function* function = nullptr;
+  if (node.kind() == c10::prim::CallFunction) {
+    if (auto type = node.inputs()[0]->type()->cast<c10::FunctionType>()) function = type->function();
+  } else if (node.kind() == c10::prim::CallMethod) {
+    if (auto type = node.inputs()[0]->type()->cast<c10::ClassType>())
+      function = type->findMethod(node.s(c10::attr::name));
+  }
+  return function ? jit::tryToGraphFunction(*function) : nullptr;
 }
 
 /// True when a node, or one of a function that is called, writes to a list or dict.
@@ -65,17 +79,12 @@ bool writes_containers(const jit::Block* block, std::unordered_set<const jit::Fu
     for (const jit::Block* inner : node->blocks()) {
       if (writes_containers(inner, seen)) return true;
     }
-    if (node->kind() == c10::prim::CallFunction) {
-      auto type = node->inputs()[0]->type()->cast<c10::FunctionType>();
-      auto* called = type ? jit::tryToGraphFunction(*type->function()) : nullptr;
-      if (called && seen.insert(type->function()).second && writes_containers(called->graph()->block(), seen)) {
-        return true;
-      }
-    }
+    const jit::GraphFunction* called = called_by(*node);
+    if (called && seen.insert(called).second && writes_containers(called->graph()->block(), seen)) return true;
     const c10::FunctionSchema* schema = node->maybeSchema();
     for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
       const c10::AliasInfo* alias = schema->arguments()[i].alias_info();
-      if (alias && alias->isWrite() && is_list_or_dict(*node->inputs()[i]->type())) return true;
+      if (alias && alias->isWrite() && holds_list_or_dict(*node->inputs()[i]->type())) return true;
     }
   }
   return false;
@@ -88,7 +97,7 @@ void add_written_containers(const jit::Module& part, const jit::GraphFunction& m
   std::shared_ptr<jit::Graph> graph = method.graph()->copy();
   jit::Inline(*graph);
   for (const auto& [type, name] : Memory(*graph).written_attributes(part)) {
-    if (is_list_or_dict(*type->getAttribute(name))) written.emplace(type, name);
+    if (holds_list_or_dict(*type->getAttribute(name))) written.emplace(type, name);
   }
 }
 

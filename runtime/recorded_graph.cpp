@@ -159,7 +159,9 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
         const Step& step = plan.steps[i];
         context.execute(i, stream.stream());
         // A kernel's own memory has its address from here on, also after the tensor is released.
-        for (int slot : step.outputs) recorded->base_[plan.slots[slot].storage] = context.slots_[slot].data_ptr();
+        for (int slot : step.outputs) {
+          if (!plan.slots[slot].is_view) recorded->base_[plan.slots[slot].storage] = context.slots_[slot].data_ptr();
+        }
         auto touches_direct = [&](int slot) { return direct[plan.slots[slot].storage]; };
         std::vector<int> slots = step.kernel->launch() ? pointer_slots(step) : std::vector<int>{};
         if (std::any_of(slots.begin(), slots.end(), touches_direct) && step.kernel->launch()->grid[0] > 0) {

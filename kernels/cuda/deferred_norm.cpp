@@ -90,7 +90,7 @@ Block take_block_apart(const Node& node, const KernelContext& context) {
   GemmParts& second = block.second.parts;
   constexpr int64_t kStage = 64;
   expect(second.problem.channels % kStage == 0 && second.problem.vector_reads, "rows are no multiple of 64 numbers");
-  expect(second.x_index == 0 || nodes[2]->input(second.x_index) == norm.output(), "the last layer reads more");
+  expect(x->type.dtype == first.dtype, "the first layer's result is of another dtype than what it multiplies");
   block.rows = first.problem.rows();
   first.moments = true;
   second.norm = norm_of(node, norm);
@@ -184,11 +184,6 @@ std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem,
   if (configs.size() > most) configs.resize(most);
   return configs;
 }
-
-/// Where kernels are not timed, larger layers are left to libraries.
-constexpr double kMostUntimed = 25;
-/// Reading the weights takes all the time there.
-constexpr int64_t kFewRows = 32;
 
 }  // namespace
 

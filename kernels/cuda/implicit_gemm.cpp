@@ -15,11 +15,6 @@ std::unique_ptr<Kernel> make(const Node& node, const GemmParts& parts, const Gem
   return make_own_kernel(node, gemm.program, gemm.shape, std::move(gemm.arguments), parts.packed, gemm.packed);
 }
 
-/// Libraries were measured to be slower on small layers and faster on large ones.
-constexpr double kMostUntimed = 25;
-/// Reading the weights takes all the time there.
-constexpr int64_t kFewRows = 32;
-
 }  // namespace
 
 void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers) {

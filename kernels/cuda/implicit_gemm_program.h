@@ -10,6 +10,12 @@
 
 namespace torchweld::cuda {
 
+/// Microseconds. Libraries were measured to be slower on small layers and faster on large ones, so where kernels are
+/// not timed the large ones are theirs.
+constexpr double kMostUntimed = 25;
+/// Up to so many, reading the weights takes all the time.
+constexpr int64_t kFewRows = 32;
+
 /// Layer normalisation of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
 /// equal parts of the row the mean and the sum of squared distances from it.
 struct GemmNorm {

@@ -431,3 +431,26 @@ def test_known_number_keeps_its_dtype(device):
     for result, right in zip(compiled(x), known(x), strict=True):
         assert result.dtype == right.dtype
         torch.testing.assert_close(result, right)
+
+
+class Joined(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.behind = torch.nn.Conv2d(24, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = self.before(x)
+        return self.behind(torch.cat([y, torch.relu(x), y + x], 1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="recorded launches")
+def test_inputs_of_a_concatenation_stay_in_their_place_at_every_call():
+    """They are written into the concatenation's memory; recorded launches get other inputs and outputs each time."""
+    net = Joined().half().cuda().eval().to(memory_format=torch.channels_last)
+    inputs = [torch.randn(1, 8, 12, 12, device="cuda").half().to(memory_format=torch.channels_last) for _ in range(5)]
+    compiled = torchweld.compile(torch.jit.script(net), inputs[:1], optimization_level=1)
+    results = [compiled(x) for x in inputs for _ in range(2)]
+    expected = [net(x) for x in inputs for _ in range(2)]
+    for actual, e in zip(results, expected, strict=True):
+        assert (actual - e).abs().max() < 0.02

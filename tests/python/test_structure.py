@@ -308,6 +308,31 @@ class Tables(nn.Module):
         self.table["a"] = float(n)
 
 
+class Adder(nn.Module):
+    """Changes a list that it is given."""
+
+    def forward(self, numbers: List[int], n: int):
+        numbers.append(n)
+
+
+class TablesOfOthers(nn.Module):
+    """Lists that a module's method changes: one through a call of a part, one inside a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.adder = Adder()
+        self.sizes = [1, 2]
+        self.pair = ([1, 2], 3)
+
+    def forward(self, x):
+        return block(x) * sum(self.sizes) + sum(self.pair[0])
+
+    @torch.jit.export
+    def put(self, n: int):
+        self.adder(self.sizes, n)
+        self.pair[0].append(n)
+
+
 def put_first(tensors: List[torch.Tensor], n: int):
     tensors[0] = torch.full((3,), float(n))
 
@@ -319,6 +344,15 @@ def test_lists_that_another_method_changes():
         change(net), change(compiled)
         for _ in range(2):
             same(compiled(x), net(x))
+
+
+def test_lists_that_a_part_or_a_tuple_changes():
+    net = torch.jit.script(TablesOfOthers().eval())
+    compiled, x = compiled_of(copy.deepcopy(net), [torch.ones(3)]), torch.randn(3)
+    for n in (3, 5):
+        same(compiled(x), net(x))
+        net.put(n), compiled.put(n)
+        same(compiled(x), net(x))
 
 
 class NamedInABranch(nn.Module):

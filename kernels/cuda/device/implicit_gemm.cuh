@@ -69,7 +69,7 @@ struct GemmHead {
 };
 
 // Source: GemmRows, GemmPatch or GemmPixels, over D. Blocks: rows / T::rows x splits of the channels (one cluster)
-// along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm.cpp; weights packed there.
+// along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed there.
 template <class T, class D, class Source, bool clustered, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, const Params& p, const E& elements) {
   using Head = GemmHead<T, D, Source, clustered>;

@@ -192,7 +192,7 @@ struct GemmPipeline {
   }
 };
 
-// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm.cpp; weights packed by stages.
+// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed by stages.
 // Multiply: see emit_multiply there.
 template <class T, class D, class Pipeline, class Multiply, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element* x, const Params& p,

@@ -79,7 +79,7 @@ struct GemmRing {
   }
 };
 
-// Blocks: rows / T::rows along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm.cpp.
+// Blocks: rows / T::rows along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm_program.cpp.
 template <class T, class D, class Ring, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x, const Params& p, const E& elements) {
   extern __shared__ __align__(128) unsigned char shared[];

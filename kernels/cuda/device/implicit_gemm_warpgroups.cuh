@@ -161,7 +161,7 @@ struct GemmAsItIs {
 };
 
 // Blocks and Params as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
-// kernels/cuda/implicit_gemm.cpp.
+// kernels/cuda/implicit_gemm_program.cpp.
 template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E, class Norm>
 __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
                                                          const E& elements, Norm norm) {

@@ -37,7 +37,10 @@ MOST_PARAMETERS = 60e6  # of timm's; a family without a smaller net is left out
 # Why a model is not equal.
 EXPLANATIONS = {
     ("minilm", "cuda"): "its package with the weights was not on the machine.",
-    ("keypointrcnn_resnet50_fpn", "cuda"): "the original itself finds 12 persons in float64 and 13 in TF32: with random "
+    (
+        "keypointrcnn_resnet50_fpn",
+        "cuda",
+    ): "the original itself finds 12 persons in float64 and 13 in TF32: with random "
     "weights scores lie close together, and a rounding changes which boxes stay and their order.",
     ("maskrcnn_resnet50_fpn_v2", "cpu"): "one of 200 scores is 2.4 times as far from float64 as eager's, the boxes "
     "are nearer than eager's. With five other seeds the outputs were 0.4 to 2.9 times as far as eager's, 0.9 in the "

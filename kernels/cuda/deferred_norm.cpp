@@ -36,7 +36,7 @@ struct Block {
   int64_t x_bytes = 0;  ///< Of the first half's result where it is no result of the block; else 0.
 };
 
-/// `part` of the block's body with copies of its constants. Reads of `known` are its first input.
+/// `part` of the block's body in a graph of its own, with copies of its constants; `known`: what another part computes.
 Half alone(const Node& block, const Node& part, const Value* known, const KernelContext& context) {
   Half half{.graph = std::make_shared<Graph>(), .parts = {}, .pointers = {}};
   std::vector<Value*> inputs;

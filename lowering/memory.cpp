@@ -38,6 +38,13 @@ bool has_memory(const c10::Type& type) {
   }
 }
 
+/// False for containers of numbers or text.
+bool holds_memory(const c10::Type& type) {
+  if (type.kind() == TypeKind::OptionalType) return holds_memory(*type.castRaw<c10::OptionalType>()->getElementType());
+  auto parts = type.containedTypes();
+  return parts.empty() || std::any_of(parts.begin(), parts.end(), [](const auto& part) { return has_memory(*part); });
+}
+
 /// A tensor, or a list of them, by the schema's own word; lists of anything are handled without looking inside.
 bool is_about_tensors(const c10::Argument& argument) {
   return argument.type()->isSubtypeOf(*c10::OptionalType::ofTensor()) ||
@@ -273,7 +280,7 @@ void Memory::move_elements(const jit::Node* node, const c10::FunctionSchema& sch
   auto join = [&](const jit::Value* value, const c10::Argument* formal) {
     if (!has_memory(*value->type())) return;
     if (!formal || is_element(*formal)) unify(of(value).own, elements);
-    unify(of(value).inside, elements);
+    if (holds_memory(*value->type())) unify(of(value).inside, elements);
   };
   const auto& formals = schema.arguments();
   for (size_t i = 0; i < node->inputs().size(); ++i)

@@ -305,8 +305,12 @@ std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) c
 EngineReport Engine::report() const {
   EngineReport report;
   report.name = state_.name;
-  if (state_.signatures.empty()) return report;
-  std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
+  std::shared_ptr<Executor> executor;
+  if (!state_.signatures.empty()) {
+    executor = executor_for(state_.signatures.front());
+  } else {
+    for (const auto& entry : *table_.load()) executor = entry->executor ? entry->executor : executor;
+  }
   if (!executor) return report;
   const Plan& plan = executor->plan();
   for (int slot : plan.inputs) report.inputs.push_back(to_string(plan.slots[slot].type));

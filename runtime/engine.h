@@ -82,6 +82,7 @@ class Engine : public torch::CustomClassHolder {
   /// Adds what is known about the timing of kernels.
   TimingCache& timings() { return timings_; }
 
+  /// Of the plan for the opt shapes; where sizes depend on data, of the newest plan, and empty before there is one.
   EngineReport report() const;
   const EngineState& state() const { return state_; }
   std::shared_ptr<Executor> executor_for(const CallSignature& signature) const;

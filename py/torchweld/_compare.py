@@ -78,10 +78,10 @@ def compare(module, compiled, inputs, *, precision=None):
     also where the module asks for float32 by name. An original that cannot run so is its own reference, which allows no
     error of its own. Modules must be functional: each is run once or twice.
     """
-    tf32 = any("tf32" in engine.precision for engine in explain(compiled).engines)
     args, kwargs = bind_call(inputs)
     with torch.no_grad():
         actual = flatten(compiled(*args, **kwargs))
+        tf32 = any("tf32" in engine.precision for engine in explain(compiled).engines)
         plain = flatten(module(*args, **kwargs))
         eager = plain
         if precision is not None:

@@ -355,6 +355,30 @@ def test_lists_that_a_part_or_a_tuple_changes():
         same(compiled(x), net(x))
 
 
+def no_larger(sizes: List[int], most: List[int]):
+    for i in range(len(most)):
+        if sizes[i] > most[i]:
+            sizes[i] = most[i]
+    return sizes, most
+
+
+class ChangedCopies(nn.Module):
+    """As the windows of Swin3D: a list of the module is copied, and the copy is changed and put into a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = [2, 9]
+
+    def forward(self, x):
+        sizes, most = no_larger(self.sizes.copy(), [x.shape[0], x.shape[1]])
+        return block(x)[: sizes[0], : sizes[1]]
+
+
+def test_lists_whose_copies_are_changed():
+    _, report = check(ChangedCopies(), (torch.randn(3, 4),))
+    assert not report.fallbacks, report.text
+
+
 class NamedInABranch(nn.Module):
     def forward(self, x, more: bool):
         y = block(x)

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "conversion/passes/groups.h"
@@ -198,11 +199,66 @@ Group deferred_norm(Graph& graph, Node* node) {
   return {writer, node, reader};
 }
 
+/// True when two nodes do the same with their inputs, whatever the sizes of these.
+bool same_steps(const Node& a, const Node& b) {
+  auto* one = a.as<Fused>();
+  auto* other = b.as<Fused>();
+  if (!one || !other) return !one && !other && a.attrs == b.attrs;
+  std::vector<const Node*> left, right;
+  for (const auto& node : one->body->nodes()) left.push_back(node.get());
+  for (const auto& node : other->body->nodes()) right.push_back(node.get());
+  std::unordered_map<const Value*, const Value*> twins;
+  auto pair = [&](const auto& these, const auto& those) {
+    for (size_t i = 0; i < these.size(); ++i) twins[these[i].get()] = those[i].get();
+    return these.size() == those.size();
+  };
+  if (left.size() != right.size() || one->body->inputs().size() != other->body->inputs().size()) return false;
+  pair(one->body->inputs(), other->body->inputs());
+  for (size_t i = 0; i < left.size(); ++i) {
+    if (!(left[i]->attrs == right[i]->attrs) || left[i]->inputs().size() != right[i]->inputs().size()) return false;
+    for (size_t k = 0; k < left[i]->inputs().size(); ++k) {
+      if (twins.at(left[i]->input(k)) != right[i]->input(k)) return false;
+    }
+    pair(left[i]->outputs(), right[i]->outputs());
+  }
+  return twins.at(one->body->outputs()[0]) == other->body->outputs()[0];
+}
+
+bool is_one_product(const Conv& conv) { return conv.groups == 1 && !conv.transposed; }
+bool is_one_product(const Linear&) { return true; }
+
+/// Sizes of a filter: all of the weight's but the number of outputs.
+Dims filter_of(const Value& weight) { return {weight.type.shape.begin() + 1, weight.type.shape.end()}; }
+
+/// Convolutions, or linear layers, of one tensor that differ in nothing but their weights. They move to the first.
+template <class A>
+Group siblings(Graph& graph, Node* node) {
+  auto first = part_of<A>(*node);
+  if (!first || !first->others.empty() || !is_one_product(*first->op)) return {};
+  Group others;
+  for (Node* user : first->x->users()) {
+    auto part = part_of<A>(*user);
+    bool fits = user != node && part && part->x == first->x && part->others.empty() && same_steps(*node, *user) &&
+                filter_of(*part->weight) == filter_of(*first->weight);
+    if (fits && std::find(others.begin(), others.end(), user) == others.end()) others.push_back(user);
+  }
+  if (others.empty()) return {};
+  for (Node* other : others) {
+    for (Value* v : other->inputs()) {
+      if (v->from<Constant>()) graph.move_before(v->producer(), node);
+    }
+    graph.move_before(other, node);
+  }
+  others.push_back(node);
+  return others;
+}
+
 }  // namespace
 
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
-  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, deferred_norm}) {
+  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, deferred_norm,
+                    siblings<Conv>, siblings<Linear>}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {
       if (taken.count(node)) continue;

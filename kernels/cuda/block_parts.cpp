@@ -43,6 +43,20 @@ BlockPart take_part(const Node& block, const Node& part) {
   return result;
 }
 
+std::shared_ptr<Graph> part_alone(const Node& block, const Node& part, const Value* known) {
+  auto graph = std::make_shared<Graph>();
+  std::vector<Value*> inputs;
+  for (const Value* v : part.inputs()) {
+    const Value* outer = v == known || v->producer() ? v : block.input(v->index());
+    bool constant = outer->from<Constant>();
+    inputs.push_back(constant ? graph->add(outer->producer()->attrs, {}) : graph->add_input(v->type));
+    inputs.back()->type = outer->type;
+  }
+  Node* copy = graph->add_node(part.attrs, inputs);
+  for (size_t i = 0; i < part.outputs().size(); ++i) copy->output(i)->type = part.output(i)->type;
+  return graph;
+}
+
 std::string emit_pointwise(const Graph& graph, std::map<const Value*, std::string> names, const std::string& name,
                            const std::string& operand) {
   const Value* last = graph.outputs()[0];

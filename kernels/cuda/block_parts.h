@@ -28,6 +28,10 @@ struct BlockPart {
 /// more than numbers and one other tensor.
 BlockPart take_part(const Node& block, const Node& part);
 
+/// `part` of the block's body as the last node of a graph of its own, with copies of its constants and the types that
+/// its operands have outside; `known` is what another part computes, null for nothing.
+std::shared_ptr<Graph> part_alone(const Node& block, const Node& part, const Value* known = nullptr);
+
 /// A device function `template <int V> static void name(float (&acc)[V], const float (&operand)[V])` that puts the
 /// result of pointwise nodes into acc; without the second parameter when `operand` is empty. `names` are the variables
 /// of the graph's inputs.

@@ -42,6 +42,8 @@ struct Operand {
   c10::ScalarType dtype = c10::kFloat;
   Dims strides;  ///< One per loop, outermost first; 0 where the operand is repeated.
   bool output = false;
+  /// Of the last loop's positions, those that an output of several side by side has; all when `end` is 0.
+  int64_t begin = 0, end = 0;
 };
 
 /// Nested loops over some positions, the innermost in steps of `width` neighbouring positions that one thread takes.

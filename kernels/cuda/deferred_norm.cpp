@@ -11,6 +11,7 @@
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
+#include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_program.h"
 
 namespace torchweld::cuda {
@@ -36,22 +37,12 @@ struct Block {
   int64_t x_bytes = 0;  ///< Of the first half's result where it is no result of the block; else 0.
 };
 
-/// `part` of the block's body in a graph of its own, with copies of its constants; `known`: what another part computes.
-Half alone(const Node& block, const Node& part, const Value* known, const KernelContext& context) {
-  Half half{.graph = std::make_shared<Graph>(), .parts = {}, .pointers = {}};
-  std::vector<Value*> inputs;
-  for (const Value* v : part.inputs()) {
-    const Value* outer = v == known || v->producer() ? v : block.input(v->index());
-    bool constant = outer->from<Constant>();
-    inputs.push_back(constant ? half.graph->add(outer->producer()->attrs, {}) : half.graph->add_input(v->type));
-    inputs.back()->type = outer->type;
-  }
-  Node* copy = half.graph->add_node(part.attrs, inputs);
-  copy->output()->type = part.output()->type;
+Half half_of(const Node& block, const Node& part, const Value* known, const KernelContext& context) {
+  Half half{.graph = part_alone(block, part, known), .parts = {}, .pointers = {}};
   auto* fused = part.as<Fused>();
   const Node* anchor = fused ? anchor_of(*fused) : &part;
   expect(anchor && anchor->as<Linear>() && part.outputs().size() == 1, "a part is no linear layer");
-  half.parts = take_gemm_apart(*copy, context);
+  half.parts = take_gemm_apart(half.node(), context);
   expect(half.parts.problem.element_bytes == 2, "only f16 and bf16");
   return half;
 }
@@ -84,8 +75,8 @@ Block take_block_apart(const Node& node, const KernelContext& context) {
   const Node& norm = *nodes[1];
   const Value* x = nodes[0]->output();
   expect(norm.input(0) == x, "the norm reads something else than the first layer's result");
-  Block block{.first = alone(node, *nodes[0], nullptr, context),
-              .second = alone(node, *nodes[2], norm.output(), context)};
+  Block block{.first = half_of(node, *nodes[0], nullptr, context),
+              .second = half_of(node, *nodes[2], norm.output(), context)};
   GemmParts& first = block.first.parts;
   GemmParts& second = block.second.parts;
   constexpr int64_t kStage = 64;

@@ -19,10 +19,11 @@ std::unique_ptr<Kernel> make(const Node& node, const GemmParts& parts, const Gem
 
 void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers) {
   auto* fused = node.as<Fused>();
-  const Node* anchor = fused ? anchor_of(*fused) : &node;
-  if (!anchor || !(anchor->as<Conv>() || anchor->as<Linear>())) return;
-  GemmParts parts = take_gemm_apart(node, context);
-  expect(parts.dtype != c10::kFloat || anchor->as<Conv>() || parts.problem.rows() > kFewRows,
+  bool siblings = fused && is_block(*fused);
+  const Node* anchor = siblings ? nullptr : fused ? anchor_of(*fused) : &node;
+  if (!siblings && !(anchor && (anchor->as<Conv>() || anchor->as<Linear>()))) return;
+  GemmParts parts = siblings ? take_siblings_apart(node, context) : take_gemm_apart(node, context);
+  expect(parts.dtype != c10::kFloat || parts.body.anchor->as<Conv>() || parts.problem.rows() > kFewRows,
          "f32 with few rows, where TF32 saves nothing");
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");

@@ -34,6 +34,7 @@ struct GemmProblem {
   /// True when a result needs one pixel of x, and that always exists.
   bool is_pointwise() const { return taps() == 1 && padding[0] == 0 && padding[1] == 0; }
   double operations() const;
+  bool operator==(const GemmProblem&) const = default;
 };
 
 /// What the device can do.

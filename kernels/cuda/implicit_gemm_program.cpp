@@ -1,9 +1,11 @@
 #include "kernels/cuda/implicit_gemm_program.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/mv.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <optional>
@@ -11,6 +13,7 @@
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
+#include "core/ops/fused.h"
 #include "core/ops/matmul.h"
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_packing.h"
@@ -68,9 +71,9 @@ void describe_conv(const Conv& conv, const TensorType& x, const TensorType& out,
   }
 }
 
-/// Rows of results count batch, height, width; their loops must nest like that too.
-void add_result_loops(const Node& node, GemmParts& parts, bool is_conv) {
-  const TensorType& out = node.output()->type;
+/// Dimensions of a result in the order of its loops: its rows count batch, height, width, and their loops must nest
+/// like that in memory too; channels are innermost.
+Dims order_of_result(const TensorType& out, bool is_conv) {
   Dims order = {0};
   for (int64_t d = is_conv ? 2 : 1; d < out.rank(); ++d) order.push_back(d);
   if (is_conv) order.push_back(1);
@@ -82,12 +85,16 @@ void add_result_loops(const Node& node, GemmParts& parts, bool is_conv) {
     expect(single || out.strides[outer] >= out.strides[inner], "the result is transposed in memory");
   }
   expect(out.strides[order.back()] == 1 || out.shape[order.back()] == 1, "the result's channels are not innermost");
-  add_finish_operands(node, parts.body, order, parts.loops);
+  return order;
+}
+
+/// To be called when all operands of the loops are known.
+void finish_loops(const TensorType& x, GemmParts& parts) {
   parts.loops.collapse(1);
-  const TensorType& x = node.input(parts.x_index)->type;
   parts.loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
   expect(parts.loops.index_type() == "int", "a tensor of more than 2^30 elements");
   parts.loops.choose_width(8, false);
+  parts.problem.vector_writes = parts.loops.width > 1;
 }
 
 bool reads_vectors(const GemmProblem& p) {
@@ -126,9 +133,91 @@ GemmParts take_gemm_apart(const Node& node, const KernelContext& context) {
   constexpr int64_t kMostWindow = 11;
   expect(problem.window[0] <= kMostWindow && problem.window[1] <= kMostWindow, "a window of more than 11 x 11");
   problem.vector_reads = reads_vectors(problem);
-  add_result_loops(node, parts, conv != nullptr);
-  problem.vector_writes = parts.loops.width > 1;
+  add_finish_operands(node, parts.body, order_of_result(out, conv != nullptr), parts.loops);
+  finish_loops(x, parts);
   return parts;
+}
+
+namespace {
+
+/// The pointwise nodes after the product, as text.
+std::string text_after(const Body& body) {
+  const Value* result = body.graph->outputs()[0];
+  std::map<const Value*, std::string> names{{body.anchor->output(), "acc"}};
+  std::string statements = emit_statements(*body.graph, names, {result});
+  return statements + names.at(result);
+}
+
+at::Tensor bias_of(const GemmParts& parts) {
+  if (parts.bias.defined()) return parts.bias.to(c10::kFloat);
+  return at::zeros({parts.problem.outputs}, parts.weight.options().dtype(c10::kFloat));
+}
+
+/// Loops over the results of siblings side by side: each has its part of the columns.
+void add_sibling_loops(const Node& block, const std::vector<at::Tensor>& weights, GemmParts& all) {
+  constexpr int64_t kColumns = 8;  // That threads write at once.
+  const Graph& body = *block.as<Fused>()->body;
+  bool is_conv = all.body.anchor->as<Conv>() != nullptr;
+  int64_t begin = 0;
+  size_t sibling = 0;
+  for (const auto& part : body.nodes()) {
+    auto found = std::find(body.outputs().begin(), body.outputs().end(), part->output());
+    expect(found != body.outputs().end(), "nobody reads a sibling's result");
+    auto index = static_cast<size_t>(found - body.outputs().begin());
+    TensorType type = block.output(index)->type;
+    Dims order = order_of_result(type, is_conv);
+    int64_t end = begin + weights[sibling++].size(0);
+    expect(begin % kColumns == 0, "a sibling's channels are no multiple of 8");
+    type.shape[order.back()] = all.problem.outputs;
+    all.loops.add_operand(all.body, type, 0, true, type.shape, order);
+    Operand& operand = all.loops.operands.back();
+    operand.name = "y" + std::to_string(index);
+    operand.begin = begin;
+    operand.end = end;
+    begin = end;
+  }
+  finish_loops(block.input(all.x_index)->type, all);
+}
+
+}  // namespace
+
+GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
+  const Graph& body = *block.as<Fused>()->body;
+  GemmParts all;
+  std::vector<at::Tensor> weights, biases;
+  for (const auto& part : body.nodes()) {
+    bool outside = std::none_of(part->inputs().begin(), part->inputs().end(), [](Value* v) { return v->producer(); });
+    auto* fused = part->as<Fused>();
+    const Node* anchor = fused ? anchor_of(*fused) : part.get();
+    bool product = anchor && (anchor->as<Conv>() || anchor->as<Linear>()) && part->outputs().size() == 1;
+    expect(outside && product, "the parts of a block are no siblings");
+    std::shared_ptr<Graph> graph = part_alone(block, *part);
+    GemmParts one = take_gemm_apart(*graph->nodes().back(), context);
+    expect(one.packed.size() + 1 == part->inputs().size(), "a sibling reads another tensor");
+    one.x_index = static_cast<size_t>(part->input(one.x_index)->index());
+    weights.push_back(one.weight);
+    biases.push_back(bias_of(one));
+    if (weights.size() == 1) {
+      all = one;
+      all.problem.outputs = 0;
+      all.loops = {};
+    }
+    int64_t begin = all.problem.outputs;
+    int64_t end = begin + one.problem.outputs;
+    one.problem.outputs = begin;
+    one.problem.vector_writes = all.problem.vector_writes;
+    expect(one.x_index == all.x_index && one.problem == all.problem && text_after(one.body) == text_after(all.body),
+           "siblings differ in more than their weights");
+    all.problem.outputs = end;
+  }
+  all.weight = at::cat(weights);
+  all.bias = at::cat(biases);
+  all.packed.clear();
+  for (size_t i = 0; i < block.inputs().size(); ++i) {
+    if (i != all.x_index) all.packed.push_back(i);
+  }
+  add_sibling_loops(block, weights, all);
+  return all;
 }
 
 namespace {

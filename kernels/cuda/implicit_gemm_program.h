@@ -43,6 +43,11 @@ struct GemmParts {
 /// kernels cannot run it.
 GemmParts take_gemm_apart(const Node& node, const KernelContext& context);
 
+/// Takes a block of siblings apart: convolutions or linear layers of one tensor that differ in nothing but their
+/// weights. Together they are one product with the weights side by side, whose columns go to the block's outputs.
+/// Throws Unsupported for other blocks, and where channels are no multiples of 8.
+GemmParts take_siblings_apart(const Node& block, const KernelContext& context);
+
 /// Into how many parts a kernel of this configuration divides the columns of the results, for GemmParts::moments; 0
 /// when it cannot write them.
 int64_t moment_parts(const GemmConfig& config, const GemmProblem& problem);

@@ -12,10 +12,19 @@ std::string place_of(const Operand& operand) {
   for (size_t d = 0; d < operand.strides.size(); ++d) {
     bool last = d + 1 == operand.strides.size();
     if (last && operand.strides[d] == 0) continue;
-    text += " + i" + std::to_string(d);
+    std::string index = "i" + std::to_string(d);
+    text += " + " + (last && operand.begin > 0 ? "(" + index + " - " + std::to_string(operand.begin) + ")" : index);
     if (!last || operand.strides[d] != 1) text += " * p." + operand.name + "[" + std::to_string(d) + "]";
   }
   return text;
+}
+
+/// Whether an output has the position.
+std::string condition_of(const Operand& operand) {
+  if (operand.end == 0) return "";
+  std::string index = "i" + std::to_string(operand.strides.size() - 1);
+  return "if (" + index + " >= " + std::to_string(operand.begin) + " && " + index + " < " +
+         std::to_string(operand.end) + ") ";
 }
 
 std::string last_stride(const Operand& operand) {
@@ -38,9 +47,10 @@ std::string emit_staged_elements(const Body& body, const Loops& loops, const Val
     reads += "    " + compute_type(operand.dtype) + " v" + n + "[V];\n";
     if (operand.output) {
       wanted.push_back(operand.value);
-      writes += stride == 1
-                    ? "    tw::write<V>(" + place_of(operand) + ", aligned, v" + n + ");\n"
-                    : "    tw::scatter<V>(" + place_of(operand) + ", " + last_stride(operand) + ", v" + n + ");\n";
+      writes +=
+          "    " + condition_of(operand) +
+          (stride == 1 ? "tw::write<V>(" + place_of(operand) + ", aligned, v" + n + ");\n"
+                       : "tw::scatter<V>(" + place_of(operand) + ", " + last_stride(operand) + ", v" + n + ");\n");
     } else {
       names[operand.value] = "v" + n + "[k]";
       kept += "    tw::Staged<V, " + storage_type(operand.dtype) + "> " + n + ";\n";

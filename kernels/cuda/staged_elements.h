@@ -13,8 +13,9 @@ namespace torchweld::cuda {
 ///   run<V>(acc, early, position, last)          computes the outputs from the values `acc` of `given`, writes them,
 ///                                               and leaves the first in acc
 /// `position` counts the positions of all loops but the last. V is at most loops.width, and starts at a multiple of V.
-/// Make the object by emit_elements_object. The parameter struct must be called Params, the index type I, and Params
-/// needs `tw::Size<I> size[loops.sizes.size() - 1]` for the loops but the last.
+/// An output of some positions of the last loop (Operand::begin) is written where V of them begin; the bounds must be
+/// multiples of loops.width. Make the object by emit_elements_object. The parameter struct must be called Params, the
+/// index type I, and Params needs `tw::Size<I> size[loops.sizes.size() - 1]` for the loops but the last.
 std::string emit_staged_elements(const Body& body, const Loops& loops, const Value* given);
 
 }  // namespace torchweld::cuda

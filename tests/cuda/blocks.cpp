@@ -14,6 +14,7 @@
 #include "core/ops/pointwise.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
+#include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
 
@@ -26,7 +27,10 @@ class Builder {
   Builder(c10::ScalarType dtype, bool constants_on_device)
       : graph_(std::make_unique<Graph>()), dtype_(dtype), on_device_(constants_on_device) {}
 
-  Value* input(const Dims& shape) { return graph_->add_input({dtype_, shape, channels_last_strides(shape), kDevice}); }
+  Value* input(const Dims& shape) {
+    Dims strides = shape.size() == 4 ? channels_last_strides(shape) : contiguous_strides(shape);
+    return graph_->add_input({dtype_, shape, strides, kDevice});
+  }
   Value* weight(const Dims& shape, double scale) {
     at::Tensor value = at::mul(at::randn(shape), scale).to(dtype_);
     Value* constant = graph_->add(Constant{on_device_ ? value.to(kDevice) : value, "w"}, {});
@@ -58,8 +62,8 @@ class Builder {
   Value* add(Attrs attrs, const std::vector<Value*>& inputs) { return graph_->add(std::move(attrs), inputs); }
 
   /// Runs the passes; all nodes must have become one.
-  Case finish(const std::string& name, Value* result) {
-    graph_->add_output(result);
+  Case finish(const std::string& name, const std::vector<Value*>& results) {
+    for (Value* result : results) graph_->add_output(result);
     PassContext context;
     context.tensor_cores = true;
     for (auto pass : {fuse, fuse_blocks}) {
@@ -133,7 +137,7 @@ Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_
   if (spec.projects) v = build.conv(v, spec.out, 1, 1, 1, false, spec.biased);
   if (spec.adds_input) v = build.add(Pointwise{"add"}, {v, x});
   if (spec.projects) v = build.activation(v, spec.last_activation);
-  return build.finish(spec.name, v);
+  return build.finish(spec.name, {v});
 }
 
 Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
@@ -144,12 +148,12 @@ Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on
     v = build.add(Reshape{{spec.batch, spec.channels}}, {v});
     v = build.add(Linear{}, {v, build.weight({spec.classes, spec.channels}, 0.05), build.weight({spec.classes}, 0.5)});
     v = build.activation(v, spec.activation);
-    return build.finish(spec.name, spec.casts ? build.add(Cast{c10::kFloat}, {v}) : v);
+    return build.finish(spec.name, {spec.casts ? build.add(Cast{c10::kFloat}, {v}) : v});
   }
   v = build.activation(build.conv(v, spec.squeezed, 1, 1, 1, false, true), spec.activation);
   v = build.activation(build.conv(v, spec.channels, 1, 1, 1, false, true), spec.gate);
   if (spec.multiplies) v = build.add(Pointwise{"mul"}, {x, v});
-  return build.finish(spec.name, v);
+  return build.finish(spec.name, {v});
 }
 
 Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
@@ -158,7 +162,35 @@ Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on
   Value* gate = build.input({spec.batch, spec.in, 1, 1});
   Value* v = build.conv(build.add(Pointwise{"mul"}, {x, gate}), spec.out, 1, 1, 1, false, true);
   if (spec.adds) v = build.add(Pointwise{"add"}, {v, build.input({spec.batch, spec.out, spec.height, spec.width})});
-  return build.finish(spec.name, v);
+  return build.finish(spec.name, {v});
+}
+
+Case make_block(const SiblingsSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
+  Builder build(dtype, constants_on_device);
+  bool linear = spec.window == 0;
+  Value* x = linear ? build.input({spec.batch, spec.height, spec.in})
+                    : build.input({spec.batch, spec.in, spec.height, spec.width});
+  std::vector<Value*> results;
+  for (int64_t out : spec.outs) {
+    bool biased = spec.all_biased || results.empty();
+    Value* v = nullptr;
+    if (linear) {
+      std::vector<Value*> inputs = {x, build.weight({out, spec.in}, std::sqrt(2 / static_cast<double>(spec.in)))};
+      if (biased) inputs.push_back(build.weight({out}, 0.5));
+      v = build.add(Linear{}, inputs);
+    } else {
+      v = build.conv(x, out, spec.window, spec.stride, 1, false, biased);
+    }
+    results.push_back(build.activation(v, spec.activation));
+  }
+  Case made = build.finish(spec.name, results);
+  for (const auto& v : made.node().outputs()) {
+    if (!spec.sliced) continue;
+    constexpr int64_t kMore = 24;
+    int64_t channels = v->type.shape[linear ? 2 : 1];
+    for (int64_t& stride : v->type.strides) stride = stride == 1 ? 1 : stride / channels * (channels + kMore);
+  }
+  return made;
 }
 
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
@@ -277,7 +309,30 @@ std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
       {.name = "scaled_deep", .batch = 2, .height = 7, .width = 7, .in = 1152, .out = 192, .adds = true},
       {.name = "scaled_wide", .height = 56, .width = 57, .in = 144, .out = 24, .adds = true},
   };
+  const std::vector<SiblingsSpec> siblings{
+      {.name = "siblings", .height = 15, .width = 13, .in = 192, .outs = {64, 48, 16}},
+      {.name = "siblings_sliced", .batch = 2, .height = 9, .width = 11, .in = 72, .outs = {24, 40}, .sliced = true},
+      {.name = "siblings_window3",
+       .height = 17,
+       .width = 17,
+       .in = 64,
+       .outs = {96, 8},
+       .window = 3,
+       .stride = 2,
+       .activation = "",
+       .all_biased = false},
+      {.name = "siblings_deep", .batch = 2, .height = 8, .width = 8, .in = 1280, .outs = {320, 384, 448}},
+      {.name = "siblings_wide", .batch = 16, .height = 24, .width = 24, .in = 64, .outs = {128, 64}, .sliced = true},
+      {.name = "siblings_linear",
+       .batch = 3,
+       .height = 37,
+       .in = 128,
+       .outs = {256, 64},
+       .window = 0,
+       .activation = "silu"},
+  };
   std::vector<Case> cases;
+  for (const SiblingsSpec& spec : siblings) cases.push_back(make_block(spec, dtype, constants_on_device));
   for (const ScaledSpec& spec : scaled) cases.push_back(make_block(spec, dtype, constants_on_device));
   for (const ResidualSpec& spec : specs) cases.push_back(make_block(spec, dtype, constants_on_device));
   for (const PooledSpec& spec : pooled) cases.push_back(make_block(spec, dtype, constants_on_device));
@@ -340,7 +395,8 @@ std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network) 
 std::vector<NamedTactic> block_tactics() {
   return {{"inverted_residual", cuda::propose_inverted_residual},
           {"squeeze_excite", cuda::propose_squeeze_excite},
-          {"pooled_linear", cuda::propose_pooled_linear}};
+          {"pooled_linear", cuda::propose_pooled_linear},
+          {"implicit_gemm", cuda::propose_implicit_gemm}};
 }
 
 }  // namespace torchweld::cuda_tests

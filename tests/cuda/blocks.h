@@ -54,10 +54,26 @@ struct ScaledSpec {
   bool adds = false;
 };
 
+/// Convolutions of one tensor, or (`window` 0) linear layers of one, with the activation behind each.
+struct SiblingsSpec {
+  std::string name = "";
+  int64_t batch = 1;
+  int64_t height = 14;
+  int64_t width = 14;
+  int64_t in = 64;
+  std::vector<int64_t> outs = {};
+  int64_t window = 1;
+  int64_t stride = 1;
+  std::string activation = "relu";
+  bool all_biased = true;  ///< Else only the first.
+  bool sliced = false;     ///< Results lie in slices of the channels of wider tensors.
+};
+
 /// The graph of a block after the passes. Constants lie in host memory unless `constants_on_device`.
 Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
+Case make_block(const SiblingsSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 
 /// Blocks of odd and even sizes with all kinds of parts.
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device);

@@ -62,8 +62,8 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
       inputs.push_back(place(value->type, offset));
       inputs.back().copy_(numbers);
     }
-    at::Tensor eager = run_aten(*c.graph, inputs)[0];
-    at::Tensor reference = run_f64(*c.graph, inputs)[0];
+    std::vector<at::Tensor> eager = run_aten(*c.graph, inputs);
+    std::vector<at::Tensor> reference = run_f64(*c.graph, inputs);
     Offers offers = offers_of(c);
     for (const auto& [tactic, reason] : offers.refusals())
       std::cout << c.name << ": " << tactic << ": " << reason << "\n";
@@ -76,8 +76,10 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
         std::unique_ptr<Kernel> kernel = kernels[i].get();
         std::vector<const at::Tensor*> in;
         for (const Value* v : c.node().inputs()) in.push_back(constant_of(v) ? constant_of(v) : &inputs[v->index()]);
-        at::Tensor output = place(c.node().output()->type, offset).fill_(std::nan(""));
-        std::vector<at::Tensor*> out = {&output};
+        std::vector<at::Tensor> outputs;
+        for (const auto& v : c.node().outputs()) outputs.push_back(place(v->type, offset).fill_(std::nan("")));
+        std::vector<at::Tensor*> out;
+        for (at::Tensor& output : outputs) out.push_back(&output);
         at::Tensor workspace =
             at::empty({kernel->workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
         kernel->run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
@@ -86,8 +88,10 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
           ADD_FAILURE() << what << ": " << cudaGetErrorString(status);
           return ran;
         }
-        std::string wrong = test::compare(output, eager, reference, test::largest_number(inputs));
-        EXPECT_TRUE(wrong.empty()) << what << ": " << wrong;
+        for (size_t k = 0; k < outputs.size(); ++k) {
+          std::string wrong = test::compare(outputs[k], eager[k], reference[k], test::largest_number(inputs));
+          EXPECT_TRUE(wrong.empty()) << what << ", result " << k << ": " << wrong;
+        }
         ++ran;
       } catch (const std::exception& error) {
         ADD_FAILURE() << what << ": " << error.what();

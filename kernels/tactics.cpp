@@ -23,6 +23,7 @@
 #include "kernels/cuda/pooled_blocks.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/regroup.h"
+#include "kernels/cuda/resize.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cudnn/conv.h"
 #endif
@@ -57,6 +58,7 @@ const std::vector<Tactic>& tactics() {
       {"cuda_rows", c10::kCUDA, cuda::propose_rows},
       {"cuda_reduce", c10::kCUDA, cuda::propose_reduce},
       {"cuda_pool", c10::kCUDA, cuda::propose_pool},
+      {"cuda_resize", c10::kCUDA, cuda::propose_resize},
       {"cuda_concat", c10::kCUDA, cuda::propose_concat},
       {"cuda_pad", c10::kCUDA, cuda::propose_pad},
 #endif

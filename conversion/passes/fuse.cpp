@@ -14,6 +14,7 @@
 #include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
 #include "core/ops/reduce.h"
+#include "core/ops/resize.h"
 #include "core/ops/shape.h"
 #include "core/ops/softmax.h"
 
@@ -43,7 +44,7 @@ bool is(const Node& node) {
   return node.as<A>() != nullptr;
 }
 
-constexpr std::array<Epilogue, 10> kEpilogues{{
+constexpr std::array<Epilogue, 11> kEpilogues{{
     {is<Conv>, true, 1, true},
     {is<Linear>, true, 1, true},
     {is<Matmul>, true, 1, true},
@@ -54,6 +55,7 @@ constexpr std::array<Epilogue, 10> kEpilogues{{
     {is<MaxPool>, false, 1, false},
     {is<AvgPool>, false, 1, false},
     {is<AdaptivePool>, false, 1, false},
+    {is<Resize>, false, 1, false},
 }};
 
 bool is_per_channel(const Value* operand, const Value* result, const Node& anchor) {
@@ -126,6 +128,9 @@ void fuse_epilogues(Graph& graph) {
         std::find_if(kEpilogues.begin(), kEpilogues.end(), [&](const Epilogue& e) { return e.is_anchor(*node); });
     if (epilogue == kEpilogues.end() || (!epilogue->on_cpu && !node->output()->type.device.is_cuda())) continue;
     Group group = with_epilogue(graph, node, *epilogue, free);
+    // A copy is other strides for the result, which kernels for this anchor write as well.
+    Node* copy = node->as<Resize>() ? only_user(graph, group.back()->output()) : nullptr;
+    if (copy && copy->as<Copy>() && free.count(copy)) group.push_back(copy);
     if (group.size() == 1) continue;
     fuse_group(graph, group);
     for (const Node* member : group) free.erase(member);

@@ -22,6 +22,7 @@
 #include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
 #include "core/ops/reduce.h"
+#include "core/ops/resize.h"
 #include "core/ops/shape.h"
 #include "core/ops/softmax.h"
 #include "kernels/cublaslt/gemm.h"
@@ -35,6 +36,7 @@
 #include "kernels/cuda/pool.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/regroup.h"
+#include "kernels/cuda/resize.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cudnn/conv.h"
 
@@ -47,6 +49,7 @@ class Maker {
   Maker(c10::ScalarType dtype, c10::Device device, bool constants_on_device)
       : dtype_(dtype), device_(device), constants_on_device_(constants_on_device) {}
 
+  c10::ScalarType dtype() const { return dtype_; }
   TensorType type(Dims shape, bool channels_last = false) const {
     Dims strides = channels_last ? channels_last_strides(shape) : contiguous_strides(shape);
     return {dtype_, std::move(shape), std::move(strides), device_};
@@ -233,6 +236,32 @@ void add_reduce_cases(Maker& make) {
              [](Graph& body, Value* v, Graph&, const auto&) { return body.add(Pointwise{"hardsigmoid"}, {v}); });
 }
 
+void add_resize_cases(Maker& make) {
+  make.single("resize_nhwc", Resize{.mode = "linear", .output = {33, 40}}, {make.type({2, 24, 9, 5}, true)}, true);
+  make.single("resize_nchw", Resize{.mode = "linear", .output = {33, 40}}, {make.type({2, 21, 9, 5})});
+  make.single("resize_smaller", Resize{.mode = "linear", .output = {5, 8}}, {make.type({2, 3, 19, 31})});
+  make.single("resize_corners", Resize{.mode = "linear", .output = {1, 16}, .align_corners = true},
+              {make.type({2, 21, 9, 5}, true)}, true);
+  make.single("resize_scaled", Resize{.mode = "linear", .output = {13, 16}, .scales = {1.5, 3.3}},
+              {make.type({2, 16, 9, 5}, true)}, true);
+  for (const char* mode : {"nearest", "nearest-exact"}) {
+    make.single(std::string("resize_") + mode, Resize{.mode = mode, .output = {17, 12}},
+                {make.type({2, 24, 9, 5}, true)}, true);
+    make.single(std::string("resize_nchw_") + mode, Resize{.mode = mode, .output = {18, 24}},
+                {make.type({2, 3, 9, 7})});
+  }
+  TensorType small = make.type({2, 24, 7, 5}, true);
+  make.fused("resize_add", Resize{.mode = "nearest", .output = {14, 10}}, small, {}, true,
+             [&make](Graph& body, Value* v, Graph&, const auto& operand) {
+               return body.add(Pointwise{"add"}, {v, operand(make.type({2, 24, 14, 10}, true))});
+             });
+  make.fused("resize_to_nchw", Resize{.mode = "linear", .output = {14, 40}}, small, {}, false,
+             [](Graph& body, Value* v, Graph&, const auto&) {
+               v->type.strides = contiguous_strides(v->type.shape);
+               return body.add(Pointwise{"relu"}, {v});
+             });
+}
+
 void add_pool_and_row_cases(Maker& make) {
   MaxPool max{.kernel = {3, 3}, .stride = {2, 2}, .padding = {1, 1}, .dilation = {1, 1}};
   make.single("max_nhwc", max, {make.type({2, 24, 15, 13}, true)}, true);
@@ -246,6 +275,7 @@ void add_pool_and_row_cases(Maker& make) {
   make.single("avg_inside", avg, {make.type({2, 24, 15, 13})});
   make.single("adaptive", AdaptivePool{.kind = "avg", .output = {6, 4}}, {make.type({2, 24, 15, 13}, true)}, true);
   make.single("adaptive_max", AdaptivePool{.kind = "max", .output = {6, 4}}, {make.type({2, 24, 15, 13})});
+  if (make.dtype() != c10::kDouble) add_resize_cases(make);
   make.single("softmax", Softmax{.axis = 1}, {make.type({5, 1000})});
   make.single("softmax_long", Softmax{.axis = 1, .log = true}, {make.type({3, 5001})});
   make.single("softmax_middle", Softmax{.axis = 1}, {make.type({3, 20, 6})});
@@ -502,6 +532,7 @@ std::vector<NamedTactic> own_tactics() {
           {"implicit_gemm", cuda::propose_implicit_gemm},
           {"deferred_norm", cuda::propose_deferred_norm},
           {"pool", cuda::propose_pool},
+          {"resize", cuda::propose_resize},
           {"reduce", cuda::propose_reduce},
           {"rows", cuda::propose_rows},
           {"concat", cuda::propose_concat},

@@ -1,0 +1,76 @@
+#include "kernels/cuda/resize.h"
+
+#include "core/error.h"
+#include "core/ops/fused.h"
+#include "core/ops/resize.h"
+#include "kernels/cuda/own_kernel.h"
+
+namespace torchweld::cuda {
+namespace {
+
+constexpr unsigned kThreads = 128;
+
+std::string source_of(const Resize& resize) {
+  if (resize.mode == "linear") return resize.align_corners ? "tw::LinearCornersSource" : "tw::LinearSource";
+  return resize.mode == "nearest" ? "tw::NearestSource" : "tw::NearestExactSource";
+}
+
+/// Steps in x from one result to the next along spatial dimension `d`.
+float scale_of(const Resize& resize, size_t d, int64_t size) {
+  auto in = static_cast<float>(size);
+  auto out = static_cast<float>(resize.output[d]);
+  if (resize.mode == "linear" && resize.align_corners) return out > 1 ? (in - 1) / (out - 1) : 0;
+  std::optional<double> given = resize.scales.empty() ? std::nullopt : resize.scales[d];
+  return given && *given > 0 ? static_cast<float>(1 / *given) : in / out;
+}
+
+std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops loops, bool channels_last) {
+  const Resize& resize = *body.anchor->as<Resize>();
+  size_t x_index = anchor_input(body, 0);
+  const TensorType& x = node.input(x_index)->type;
+  Dims in = {x.strides[0], x.strides[2], x.strides[3], x.strides[1]};
+  bool wide = !channels_last || in[3] == 1 || x.shape[1] == 1;
+  loops.choose_width(wide ? static_cast<int>(16 / c10::elementSize(x.dtype)) : 1, false);
+  loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
+  Program program{"resize", emit_head(loops, {"resize.cuh"}) +
+                                "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
+                                "vector_reads;\n  float scale_h, scale_w;\n" +
+                                loops.parameter_members() + "};\n" + emit_elements(body, loops, body.anchor->output()) +
+                                "extern \"C\" __global__ void __launch_bounds__(128) kernel(" +
+                                emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
+                                emit_elements_object(loops) + "  tw::resize<" + source_of(resize) + ", " +
+                                (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) + ">(x" +
+                                std::to_string(x_index) + ", p, elements);\n}\n"};
+  std::string type = loops.index_type();
+  int64_t count = loops.positions() / loops.width;
+  Arguments arguments;
+  add_index(arguments, count, type);
+  for (size_t d = 0; d < 4; ++d) add_size(arguments, d == 3 ? loops.sizes[d] / loops.width : loops.sizes[d], type);
+  for (int64_t stride : in) add_index(arguments, stride, type);
+  bool divides = in[0] % loops.width == 0 && in[1] % loops.width == 0 && in[2] % loops.width == 0;
+  for (int64_t number : {x.shape[2], x.shape[3], int64_t{divides}}) arguments.add(static_cast<int32_t>(number));
+  for (size_t d : {0, 1}) arguments.add(scale_of(resize, d, x.shape[d + 2]));
+  loops.add_arguments(arguments);
+  return make_own_kernel(node, program, {.blocks = ceil_div(count, kThreads), .threads = kThreads},
+                         std::move(arguments), body.literals);
+}
+
+}  // namespace
+
+void propose_resize(const Node& node, const KernelContext&, Offers& offers) {
+  auto* fused = node.as<Fused>();
+  const Node* anchor = fused ? anchor_of(*fused) : &node;
+  if (!anchor || !anchor->as<Resize>()) return;
+  Body body = body_of(node);
+  const Resize& resize = *body.anchor->as<Resize>();
+  const TensorType& x = node.input(anchor_input(body, 0))->type;
+  expect(x.rank() == 4, "only [N,C,H,W]");
+  expect(resize.mode != "cubic" && !resize.antialias, "cubic, or antialiased");
+  expect(x.dtype == c10::kHalf || x.dtype == c10::kBFloat16 || x.dtype == c10::kFloat, "only f16, bf16 and f32");
+  bool channels_last = lies_channels_last(node.output()->type, x);
+  Loops loops;
+  add_finish_operands(node, body, channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, loops);
+  offers.add("", [&node, body, loops, channels_last] { return make_resize(node, body, loops, channels_last); });
+}
+
+}  // namespace torchweld::cuda

@@ -47,9 +47,9 @@ bool allows(const GemmProblem& p, GemmSource source) {
     case GemmSource::kRing:
       return true;
     case GemmSource::kStages:
-      return p.element_bytes == 2 && p.vector_reads;
+      return p.vector_reads;
     case GemmSource::kPipeline:  // A thread holds so many results that code for each alone takes long to compile.
-      return p.element_bytes == 2 && p.vector_reads && p.vector_writes;
+      return p.vector_reads && p.vector_writes;
     case GemmSource::kPatch:  // They are read as one run of pixels.
       return p.taps() > 1 && p.in[1] == p.width * p.in[2] && (p.images == 1 || p.in[0] == p.height * p.in[1]);
     case GemmSource::kPixels:
@@ -85,7 +85,8 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
 double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.columns * c.warps_m) * 32 / 128.0; }
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
-/// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype.
+/// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype in
+/// f16. Of TF32 a stage has half as many numbers, multiplied at half the rate.
 double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, double waves, double beside) {
   constexpr double kStart = 1100;
   constexpr double kBytesPerCycle = 3500;
@@ -95,7 +96,9 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   double load = std::max(bytes * blocks / waves / kBytesPerCycle, bytes * beside / kBytesPerCycleOfOne);
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
   double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
-  return kStart + load + last + sum + 0.05 * results + 7.2 * results / c.threads();
+  // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
+  double round = p.element_bytes == 4 ? beside * static_cast<double>(c.x_bytes(p)) / 16 / 32 * 14 / 4 : 0;
+  return kStart + load + last + round + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 
 /// Cycles of a block that shares its processor with `beside` - 1 others, of `blocks` in `waves` waves. The constants
@@ -132,7 +135,8 @@ double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, do
 }
 
 /// Microseconds of blocks that take tiles in turn: what bounds a stage is the products, or the operands' way from L2.
-/// Within 10 % of what was measured on an H100 for the layers of BERT-base and some of ResNet50 at batch 32 in f16.
+/// Within 10 % of what was measured on an H100 for the layers of BERT-base and some of ResNet50 at batch 32 in f16. Of
+/// TF32 a stage has half as many numbers, multiplied at half the rate.
 double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice& device) {
   constexpr double kStart = 3000;
   constexpr double kCyclesPerMicrosecond = 1600;

@@ -2,7 +2,7 @@
 // implicit_gemm.cuh a block keeps everything it multiplies in shared memory, but it starts when the first part of k is
 // there.
 //
-// k lies in stages of 64 numbers: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
+// k lies in stages of 128 bytes: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
 // chunks]; chunk c of row r has place c ^ r % 8, as the instruction expects it ("128-byte swizzle"). Some stages
 // together arrive as one part.
 #pragma once
@@ -21,6 +21,31 @@ __device__ __forceinline__ void show_to_tensor_cores() {
 // A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
 __device__ __forceinline__ unsigned long long place_in_shared(unsigned address) {
   return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
+}
+
+// Rounds what this thread has brought to what multiply_add takes: the tensor cores read it as it lies in shared memory.
+// `place(i)`: the address of chunk i of `count`; `together`: how many are in registers at a time.
+template <class S, int count, int together, class Place>
+__device__ __forceinline__ void prepare_chunks(const Place& place) {
+  static_assert(count % together == 0, "whole groups");
+  if constexpr (same<S, float>) {
+#pragma unroll
+    for (int first = 0; first < count; first += together) {
+      unsigned words[together][4];
+#pragma unroll
+      for (int i = 0; i < together; ++i)
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[i][0]), "=r"(words[i][1]), "=r"(words[i][2]), "=r"(words[i][3])
+                     : "r"(place(first + i)));
+#pragma unroll
+      for (int i = 0; i < together; ++i) {
+        prepare_words<S>(words[i]);
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(place(first + i)), "r"(words[i][0]),
+                     "r"(words[i][1]), "r"(words[i][2]), "r"(words[i][3])
+                     : "memory");
+      }
+    }
+  }
 }
 
 // Adds the products of a stage: the 64 rows and all columns that start at these addresses.
@@ -52,7 +77,7 @@ struct GemmStages {
   static constexpr int step = T::threads / 8, per_thread = T::rows / step;
   static constexpr int header = 256, alignment = 1024, table_bytes = taps ? stages * 64 : 0;
   static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
-  static_assert(sizeof(S) == 2 && 64 + parts * 8 <= header && step % 8 == 0, "parts that fit");
+  static_assert(64 + parts * 8 <= header && step % 8 == 0, "parts that fit");
 
   const S* x;
   const S* from[per_thread];
@@ -131,6 +156,9 @@ struct GemmStages {
   template <class Multiply, int part = 0, class Params, class Norm>
   __device__ __forceinline__ void multiply(const Params& p, float (&sums)[T::n_tiles][4], Norm& norm) const {
     wait_for_copies<parts - 1 - part>();
+    prepare_chunks<S, stages_of(part) * per_thread, per_thread>([&](int i) {
+      return to + (part * together + i / per_thread) * row_bytes + i % per_thread * step * 128;
+    });
     show_to_tensor_cores();
     wait_for_phase(barriers + part * 8, 0);
     __syncthreads();

@@ -71,7 +71,7 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
   if (c.source == GemmSource::kStages) {
     int64_t slots = c.splits > 1 ? int64_t{4} * c.rows * (c.columns + 4) : 0;
     int64_t table = p.is_pointwise() ? 0 : c.stage_count(p) * kStageChunks * 8;
-    return kHeaderAndAlignment + c.stage_count(p) * (c.rows + c.columns) * kStageChunks * 16 + table + slots;
+    return kHeaderAndAlignment + c.kept_stages(p) * (c.rows + c.columns) * kStageChunks * 16 + table + slots;
   }
   int64_t slots = c.summed() ? int64_t{4} * c.warps_k * c.rows * (c.columns + 4) : 0;
   int64_t weights = c.columns * c.pitch(p) * 16;
@@ -97,8 +97,11 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
   double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
-  double round = p.element_bytes == 4 ? beside * static_cast<double>(c.x_bytes(p)) / 16 / 32 * 14 / 4 : 0;
-  return kStart + load + last + round + sum + 0.05 * results + 7.2 * results / c.threads();
+  auto x_chunks = static_cast<double>(c.stage_count(p) * kStageChunks * c.rows);
+  double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
+  // A part that takes the place of another one waits for all threads.
+  double turns = c.kept ? 100 * static_cast<double>(ceil_div(c.stage_count(p), c.stages)) : 0;
+  return kStart + load + last + round + turns + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 
 /// Cycles of a block that shares its processor with `beside` - 1 others, of `blocks` in `waves` waves. The constants
@@ -179,7 +182,7 @@ int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
 
-constexpr int64_t kMostStages = 24;
+constexpr int64_t kMostStages = 24;  ///< Code for each.
 
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
@@ -188,7 +191,7 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
-  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && c.stage_count(p) <= kMostStages;
+  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && (c.kept || c.stage_count(p) <= kMostStages);
   if (c.source == GemmSource::kPipeline) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kRing) return c.threads() / c.stage_chunks <= c.rows;
   int warps = c.warps_m * c.warps_n * c.warps_k;
@@ -209,8 +212,9 @@ class Search {
   const GemmDevice& device() const { return device_; }
   std::vector<GemmConfig>& found() { return found_; }
 
-  void add(GemmConfig c) {
-    if (!allows(p_, c.source) || !is_sensible(p_, c)) return;
+  /// False when it is not possible.
+  bool add(GemmConfig c) {
+    if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     int64_t pairs = ceil_div(ceil_div(ceil_div(p_.channels, p_.chunk()), 2), c.splits);
     // All taps of a patch are shared evenly by the warps along k.
     if (c.source == GemmSource::kPatch) pairs = ceil_div(pairs, c.warps_k) * c.warps_k;
@@ -219,9 +223,10 @@ class Search {
     c.patch_pixels = patch_of(c);
     c.lanes = lanes_for(p_, c);
     c.shared_bytes = shared_bytes(p_, c);
-    if (c.shared_bytes > device_.shared_bytes) return;
+    if (c.shared_bytes > device_.shared_bytes) return false;
     c.microseconds = estimate(p_, c, device_);
     found_.push_back(c);
+    return true;
   }
 
  private:
@@ -307,7 +312,14 @@ void add_warpgroups(Search& search) {
         int64_t stages = ceil_div(search.problem().taps() * ceil_div(chunks, c.splits), kStageChunks);
         // In about four parts.
         c.stages = static_cast<int>(ceil_div(stages, 4));
-        search.add(c);
+        c.kept = 0;
+        if (search.add(c)) continue;
+        // Not all fits. As many bytes are on their way as keep the way busy, beside the part that is multiplied and the
+        // one before.
+        constexpr int64_t kOnTheWay = 64 << 10;
+        c.stages = 1;
+        c.kept = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
+        if (c.kept < stages) search.add(c);
       }
     }
   }
@@ -364,7 +376,7 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
     case GemmSource::kRing:
       return int64_t{16} * stages * rows * (stage_chunks + 1);
     case GemmSource::kStages:
-      return stage_count(problem) * kStageChunks * 16 * rows;
+      return kept_stages(problem) * kStageChunks * 16 * rows;
     case GemmSource::kPipeline:
       return stages * kStageChunks * 16 * rows;
   }
@@ -384,6 +396,7 @@ std::string GemmConfig::text() const {
   if (source == GemmSource::kPixels) text += " pixels";
   if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
   if (source == GemmSource::kStages) text += " stages" + number(stages);
+  if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
   if (splits > 1) text += " split" + number(splits);
   return text;

@@ -230,9 +230,11 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
 std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& config) {
   const GemmProblem& p = parts.problem;
   bool pipeline = config.source == GemmSource::kPipeline;
+  int64_t parts_kept = config.kept ? config.kept : ceil_div(config.stage_count(p), config.stages);
   return std::string(pipeline ? "using Pipeline = tw::GemmPipeline" : "using Stages = tw::GemmStages") +
          "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
-         (pipeline ? numbers({config.stages, config.blocks}) : numbers({config.stage_count(p), config.stages})) +
+         (pipeline ? numbers({config.stages, config.blocks})
+                   : numbers({config.stage_count(p), config.stages, parts_kept})) +
          ">;\n" + emit_multiply(parts.dtype, config.columns);
 }
 

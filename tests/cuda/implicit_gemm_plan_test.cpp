@@ -79,6 +79,15 @@ TEST(ImplicitGemmPlan, EncoderLayersGoToWarpgroupsWhereThereAreSome) {
   }
 }
 
+TEST(ImplicitGemmPlan, WhatDoesNotFitComesInTurns) {
+  GemmProblem p = square_conv(1, 1, 768, 3072, 1, 1, 4);
+  p.width = p.out_width = 128;
+  const GemmConfig best = gemm_configs(p, {}, 1).front();
+  EXPECT_EQ(best.source, GemmSource::kStages);
+  EXPECT_GE(best.kept, 3);
+  EXPECT_LT(best.kept_stages(p), best.stage_count(p));
+}
+
 TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
   for (int64_t bytes : {2, 4}) {
     GemmProblem p = square_conv(128, 28, 256, 256, 3, 1, bytes);

@@ -96,12 +96,22 @@ TEST(DeviceCode, OddProductsCompile) {
   compile_all(programs, {"sm_75", "sm_90a"});
 }
 
+/// Whether stages of k take the places of earlier ones.
+bool has_stages_in_turns(const cuda::Program& program) {
+  static const std::regex stages("GemmStages<Tile, Depth, [a-z]+, ([0-9]+), 1, ([0-9]+)>");
+  std::smatch found;
+  return std::regex_search(program.text, found, stages) && std::stoi(found[1]) > std::stoi(found[2]);
+}
+
 TEST(DeviceCode, ProductsInTf32Compile) {
   std::vector<Case> list = odd_products(c10::kFloat, kDevice, false);
   Programs programs;
   for (const Case& c : list) collect(c, programs);
   compile_all(programs, {"sm_80"});
   programs.merge(programs_with("tw::implicit_gemm_warpgroups<", list));
+  int in_turns = 0;
+  for (const auto& [text, program] : programs) in_turns += has_stages_in_turns(program.second);
+  EXPECT_GT(in_turns, 0);
   compile_all(programs, {"sm_90a"});
 }
 

@@ -193,7 +193,7 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   };
   auto by_warps = [&](const GemmConfig& config) { return !config.by_warpgroups() && moment_parts(config, first) > 0; };
   auto without_splits = [](const GemmConfig& config) {
-    return config.source == GemmSource::kStages && config.splits == 1;
+    return config.source == GemmSource::kStages && config.splits == 1 && config.kept == 0;
   };
   // The estimates do not compare the two families well.
   std::vector<GemmConfig> firsts = configs_of(node, first, 0, 3, by_warpgroups);

@@ -38,13 +38,13 @@ at::Tensor column_order(const GemmConfig& config) {
   return at::tensor(order);
 }
 
-/// [tiles, columns, k] as [tile][stage of 64 numbers][column][8 chunks], the chunks of each column exchanged; see
+/// [tiles, columns, k] as [tile][stage of 8 chunks][column][8 chunks], the chunks of each column exchanged; see
 /// implicit_gemm_warpgroups.cuh.
-at::Tensor swizzled(const at::Tensor& weight) {
-  constexpr int64_t kStage = 64;
-  int64_t stages = ceil_div(weight.size(2), kStage);
-  at::Tensor whole = at::constant_pad_nd(weight, {0, stages * kStage - weight.size(2)});
-  whole = whole.reshape({weight.size(0), weight.size(1), stages, 8, 8}).transpose(1, 2);
+at::Tensor swizzled(const at::Tensor& weight, int64_t chunk) {
+  const int64_t stage = 8 * chunk;
+  int64_t stages = ceil_div(weight.size(2), stage);
+  at::Tensor whole = at::constant_pad_nd(weight, {0, stages * stage - weight.size(2)});
+  whole = whole.reshape({weight.size(0), weight.size(1), stages, 8, chunk}).transpose(1, 2);
   std::vector<at::Tensor> columns;
   for (int64_t r = 0; r < 8; ++r) {
     std::vector<int64_t> order(8);
@@ -73,7 +73,7 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
   weight = at::index_select(weight, 1, column_order(config).to(weight.device())).permute({0, 3, 1, 2, 4});
   int64_t depth = p.taps() * config.slice * p.chunk();
-  if (config.by_warpgroups()) return swizzled(weight.reshape({-1, config.columns, depth}));
+  if (config.by_warpgroups()) return swizzled(weight.reshape({-1, config.columns, depth}), p.chunk());
   if (config.source == GemmSource::kRing) {
     int64_t stage = config.stage_chunks * p.chunk();
     weight =

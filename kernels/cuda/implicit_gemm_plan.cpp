@@ -47,9 +47,9 @@ bool allows(const GemmProblem& p, GemmSource source) {
     case GemmSource::kRing:
       return true;
     case GemmSource::kStages:
-      return p.element_bytes == 2 && p.vector_reads;
+      return p.vector_reads;
     case GemmSource::kPipeline:  // A thread holds so many results that code for each alone takes long to compile.
-      return p.element_bytes == 2 && p.vector_reads && p.vector_writes;
+      return p.vector_reads && p.vector_writes;
     case GemmSource::kPatch:  // They are read as one run of pixels.
       return p.taps() > 1 && p.in[1] == p.width * p.in[2] && (p.images == 1 || p.in[0] == p.height * p.in[1]);
     case GemmSource::kPixels:
@@ -71,7 +71,7 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
   if (c.source == GemmSource::kStages) {
     int64_t slots = c.splits > 1 ? int64_t{4} * c.rows * (c.columns + 4) : 0;
     int64_t table = p.is_pointwise() ? 0 : c.stage_count(p) * kStageChunks * 8;
-    return kHeaderAndAlignment + c.stage_count(p) * (c.rows + c.columns) * kStageChunks * 16 + table + slots;
+    return kHeaderAndAlignment + c.kept_stages(p) * (c.rows + c.columns) * kStageChunks * 16 + table + slots;
   }
   int64_t slots = c.summed() ? int64_t{4} * c.warps_k * c.rows * (c.columns + 4) : 0;
   int64_t weights = c.columns * c.pitch(p) * 16;
@@ -85,7 +85,8 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
 double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.columns * c.warps_m) * 32 / 128.0; }
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
-/// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype.
+/// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype in
+/// f16. Of TF32 a stage has half as many numbers, multiplied at half the rate.
 double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, double waves, double beside) {
   constexpr double kStart = 1100;
   constexpr double kBytesPerCycle = 3500;
@@ -95,7 +96,12 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   double load = std::max(bytes * blocks / waves / kBytesPerCycle, bytes * beside / kBytesPerCycleOfOne);
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
   double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
-  return kStart + load + last + sum + 0.05 * results + 7.2 * results / c.threads();
+  // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
+  auto x_chunks = static_cast<double>(c.stage_count(p) * kStageChunks * c.rows);
+  double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
+  // A part that takes the place of another one waits for all threads.
+  double turns = c.kept ? 100 * static_cast<double>(ceil_div(c.stage_count(p), c.stages)) : 0;
+  return kStart + load + last + round + turns + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 
 /// Cycles of a block that shares its processor with `beside` - 1 others, of `blocks` in `waves` waves. The constants
@@ -131,8 +137,10 @@ double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, do
   return kStart + load + 0.62 * products + (patch ? 97.0 * static_cast<double>(p.taps()) : 0) + sum + finish;
 }
 
-/// Microseconds of blocks that take tiles in turn: what bounds a stage is the products, or the operands' way from L2.
-/// Within 10 % of what was measured on an H100 for the layers of BERT-base and some of ResNet50 at batch 32 in f16.
+/// Microseconds of blocks that take tiles in turn: what bounds a stage is the products, the operands' way from L2, or
+/// shared memory, where operands are written, f32 is rounded, and every warpgroup reads its rows and all columns.
+/// Within 10 % of what was measured on an H100 for the layers of BERT-base and some of ResNet50 at batch 32 in f16. Of
+/// TF32 a stage has half as many numbers, multiplied at half the rate.
 double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice& device) {
   constexpr double kStart = 3000;
   constexpr double kCyclesPerMicrosecond = 1600;
@@ -140,7 +148,8 @@ double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice
   double results = static_cast<double>(c.rows) * c.columns;
   double products = results * 64 / 2048 / 0.85;
   double bytes = 128 * (c.rows + static_cast<double>(c.columns));
-  double stages = static_cast<double>(c.stage_count(p)) * std::max(products, bytes / kBytesPerCycle);
+  double moved = 2 * bytes + 128.0 * c.columns * (c.rows / 64 - 1) + (p.element_bytes == 4 ? 2 * 128.0 * c.rows : 0);
+  double stages = static_cast<double>(c.stage_count(p)) * std::max({products, bytes / kBytesPerCycle, moved / 128});
   double finish = 0.12 * results;
   // Two blocks of a processor finish while the other multiplies.
   double tile = c.blocks > 1 ? std::max(stages, finish) + 0.2 * std::min(stages, finish) : stages + finish;
@@ -175,7 +184,7 @@ int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
 
-constexpr int64_t kMostStages = 24;
+constexpr int64_t kMostStages = 24;  ///< Code for each.
 
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
@@ -184,7 +193,7 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
-  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && c.stage_count(p) <= kMostStages;
+  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && (c.kept || c.stage_count(p) <= kMostStages);
   if (c.source == GemmSource::kPipeline) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kRing) return c.threads() / c.stage_chunks <= c.rows;
   int warps = c.warps_m * c.warps_n * c.warps_k;
@@ -205,8 +214,9 @@ class Search {
   const GemmDevice& device() const { return device_; }
   std::vector<GemmConfig>& found() { return found_; }
 
-  void add(GemmConfig c) {
-    if (!allows(p_, c.source) || !is_sensible(p_, c)) return;
+  /// False when it is not possible.
+  bool add(GemmConfig c) {
+    if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     int64_t pairs = ceil_div(ceil_div(ceil_div(p_.channels, p_.chunk()), 2), c.splits);
     // All taps of a patch are shared evenly by the warps along k.
     if (c.source == GemmSource::kPatch) pairs = ceil_div(pairs, c.warps_k) * c.warps_k;
@@ -215,9 +225,10 @@ class Search {
     c.patch_pixels = patch_of(c);
     c.lanes = lanes_for(p_, c);
     c.shared_bytes = shared_bytes(p_, c);
-    if (c.shared_bytes > device_.shared_bytes) return;
+    if (c.shared_bytes > device_.shared_bytes) return false;
     c.microseconds = estimate(p_, c, device_);
     found_.push_back(c);
+    return true;
   }
 
  private:
@@ -303,7 +314,14 @@ void add_warpgroups(Search& search) {
         int64_t stages = ceil_div(search.problem().taps() * ceil_div(chunks, c.splits), kStageChunks);
         // In about four parts.
         c.stages = static_cast<int>(ceil_div(stages, 4));
-        search.add(c);
+        c.kept = 0;
+        if (search.add(c)) continue;
+        // Not all fits. As many bytes are on their way as keep the way busy, beside the part that is multiplied and the
+        // one before.
+        constexpr int64_t kOnTheWay = 64 << 10;
+        c.stages = 1;
+        c.kept = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
+        if (c.kept < stages) search.add(c);
       }
     }
   }
@@ -360,7 +378,7 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
     case GemmSource::kRing:
       return int64_t{16} * stages * rows * (stage_chunks + 1);
     case GemmSource::kStages:
-      return stage_count(problem) * kStageChunks * 16 * rows;
+      return kept_stages(problem) * kStageChunks * 16 * rows;
     case GemmSource::kPipeline:
       return stages * kStageChunks * 16 * rows;
   }
@@ -380,6 +398,7 @@ std::string GemmConfig::text() const {
   if (source == GemmSource::kPixels) text += " pixels";
   if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
   if (source == GemmSource::kStages) text += " stages" + number(stages);
+  if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
   if (splits > 1) text += " split" + number(splits);
   return text;

@@ -63,7 +63,8 @@ struct GemmConfig {
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
   int blocks = 1;        ///< kPipeline: on one processor.
-  int stages = 0;        ///< Of a ring; kStages: those that arrive together.
+  int stages = 0;        ///< Of a ring; kStages: those that arrive together, a part.
+  int kept = 0;          ///< kStages: parts that are in shared memory at a time; 0 for all.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
 
   int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
@@ -84,6 +85,8 @@ struct GemmConfig {
   int64_t steps(const GemmProblem& problem) const;
   /// Stages of k, for kRing, kStages and kPipeline.
   int64_t stage_count(const GemmProblem& problem) const;
+  /// kStages: those in shared memory at a time.
+  int64_t kept_stages(const GemmProblem& problem) const { return kept ? kept * stages : stage_count(problem); }
   int64_t pixel_pitch() const { return slice + 1; }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
   int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }

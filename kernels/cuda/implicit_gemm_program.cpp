@@ -261,7 +261,7 @@ Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const P
 }
 
 /// `struct Multiply`: the warpgroup's instruction for so many columns, which the instruction set has no generic form
-/// of. begin() before and close() after a row of run(sums, a, b), which adds the product of 16 numbers along k of the
+/// of. begin() before and close() after a row of run(sums, a, b), which adds the product of 32 bytes along k of the
 /// rows at descriptor a and the columns at descriptor b; sums are there after finish(sums). After wait_for_earlier()
 /// all rows but the last have been read.
 std::string emit_multiply(c10::ScalarType dtype, int columns) {
@@ -272,16 +272,17 @@ std::string emit_multiply(c10::ScalarType dtype, int columns) {
     operands +=
         (i ? ", " : "") + std::string("\"+f\"(d[") + std::to_string(i / 4) + "][" + std::to_string(i % 4) + "])";
   }
-  std::string type = dtype == c10::kHalf ? "f16" : "bf16";
+  const bool tf32 = dtype == c10::kFloat;
+  std::string type = tf32 ? "tf32" : dtype == c10::kHalf ? "f16" : "bf16";
   std::string sums = "(float (&d)[" + std::to_string(columns / 8) + "][4]";
   const std::string function = "  __device__ __forceinline__ static void ";
   return "struct Multiply {\n#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n" + function +
          "begin() { asm volatile(\"wgmma.fence.sync.aligned;\" ::: \"memory\"); }\n" + function +
          "close() { asm volatile(\"wgmma.commit_group.sync.aligned;\" ::: \"memory\"); }\n" + function + "run" + sums +
          ", unsigned long long a, unsigned long long b) {\n    asm volatile(\"wgmma.mma_async.sync.aligned.m64n" +
-         std::to_string(columns) + "k16.f32." + type + "." + type + " {" + registers + "}, %" + std::to_string(count) +
-         ", %" + std::to_string(count + 1) + ", 1, 1, 1, 0, 0;\"\n        : " + operands +
-         " : \"l\"(a), \"l\"(b));\n  }\n" + function + "finish" + sums +
+         std::to_string(columns) + (tf32 ? "k8" : "k16") + ".f32." + type + "." + type + " {" + registers + "}, %" +
+         std::to_string(count) + ", %" + std::to_string(count + 1) + ", 1, 1, 1" + (tf32 ? "" : ", 0, 0") +
+         ";\"\n        : " + operands + " : \"l\"(a), \"l\"(b));\n  }\n" + function + "finish" + sums +
          ") {\n    asm volatile(\"wgmma.wait_group.sync.aligned 0;\"\n        : " + operands +
          " :: \"memory\");\n  }\n" + function +
          "wait_for_earlier() { asm volatile(\"wgmma.wait_group.sync.aligned 1;\" ::: \"memory\"); }\n#else\n" +
@@ -318,9 +319,11 @@ std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width
 std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& config) {
   const GemmProblem& p = parts.problem;
   bool pipeline = config.source == GemmSource::kPipeline;
+  int64_t parts_kept = config.kept ? config.kept : ceil_div(config.stage_count(p), config.stages);
   return std::string(pipeline ? "using Pipeline = tw::GemmPipeline" : "using Stages = tw::GemmStages") +
          "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
-         (pipeline ? numbers({config.stages, config.blocks}) : numbers({config.stage_count(p), config.stages})) +
+         (pipeline ? numbers({config.stages, config.blocks})
+                   : numbers({config.stage_count(p), config.stages, parts_kept})) +
          ">;\n" + emit_multiply(parts.dtype, config.columns);
 }
 

@@ -78,23 +78,50 @@ TEST(DeviceCode, CompilesForOtherDtypes) {
   compile_all(programs, {"sm_80"});
 }
 
+/// Those of `list` whose text calls `entry`.
+Programs programs_with(const std::string& entry, const std::vector<Case>& list) {
+  Programs programs;
+  for (const Case& c : list) {
+    for (const cuda::Program& program : programs_of(c)) {
+      if (program.text.find(entry) != std::string::npos) programs.emplace(program.text, std::pair(c.name, program));
+    }
+  }
+  EXPECT_FALSE(programs.empty()) << entry;
+  return programs;
+}
+
 TEST(DeviceCode, OddProductsCompile) {
   Programs programs;
   for (const Case& c : odd_products(c10::kHalf, kDevice, false)) collect(c, programs);
   compile_all(programs, {"sm_75", "sm_90a"});
 }
 
-TEST(DeviceCode, LargeProductsCompile) {
+/// Whether stages of k take the places of earlier ones.
+bool has_stages_in_turns(const cuda::Program& program) {
+  static const std::regex stages("GemmStages<Tile, Depth, [a-z]+, ([0-9]+), 1, ([0-9]+)>");
+  std::smatch found;
+  return std::regex_search(program.text, found, stages) && std::stoi(found[1]) > std::stoi(found[2]);
+}
+
+TEST(DeviceCode, ProductsInTf32Compile) {
+  std::vector<Case> list = odd_products(c10::kFloat, kDevice, false);
   Programs programs;
-  for (const Case& c : large_products(c10::kHalf, kDevice, false)) {
-    for (const cuda::Program& program : programs_of(c)) {
-      if (program.text.find("tw::implicit_gemm_pipeline<") != std::string::npos)
-        programs.emplace(program.text, std::pair(c.name, program));
-    }
-  }
+  for (const Case& c : list) collect(c, programs);
+  compile_all(programs, {"sm_80"});
+  programs.merge(programs_with("tw::implicit_gemm_warpgroups<", list));
+  int in_turns = 0;
+  for (const auto& [text, program] : programs) in_turns += has_stages_in_turns(program.second);
+  EXPECT_GT(in_turns, 0);
+  compile_all(programs, {"sm_90a"});
+}
+
+TEST(DeviceCode, LargeProductsCompile) {
   // Where two blocks share a processor's registers, some are kept in memory while a tile ends.
-  constexpr int kFewBytes = 96;
-  compile_all(programs, {"sm_90a"}, kFewBytes);
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    std::vector<Case> list = large_products(dtype, kDevice, false);
+    compile_all(programs_with("tw::implicit_gemm_pipeline<", list), {"sm_90a"},
+                static_cast<int>(48 * c10::elementSize(dtype)));
+  }
 }
 
 TEST(DeviceCode, AttentionCompiles) {

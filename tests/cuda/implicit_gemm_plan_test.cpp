@@ -6,9 +6,10 @@
 namespace torchweld::cuda {
 namespace {
 
-GemmProblem square_conv(int64_t images, int64_t size, int64_t channels, int64_t outputs, int64_t window,
-                        int64_t stride) {
+GemmProblem square_conv(int64_t images, int64_t size, int64_t channels, int64_t outputs, int64_t window, int64_t stride,
+                        int64_t element_bytes = 2) {
   GemmProblem p;
+  p.element_bytes = element_bytes;
   p.images = images;
   p.height = p.width = size;
   p.channels = channels;
@@ -25,7 +26,10 @@ std::vector<GemmProblem> many_problems() {
   for (int64_t images : {1, 3, 32}) {
     for (int64_t size : {1, 7, 14, 57, 224}) {
       for (int64_t channels : {1, 3, 16, 24, 96, 512, 2048}) {
-        for (int64_t window : {1, 3, 7}) list.push_back(square_conv(images, size, channels, 40, window, 1 + size % 2));
+        for (int64_t window : {1, 3, 7}) {
+          for (int64_t bytes : {2, 4})
+            list.push_back(square_conv(images, size, channels, 40, window, 1 + size % 2, bytes));
+        }
       }
     }
   }
@@ -38,8 +42,9 @@ TEST(ImplicitGemmPlan, EveryProblemHasConfigurationsThatFit) {
     for (const GemmProblem& p : many_problems()) {
       std::vector<GemmConfig> configs = gemm_configs(p, device, 8);
       // A block keeps a table of all of k.
-      constexpr int64_t kLongest = 16384;
-      if (p.channels * p.taps() <= kLongest) EXPECT_FALSE(configs.empty()) << p.channels << " channels at " << p.height;
+      constexpr int64_t kLongest = 32768;  // Bytes.
+      if (p.channels * p.taps() * p.element_bytes <= kLongest)
+        EXPECT_FALSE(configs.empty()) << p.channels << " channels at " << p.height;
       for (const GemmConfig& c : configs) {
         EXPECT_LE(c.shared_bytes, device.shared_bytes) << c.text();
         EXPECT_TRUE(c.splits == 1 || device.clusters) << c.text();
@@ -66,16 +71,29 @@ TEST(ImplicitGemmPlan, FewChannelsAreReadAsPixels) {
 }
 
 TEST(ImplicitGemmPlan, EncoderLayersGoToWarpgroupsWhereThereAreSome) {
-  GemmProblem p = square_conv(1, 1, 768, 2304, 1, 1);
+  for (int64_t bytes : {2, 4}) {
+    GemmProblem p = square_conv(1, 1, 768, 2304, 1, 1, bytes);
+    p.width = p.out_width = 128;
+    EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kStages) << bytes;
+    for (const GemmConfig& c : gemm_configs(p, {.warpgroups = false}, 12)) EXPECT_NE(c.source, GemmSource::kStages);
+  }
+}
+
+TEST(ImplicitGemmPlan, WhatDoesNotFitComesInTurns) {
+  GemmProblem p = square_conv(1, 1, 768, 3072, 1, 1, 4);
   p.width = p.out_width = 128;
-  EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kStages);
-  for (const GemmConfig& c : gemm_configs(p, {.warpgroups = false}, 12)) EXPECT_NE(c.source, GemmSource::kStages);
+  const GemmConfig best = gemm_configs(p, {}, 1).front();
+  EXPECT_EQ(best.source, GemmSource::kStages);
+  EXPECT_GE(best.kept, 3);
+  EXPECT_LT(best.kept_stages(p), best.stage_count(p));
 }
 
 TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
-  GemmProblem p = square_conv(128, 28, 256, 256, 3, 1);
-  EXPECT_EQ(gemm_configs(p, {.warpgroups = false}, 1).front().source, GemmSource::kRing);
-  EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kPipeline);
+  for (int64_t bytes : {2, 4}) {
+    GemmProblem p = square_conv(128, 28, 256, 256, 3, 1, bytes);
+    EXPECT_EQ(gemm_configs(p, {.warpgroups = false}, 1).front().source, GemmSource::kRing) << bytes;
+    EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kPipeline) << bytes;
+  }
 }
 
 }  // namespace

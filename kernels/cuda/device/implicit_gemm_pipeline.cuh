@@ -45,7 +45,7 @@ struct GemmPipeline {
   static_assert(!moves_registers || loaders * few + T::threads * many <=
                                         65536 / (loaders + T::threads) / 8 * 8 * (loaders + T::threads),
                 "registers that are there");
-  static_assert(sizeof(S) == 2 && stages >= 3 && stages <= 16, "stages that barriers have room for");
+  static_assert(stages >= 3 && stages <= 16, "stages that barriers have room for");
 
   unsigned full, empty;  // Barriers, one for each stage.
   unsigned ring, table;
@@ -145,14 +145,15 @@ struct GemmPipeline {
         advance();
         if (++loaded > ahead) {
           wait_for_copies<ahead>();
-          rows_are_there(arrived);
+          rows_are_there(to, arrived);
         }
       }
     }
     wait_for_copies<0>();
-    for (int left = min(loaded, ahead); left > 0; --left) rows_are_there(arrived);
+    for (int left = min(loaded, ahead); left > 0; --left) rows_are_there(to, arrived);
   }
-  __device__ __forceinline__ void rows_are_there(int& arrived) const {
+  __device__ __forceinline__ void rows_are_there(unsigned to, int& arrived) const {
+    prepare_chunks<S, per_thread, 4>([&](int i) { return to + arrived * stage_bytes + i * step * 128; });
     show_to_tensor_cores();
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive(full + arrived * 8);

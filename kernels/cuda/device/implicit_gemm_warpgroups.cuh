@@ -1,8 +1,8 @@
 // Convolutions and linear layers as matrix products by warpgroups (sm_90a only), for few results. As in
 // implicit_gemm.cuh a block keeps everything it multiplies in shared memory, but it starts when the first part of k is
-// there.
+// there. Where not all fits, later stages take the places of earlier ones.
 //
-// k lies in stages of 64 numbers: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
+// k lies in stages of 128 bytes: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
 // chunks]; chunk c of row r has place c ^ r % 8, as the instruction expects it ("128-byte swizzle"). Some stages
 // together arrive as one part.
 #pragma once
@@ -21,6 +21,31 @@ __device__ __forceinline__ void show_to_tensor_cores() {
 // A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
 __device__ __forceinline__ unsigned long long place_in_shared(unsigned address) {
   return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
+}
+
+// Rounds what this thread has brought to what multiply_add takes: the tensor cores read it as it lies in shared memory.
+// `place(i)`: the address of chunk i of `count`; `together`: how many are in registers at a time.
+template <class S, int count, int together, class Place>
+__device__ __forceinline__ void prepare_chunks(const Place& place) {
+  static_assert(count % together == 0, "whole groups");
+  if constexpr (same<S, float>) {
+#pragma unroll
+    for (int first = 0; first < count; first += together) {
+      unsigned words[together][4];
+#pragma unroll
+      for (int i = 0; i < together; ++i)
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[i][0]), "=r"(words[i][1]), "=r"(words[i][2]), "=r"(words[i][3])
+                     : "r"(place(first + i)));
+#pragma unroll
+      for (int i = 0; i < together; ++i) {
+        prepare_words<S>(words[i]);
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(place(first + i)), "r"(words[i][0]),
+                     "r"(words[i][1]), "r"(words[i][2]), "r"(words[i][3])
+                     : "memory");
+      }
+    }
+  }
 }
 
 // Adds the products of a stage: the 64 rows and all columns that start at these addresses.
@@ -44,15 +69,22 @@ __device__ __forceinline__ GemmChunk stage_chunk(const Params& p, const GemmWork
 }
 
 // `taps`: see stage_chunk. T: 16 rows to a warp, all columns to each.
-template <class T, class D, bool taps, int stages_, int together_>
+// `together` stages arrive as a part. `kept` parts are in shared memory at a time: all, or stages that come in turns.
+template <class T, class D, bool taps, int stages_, int together_, int kept_>
 struct GemmStages {
   using S = typename T::Element;
   static constexpr int stages = stages_, together = together_, parts = (stages + together - 1) / together;
+  static constexpr int kept = kept_;
+  static constexpr bool in_turns = kept < parts;
+  static constexpr int places = in_turns ? kept : stages;  // Of stages.
+  // Parts of x that are asked for before the first product. In turns, one place is multiplied, one read to its end.
+  static constexpr int ahead = in_turns ? kept - 2 : parts;
   static constexpr int row_bytes = 128 * T::rows, column_bytes = 128 * T::columns;  // Of a stage.
   static constexpr int step = T::threads / 8, per_thread = T::rows / step;
   static constexpr int header = 256, alignment = 1024, table_bytes = taps ? stages * 64 : 0;
   static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
-  static_assert(sizeof(S) == 2 && 64 + parts * 8 <= header && step % 8 == 0, "parts that fit");
+  static_assert(64 + kept * 8 <= header && step % 8 == 0, "parts that fit");
+  static_assert(!in_turns || (together == 1 && kept >= 3), "single stages, of which one is on its way");
 
   const S* x;
   const S* from[per_thread];
@@ -67,16 +99,14 @@ struct GemmStages {
 
   // By one thread, after the barriers were made.
   template <class Params>
-  __device__ __forceinline__ void start_weights(const Params& p, const GemmWork& work) const {
+  __device__ __forceinline__ void start_weights(const Params& p, const GemmWork& work, int part) const {
     const char* source =
         static_cast<const char*>(p.weights) +
         static_cast<long long>(static_cast<int>(blockIdx.y) * p.splits + work.rank) * (stages * column_bytes);
-#pragma unroll
-    for (int part = 0; part < parts; ++part) {
-      const int at = part * together * column_bytes, bytes = stages_of(part) * column_bytes;
-      expect_bytes(barriers + part * 8, bytes);
-      copy_bulk(weights + at, source + at, bytes, barriers + part * 8);
-    }
+    const int stage = part * together, bytes = stages_of(part) * column_bytes;
+    const unsigned barrier = barriers + part % kept * 8;
+    expect_bytes(barrier, bytes);
+    copy_bulk(weights + stage % places * column_bytes, source + stage * column_bytes, bytes, barrier);
   }
 
   template <class Params>
@@ -99,19 +129,21 @@ struct GemmStages {
   }
 
   template <class Params>
-  __device__ __forceinline__ void load_rows(const Params& p, const GemmWork& work, int part) const {
+  __device__ __forceinline__ void load_stage(const Params& p, const GemmWork& work, int stage) const {
+    const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
+    const unsigned need = chunk.need & kTapBits;
 #pragma unroll
-    for (int s = 0; s < stages_of(part); ++s) {
-      const int stage = part * together + s;
-      const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
-      const unsigned need = chunk.need & kTapBits;
-#pragma unroll
-      for (int i = 0; i < per_thread; ++i)
-        copy_async16(to + stage * row_bytes + i * step * 128, from[i] + chunk.offset, (inside[i] & need) == need);
-    }
+    for (int i = 0; i < per_thread; ++i)
+      copy_async16(to + stage % places * row_bytes + i * step * 128, from[i] + chunk.offset,
+                   (inside[i] & need) == need);
   }
   template <class Params>
-  __device__ __forceinline__ void gather_rows(const Params& p, const GemmWork& work) const {
+  __device__ __forceinline__ void load_rows(const Params& p, const GemmWork& work, int part) const {
+#pragma unroll
+    for (int s = 0; s < stages_of(part); ++s) load_stage(p, work, part * together + s);
+  }
+  template <class Params>
+  __device__ __forceinline__ void gather_rows(const Params& p, const GemmWork& work, int first_stage, int end) const {
     const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
 #pragma unroll 1
     for (int i = 0; i < per_thread; ++i) {
@@ -119,31 +151,67 @@ struct GemmStages {
       const S* row = place_of(x, p, pixel);
       if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
 #pragma unroll 1
-      for (int stage = 0; stage < stages; ++stage) {
+      for (int stage = first_stage; stage < end; ++stage) {
         const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
         const unsigned need = chunk.need & kTapBits;
-        gather_chunk(to + stage * row_bytes + i * step * 128, row + chunk.offset, p.in[3],
+        gather_chunk(to + stage % places * row_bytes + i * step * 128, row + chunk.offset, p.in[3],
                      (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
       }
     }
   }
 
+  // What lies in `count` stages from `first` on is there for the tensor cores, after the next barrier.
+  template <int count>
+  __device__ __forceinline__ void show(int first) const {
+    prepare_chunks<S, count * per_thread, per_thread>([&](int i) {
+      return to + (first + i / per_thread) % places * row_bytes + i % per_thread * step * 128;
+    });
+    show_to_tensor_cores();
+  }
+  template <class Multiply>
+  __device__ __forceinline__ void add_stage(float (&sums)[T::n_tiles][4], int stage) const {
+    multiply_stage<Multiply>(sums, rows + threadIdx.x / 128 * 64 * 128 + stage % places * row_bytes,
+                             weights + stage % places * column_bytes);
+  }
+
   template <class Multiply, int part = 0, class Params, class Norm>
   __device__ __forceinline__ void multiply(const Params& p, float (&sums)[T::n_tiles][4], Norm& norm) const {
     wait_for_copies<parts - 1 - part>();
-    show_to_tensor_cores();
+    show<stages_of(part)>(part * together);
     wait_for_phase(barriers + part * 8, 0);
     __syncthreads();
     Multiply::begin();
 #pragma unroll
-    for (int s = 0; s < stages_of(part); ++s) {
-      const int stage = part * together + s;
-      multiply_stage<Multiply>(sums, rows + threadIdx.x / 128 * 64 * 128 + stage * row_bytes,
-                               weights + stage * column_bytes);
-    }
+    for (int s = 0; s < stages_of(part); ++s) add_stage<Multiply>(sums, part * together + s);
     Multiply::close();
     if constexpr (part == 0) norm.join(p);
     if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(p, sums, norm);
+  }
+
+  template <class Multiply, class Params>
+  __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work,
+                                                    float (&sums)[T::n_tiles][4]) const {
+#pragma unroll 1
+    for (int stage = 0; stage < stages; ++stage) {
+      wait_for_copies<ahead - 1>();
+      show<1>(stage);
+      wait_for_phase(barriers + stage % places * 8, stage / places % 2);
+      __syncthreads();  // And all have read the stage before the last one, whose place is filled next.
+      Multiply::begin();
+      add_stage<Multiply>(sums, stage);
+      Multiply::close();
+      const int next = stage + ahead;
+      if (next < stages) {
+        if (threadIdx.x == 0 && next >= kept) start_weights(p, work, next);
+        if (vector) {
+          load_stage(p, work, next);
+        } else {
+          gather_rows(p, work, next, next + 1);
+        }
+      }
+      commit_copies();
+      Multiply::wait_for_earlier();
+    }
   }
 };
 
@@ -172,16 +240,19 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   at.barrier = shared_address(shared);
   stages.barriers = at.barrier + 64;
   stages.rows = (at.barrier + Stages::header + Stages::alignment - 1) / Stages::alignment * Stages::alignment;
-  stages.weights = stages.rows + Stages::stages * Stages::row_bytes;
-  stages.table = stages.weights + Stages::stages * Stages::column_bytes;
+  stages.weights = stages.rows + Stages::places * Stages::row_bytes;
+  stages.table = stages.weights + Stages::places * Stages::column_bytes;
   const unsigned states = stages.table + Stages::table_bytes;
   at.slots = states + Norm::bytes;
   if (threadIdx.x == 0) {
 #pragma unroll
-    for (int part = 0; part < Stages::parts; ++part) init_barrier(stages.barriers + part * 8, 1);
+    for (int part = 0; part < Stages::kept; ++part) init_barrier(stages.barriers + part * 8, 1);
   }
   start_barriers<T, clustered>(p, work, at);
-  if (threadIdx.x == 0) stages.start_weights(p, work);
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int part = 0; part < Stages::kept; ++part) stages.start_weights(p, work, part);
+  }
   stages.prepare(x, p, work);
   norm.prepare(p, work, states);
   GemmSummed<T, clustered, width, E> sum;
@@ -196,9 +267,9 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.rows > 0) wait_for_previous();
-  if (!stages.vector) stages.gather_rows(p, work);
+  if (!stages.vector) stages.gather_rows(p, work, 0, Stages::in_turns ? Stages::ahead : Stages::stages);
 #pragma unroll
-  for (int part = 0; part < Stages::parts; ++part) {
+  for (int part = 0; part < Stages::ahead; ++part) {
     if (stages.vector) stages.load_rows(p, work, part);
     commit_copies();
   }
@@ -209,7 +280,11 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   }
   norm.fetch(p, work);
   float acc[1][T::n_tiles][4] = {};
-  stages.template multiply<Multiply>(p, acc[0], norm);
+  if constexpr (Stages::in_turns) {
+    stages.template multiply_in_turns<Multiply>(p, work, acc[0]);
+  } else {
+    stages.template multiply<Multiply>(p, acc[0], norm);
+  }
   Multiply::finish(acc[0]);
   norm.finish(p, work, stages, acc[0]);
   if constexpr (clustered) {

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty_strided.h>
 
 #include <algorithm>
-#include <map>
+#include <limits>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -33,7 +33,7 @@ class Placer {
     for (const auto& node : graph_.nodes()) add_node(*node);
     mark_outputs();
     find_lifetimes();
-    assign_arena();
+    assign_arena(*plan_);
     for (const auto& node : graph_.nodes()) plan_->flops += flops_of(*node);
     plan_->graph_text = graph_.text();
     return std::move(plan_);
@@ -70,7 +70,6 @@ class Placer {
     auto place = places_.find(value);
     if (place == places_.end()) {
       int storage = add_storage(kind, value->type);
-      first_step_[storage] = static_cast<int>(plan_->steps.size());
       return add_slot(value, storage, 0, false);
     }
     auto [whole, offset] = place->second;
@@ -98,6 +97,7 @@ class Placer {
     Step step{.kernel = choice.kernel,
               .inputs = {},
               .outputs = {},
+              .waits = {},
               .op = node.attrs.text(),
               .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),
               .origin = node.origin,
@@ -130,37 +130,10 @@ class Placer {
     for (int slot : plan_->outputs) plan_->storages[plan_->slots[slot].storage].last_step = -1;
   }
 
-  void assign_arena() {
-    std::vector<Buffer> buffers;
-    std::vector<std::pair<bool, size_t>> owners;  // workspace?, step or storage
-    for (size_t i = 0; i < plan_->storages.size(); ++i) {
-      const Storage& storage = plan_->storages[i];
-      if (storage.kind != Storage::Kind::kArena || storage.bytes == 0) continue;
-      buffers.push_back({align(storage.bytes), first_step_.at(static_cast<int>(i)), storage.last_step});
-      owners.emplace_back(false, i);
-    }
-    for (size_t i = 0; i < plan_->steps.size(); ++i) {
-      int64_t bytes = plan_->steps[i].kernel->workspace_bytes();
-      if (bytes == 0) continue;
-      buffers.push_back({align(bytes), static_cast<int>(i), static_cast<int>(i)});
-      owners.emplace_back(true, i);
-    }
-    plan_->arena_bytes = assign_offsets(buffers);
-    for (size_t i = 0; i < buffers.size(); ++i) {
-      auto [is_workspace, index] = owners[i];
-      if (is_workspace) {
-        plan_->steps[index].workspace_offset = buffers[i].offset;
-      } else {
-        plan_->storages[index].offset = buffers[i].offset;
-      }
-    }
-  }
-
   const Graph& graph_;
   const Selection& selection_;
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::unordered_map<const Value*, int> slots_;
-  std::map<int, int> first_step_;
   struct Place {
     const Value* whole = nullptr;
     int64_t element_offset = 0;
@@ -190,7 +163,56 @@ const Value* memory_of(const Value* value) {
   return value;
 }
 
+void assign_arena(Plan& plan) {
+  std::vector<LaneCounts> ended = ended_before(plan);
+  auto touch = [&](Buffer& buffer, size_t step) {
+    int lane = plan.steps[step].lane;
+    for (size_t l = 0; l < buffer.begin.size(); ++l) buffer.begin[l] = std::min(buffer.begin[l], ended[step][l]);
+    buffer.end[lane] = std::max(buffer.end[lane], ended[step][lane] + 1);
+  };
+  Buffer untouched;
+  untouched.begin.fill(std::numeric_limits<int>::max());
+  std::vector<Buffer> of_storages(plan.storages.size(), untouched);
+  std::vector<Buffer> buffers;
+  std::vector<int64_t*> offsets;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    for (int slot : plan.steps[i].inputs) touch(of_storages[plan.slots[slot].storage], i);
+    for (int slot : plan.steps[i].outputs) touch(of_storages[plan.slots[slot].storage], i);
+  }
+  for (size_t i = 0; i < plan.storages.size(); ++i) {
+    Storage& storage = plan.storages[i];
+    if (storage.kind != Storage::Kind::kArena || storage.bytes == 0) continue;
+    buffers.push_back(of_storages[i]);
+    buffers.back().bytes = align(storage.bytes);
+    offsets.push_back(&storage.offset);
+  }
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    int64_t bytes = plan.steps[i].kernel->workspace_bytes();
+    if (bytes == 0) continue;
+    touch(buffers.emplace_back(untouched), i);
+    buffers.back().bytes = align(bytes);
+    offsets.push_back(&plan.steps[i].workspace_offset);
+  }
+  plan.arena_bytes = assign_offsets(buffers);
+  for (size_t i = 0; i < buffers.size(); ++i) *offsets[i] = buffers[i].offset;
+}
+
+std::shared_ptr<Plan> with_parallel_branches(const Plan& plan) {
+  auto parallel = std::make_shared<Plan>(plan);
+  assign_lanes(*parallel);
+  if (parallel->lanes == 1) return nullptr;
+  assign_arena(*parallel);
+  return parallel;
+}
+
 int64_t assign_offsets(std::vector<Buffer>& buffers) {
+  // Whether `a` is of no more use when `b` begins.
+  auto is_before = [](const Buffer& a, const Buffer& b) {
+    for (size_t lane = 0; lane < a.end.size(); ++lane) {
+      if (a.end[lane] > b.begin[lane]) return false;
+    }
+    return true;
+  };
   std::vector<size_t> order(buffers.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
@@ -200,7 +222,7 @@ int64_t assign_offsets(std::vector<Buffer>& buffers) {
     Buffer& buffer = buffers[i];
     buffer.offset = 0;
     for (const Buffer* other : placed) {
-      if (other->last < buffer.first || buffer.last < other->first) continue;
+      if (is_before(*other, buffer) || is_before(buffer, *other)) continue;
       if (buffer.offset + buffer.bytes <= other->offset) break;
       buffer.offset = std::max(buffer.offset, other->offset + other->bytes);
     }

@@ -1,6 +1,7 @@
 // Memory: which values share storage, which lie where in the arena.
 #pragma once
 
+#include "conversion/lanes.h"
 #include "conversion/plan.h"
 #include "conversion/select.h"
 
@@ -8,8 +9,17 @@ namespace torchweld {
 
 /// Lays out an optimised graph with its chosen kernels as a plan. View ops whose strides allow it become slots on their
 /// input's storage and take no step; so do concatenations that have no kernel, whose inputs become slots on theirs.
-/// Offsets are multiples of 256 bytes; values alive at the same step never overlap.
+/// All steps are in one lane.
 std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10::Device device);
+
+/// `plan` again, with independent branches in lanes of their own and memory laid out for that; null when no gain is
+/// expected. Kernels and constants are shared.
+std::shared_ptr<Plan> with_parallel_branches(const Plan& plan);
+
+/// Lays out the arena. Offsets are multiples of 256 bytes; of values and workspaces that lie in the same bytes, all
+/// steps that touch the one are sure to have ended when the first step that touches the other starts, in whatever order
+/// the lanes get on.
+void assign_arena(Plan& plan);
 
 /// True when a view op needs no copy: its output can be the input's memory. Then `element_offset` tells where it
 /// starts.
@@ -17,14 +27,16 @@ bool is_free_view(const Node& node, int64_t* element_offset);
 /// The value in whose memory `value` lies, seen through free views; the value itself when it has its own.
 const Value* memory_of(const Value* value);
 
-/// Offsets for buffers with sizes in bytes and lifetimes [first step, last step]; returns the arena's size. Greedy by
-/// size: the largest first, each at the lowest offset where it overlaps no buffer alive at the same time.
+/// Memory for something that steps touch from when the first `begin` steps of every lane have ended until the first
+/// `end` have.
 struct Buffer {
   int64_t bytes = 0;
-  int first = 0;
-  int last = 0;
+  LaneCounts begin{};
+  LaneCounts end{};
   int64_t offset = 0;
 };
+/// Offsets for buffers; returns the arena's size. Greedy by size: the largest first, each at the lowest offset where it
+/// overlaps no buffer that may be alive at the same time.
 int64_t assign_offsets(std::vector<Buffer>& buffers);
 
 }  // namespace torchweld

@@ -41,6 +41,8 @@ struct Step {
   std::vector<int> inputs;  ///< Slots.
   std::vector<int> outputs;
   int64_t workspace_offset = 0;  ///< Bytes into the arena.
+  int lane = 0;                  ///< The stream that it is recorded on; see conversion/lanes.h.
+  std::vector<int> waits;        ///< Steps of other lanes, all earlier ones, that end before it starts.
   // For reports:
   std::string op;
   std::string tactic;
@@ -71,6 +73,7 @@ struct Plan {
   std::vector<int> inputs;   ///< Slot of each input.
   std::vector<int> outputs;  ///< Slot of each output.
   int64_t arena_bytes = 0;
+  int lanes = 1;  ///< Streams that its steps are recorded on. The steps' order is right for one stream, too.
   c10::Device device = c10::kCPU;
   double flops = 0;
   std::string graph_text;  ///< The optimised graph.

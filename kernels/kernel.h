@@ -27,6 +27,9 @@ struct StepArgs {
   std::span<at::Tensor* const> out;
   void* workspace = nullptr;  ///< workspace_bytes() bytes, 256-byte aligned.
   void* stream = nullptr;     ///< The cudaStream_t to enqueue on; null on the CPU.
+  /// False where more than the launch ahead on `stream` has to end first: the first launch of our own device code then
+  /// does without programmatic dependent launch.
+  bool early_start = true;
 };
 
 /// One node made ready to run: immutable after construction, so that many threads may run it at once. A kernel reads
@@ -40,6 +43,9 @@ class Kernel {
   virtual bool capturable() const { return true; }
   /// True when outputs are the kernel's own tensors (assigned to `out`), so that no arena memory is laid out for them.
   virtual bool allocates_outputs() const { return false; }
+  /// True when run() does nothing but enqueue on `stream`, and touches no memory but operands and workspace: other
+  /// kernels may then run at the same time on other streams.
+  virtual bool may_overlap() const { return launch() != nullptr; }
   /// The kernel is one launch of our own device code whose first parameters are the data pointers of inputs (without
   /// the constants it packed) and outputs; the executor may rewrite these in a CUDA graph. Null for everything else.
   virtual const cuda::Launch* launch() const { return nullptr; }

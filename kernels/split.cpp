@@ -175,7 +175,8 @@ class SplitKernel : public Kernel {
                                                : &temporaries[s.index]);
       }
       for (Slot s : step.out) out.push_back(s.kind == Slot::kOutput ? args.out[s.index] : &temporaries[s.index]);
-      step.kernel->run({in, out, workspace + temporary_bytes_, args.stream});
+      bool is_first = &step == &steps_.front();
+      step.kernel->run({in, out, workspace + temporary_bytes_, args.stream, args.early_start || !is_first});
     }
   }
 
@@ -185,6 +186,9 @@ class SplitKernel : public Kernel {
   }
   bool allocates_outputs() const override {
     return std::any_of(steps_.begin(), steps_.end(), [](const Step& s) { return s.kernel->allocates_outputs(); });
+  }
+  bool may_overlap() const override {
+    return std::all_of(steps_.begin(), steps_.end(), [](const Step& s) { return s.kernel->may_overlap(); });
   }
   std::vector<size_t> packed_inputs() const override { return packed_; }
   std::vector<const cuda::Launch*> launches() const override {

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <c10/core/GradMode.h>
+#include <c10/util/hash.h>
 #include <torch/csrc/jit/api/function_impl.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "conversion/convert.h"
 #include "conversion/measure.h"
+#include "conversion/place.h"
 #include "core/environment.h"
 #include "core/error.h"
 
@@ -36,6 +38,26 @@ at::Tensor presentable(const at::Tensor& tensor) {
 bool is_plain(const at::Tensor& tensor) {
   return tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized() && !tensor.is_meta() &&
          !tensor.is_complex() && !tensor.is_neg();
+}
+
+constexpr const char* kParallel = "parallel_branches";
+constexpr const char* kSerial = "one_stream";
+
+/// The timing cache's key of whether a plan's branches pay as parallel ones. Which kernels run them is not part of it.
+std::string branches_key(const Plan& plan) {
+  std::string text;
+  auto add = [&](const std::vector<int>& slots) {
+    for (int slot : slots) text += " " + std::to_string(slot) + ":" + to_string(plan.slots[slot].type);
+  };
+  for (const Step& step : plan.steps) {
+    text += step.op;
+    add(step.inputs);
+    text += " ->";
+    add(step.outputs);
+    text += "\n";
+  }
+  return device_name(plan.device) + " | branches of " + std::to_string(plan.steps.size()) + " steps, " +
+         c10::sha1(text).str();
 }
 
 #ifdef TORCHWELD_WITH_CUDA
@@ -175,8 +197,42 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
   auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress);
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
-  entry->executor = std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
+  entry->executor = faster_executor(std::move(plan), tune);
   return entry;
+}
+
+std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> plan, bool tune) {
+  constexpr double kMargin = 0.98;
+  constexpr double kMilliseconds = 30;
+  constexpr int kRuns = 8;  // in a row, so that launching does not hide the device's time
+  auto serial = std::make_shared<Executor>(plan, state_.options.cuda_graphs);
+  if (!serial->records() || is_disabled("parallel_branches")) return serial;
+  std::string key = branches_key(*plan);
+  std::optional<TimingCache::Entry> known = timings_.find(key);
+  if (known ? known->tactic != kParallel : !tune) return serial;
+  std::shared_ptr<const Plan> in_lanes = with_parallel_branches(*plan);
+  if (!in_lanes) return serial;
+  auto parallel = std::make_shared<Executor>(in_lanes, state_.options.cuda_graphs);
+  if (known) return parallel;
+  std::vector<at::Tensor> inputs;
+  for (int slot : plan->inputs) inputs.push_back(random_tensor(plan->slots[slot].type));
+  auto runs_of = [&](Executor& executor) {
+    return [&] {
+      for (int i = 0; i < kRuns; ++i) executor.run(inputs);
+    };
+  };
+  Contest times;
+  try {
+    times = contest(runs_of(*serial), runs_of(*parallel), plan->device, kMilliseconds);
+  } catch (const std::exception&) {
+    return serial;  // an operator raises on random numbers
+  }
+  bool pays = times.second <= kMargin * times.first;
+  timings_.set(key, {pays ? kParallel : kSerial, "", (pays ? times.second : times.first) / kRuns});
+  log(3, state_.name + ": " + std::to_string(times.first / kRuns) + " us on one stream, " +
+             std::to_string(times.second / kRuns) + " us on " + std::to_string(in_lanes->lanes) + ": " +
+             (pays ? kParallel : kSerial));
+  return pays ? parallel : serial;
 }
 
 void Engine::build(const c10::IValue& segment, const CallSignature& signature,
@@ -326,6 +382,7 @@ EngineReport Engine::report() const {
   }
   for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;
   report.arena_bytes = plan.arena_bytes;
+  report.streams = plan.lanes;
   for (const at::Tensor& constant : plan.constants) report.constant_bytes += static_cast<int64_t>(constant.nbytes());
   report.launches = executor->launches();
   report.flops = plan.flops;

@@ -104,6 +104,9 @@ class Engine : public torch::CustomClassHolder {
   std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
   std::shared_ptr<const Entry> plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
                                     const std::function<void(size_t, size_t)>& progress);
+  /// The executor of a plan, with branches in parallel where the timing cache says that they pay, or (tune) where that
+  /// is measured now: on random data, and only when the run gets clearly shorter.
+  std::shared_ptr<Executor> faster_executor(std::shared_ptr<const Plan> plan, bool tune);
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature);
   void add(std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);

@@ -27,6 +27,8 @@ class Executor {
   /// current stream of the plan's device. Throws what a kernel throws.
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs);
   const Plan& plan() const { return *plan_; }
+  /// Whether the plan is recorded as CUDA graph.
+  bool records() const { return cuda_graphs_; }
   /// Launches per call, as recorded: the nodes of the CUDA graph, else the steps.
   int64_t launches() const;
 

@@ -6,12 +6,14 @@
 #ifdef TORCHWELD_WITH_CUDA
 
 #include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <deque>
 #include <mutex>
 
 #include "kernels/cuda/driver.h"
@@ -59,6 +61,71 @@ class RecordingStream {
 
   c10::DeviceIndex device_;
   cudaStream_t stream_ = nullptr;
+};
+
+bool launches_blocks(const cuda::Launch& launch) {
+  return launch.grid[0] > 0 && launch.grid[1] > 0 && launch.grid[2] > 0;
+}
+
+/// The streams of a plan's lanes during one recording, which begins and ends on the first.
+class RecordingLanes {
+ public:
+  explicit RecordingLanes(const Plan& plan) : plan_(plan), events_(plan.steps.size()), has_waited_(plan.lanes) {
+    for (int i = 0; i < plan.lanes; ++i) {
+      owners_.emplace_back(plan.device.index());
+      streams_.push_back(owners_.back().get());
+    }
+    for (const Step& step : plan.steps) {
+      for (int earlier : step.waits) {
+        if (!events_[earlier]) events_[earlier] = std::make_unique<at::cuda::CUDAEvent>();
+      }
+    }
+  }
+  const c10::cuda::CUDAStream& first() const { return streams_.front(); }
+  const c10::cuda::CUDAStream& of(size_t step) const { return streams_[plan_.steps[step].lane]; }
+
+  /// The other lanes join the recording that has begun on the first.
+  void fork() {
+    for (size_t lane = 1; lane < streams_.size(); ++lane) follow(first(), streams_[lane]);
+  }
+  /// The first lane waits for the others, without which a recording cannot end.
+  void join() {
+    for (size_t lane = 1; lane < streams_.size(); ++lane) follow(streams_[lane], first());
+  }
+  /// The same after something was thrown; the first error is the one to report.
+  void join_quietly() noexcept {
+    try {
+      join();
+    } catch (const std::exception&) {
+    }
+  }
+  /// Returns whether the step's first launch has only the launch ahead in its lane to wait for.
+  bool before(size_t step) {
+    for (int earlier : plan_.steps[step].waits) {
+      events_[earlier]->block(of(step));
+      has_waited_[plan_.steps[step].lane] = true;
+    }
+    return !has_waited_[plan_.steps[step].lane];
+  }
+  void after(size_t step) {
+    const Kernel& kernel = *plan_.steps[step].kernel;
+    bool has_launched = kernel.launch() ? launches_blocks(*kernel.launch()) : kernel.may_overlap();
+    if (has_launched) has_waited_[plan_.steps[step].lane] = false;
+    if (events_[step]) events_[step]->record(of(step));
+  }
+
+ private:
+  static void follow(const c10::cuda::CUDAStream& ahead, const c10::cuda::CUDAStream& behind) {
+    at::cuda::CUDAEvent event;
+    event.record(ahead);
+    event.block(behind);
+  }
+
+  const Plan& plan_;
+  std::deque<RecordingStream> owners_;
+  std::vector<c10::cuda::CUDAStream> streams_;
+  std::vector<std::unique_ptr<at::cuda::CUDAEvent>> events_;  // of steps for which others wait
+  std::vector<bool> has_waited_;                              // lanes that have launched nothing since
 };
 
 /// A kernel node that reads an input or writes an output in place: the addresses to write before each launch.
@@ -136,8 +203,7 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
     check(step.kernel->capturable(), step.tactic + " needs the host between launches");
   }
   c10::cuda::CUDAGuard guard(plan.device);
-  RecordingStream recording(plan.device.index());
-  c10::cuda::CUDAStream stream = recording.get();
+  RecordingLanes lanes(plan);
   std::vector<bool> direct = direct_storages(plan);
   std::vector<at::Tensor> bound = inputs;
   for (size_t i = 0; i < bound.size(); ++i) {
@@ -152,24 +218,30 @@ std::unique_ptr<RecordedGraph> RecordedGraph::record(RunContext& context, const 
     if (owner.defined()) recorded->base_[i] = owner.data_ptr();
   }
   {
-    c10::cuda::CUDAStreamGuard on_stream(stream);
+    c10::cuda::CUDAStreamGuard on_stream(lanes.first());
     recorded->graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
     try {
+      lanes.fork();
       for (size_t i = 0; i < context.steps_.size(); ++i) {
         const Step& step = plan.steps[i];
-        context.execute(i, stream.stream());
+        cudaStream_t stream = lanes.of(i).stream();
+        bool early_start = lanes.before(i);
+        context.execute(i, stream, early_start);
+        lanes.after(i);
         // A kernel's own memory has its address from here on, also after the tensor is released.
         for (int slot : step.outputs) {
           if (!plan.slots[slot].is_view) recorded->base_[plan.slots[slot].storage] = context.slots_[slot].data_ptr();
         }
         auto touches_direct = [&](int slot) { return direct[plan.slots[slot].storage]; };
         std::vector<int> slots = step.kernel->launch() ? pointer_slots(step) : std::vector<int>{};
-        if (std::any_of(slots.begin(), slots.end(), touches_direct) && step.kernel->launch()->grid[0] > 0) {
-          recorded->patches_.push_back({last_node(stream.stream()), step.kernel->launch(), slots, {}, {}});
+        if (std::any_of(slots.begin(), slots.end(), touches_direct) && launches_blocks(*step.kernel->launch())) {
+          recorded->patches_.push_back({last_node(stream), step.kernel->launch(), slots, {}, {}});
         }
         for (int slot : context.steps_[i].slots_to_release) context.slots_[slot].reset();
       }
+      lanes.join();
     } catch (...) {
+      lanes.join_quietly();
       cuda::end_failed_capture(recorded->graph_);
       throw;
     }

@@ -10,8 +10,9 @@ namespace torchweld {
 
 class RunContext;
 
-/// The steps of a RunContext as one CUDA graph. Inputs and outputs that only our own kernels touch get their addresses
-/// written into these kernels' nodes before each launch; others are copied from and to memory that the graph keeps.
+/// The steps of a RunContext as one CUDA graph, recorded on a stream for each of the plan's lanes. Inputs and outputs
+/// that only our own kernels touch get their addresses written into these kernels' nodes before each launch; others are
+/// copied from and to memory that the graph keeps.
 class RecordedGraph {
  public:
   virtual ~RecordedGraph() = default;

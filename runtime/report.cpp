@@ -125,6 +125,7 @@ std::string Report::text() const {
   for (const EngineReport& engine : engines) {
     out += "\n" + engine.name + ": " + std::to_string(engine.steps.size()) + " steps";
     if (!engine.precision.empty()) out += " in " + engine.precision;
+    if (engine.streams > 1) out += ", " + counted(engine.streams, "stream");
     if (engine.arena_bytes > 0) out += ", arena " + number(static_cast<double>(engine.arena_bytes) / 1e6, 1) + " MB";
     out += "\n";
     for (const std::string& input : engine.inputs) out += "  in   " + input + "\n";
@@ -157,8 +158,8 @@ std::string Report::json() const {
            ", \"inputs\": " + json_list(e.inputs, quoted) + ", \"outputs\": " + json_list(e.outputs, quoted) +
            ", \"arena_bytes\": " + std::to_string(e.arena_bytes) +
            ", \"constant_bytes\": " + std::to_string(e.constant_bytes) +
-           ", \"launches\": " + std::to_string(e.launches) + ", \"flops\": " + number(e.flops, 0) +
-           ", \"steps\": " + json_list(e.steps, step) + "}";
+           ", \"launches\": " + std::to_string(e.launches) + ", \"streams\": " + std::to_string(e.streams) +
+           ", \"flops\": " + number(e.flops, 0) + ", \"steps\": " + json_list(e.steps, step) + "}";
   };
   auto fallback = [](const Fallback& f) {
     return "{\"op\": " + quoted(f.op) + ", \"reason\": " + quoted(f.reason) + ", \"source\": " + quoted(f.source) + "}";

@@ -101,10 +101,11 @@ void RunContext::bind_outputs() {
   }
 }
 
-void RunContext::execute(size_t i, void* stream) {
+void RunContext::execute(size_t i, void* stream, bool early_start) {
   const Step& step = plan_->steps[i];
   BoundStep& bound = steps_[i];
-  step.kernel->run({.in = bound.in, .out = bound.out, .workspace = bound.workspace, .stream = stream});
+  step.kernel->run(
+      {.in = bound.in, .out = bound.out, .workspace = bound.workspace, .stream = stream, .early_start = early_start});
   for (int view : bound.views_to_refresh) {
     slots_[view] = view_of(slots_[owner_[plan_->slots[view].storage]], plan_->slots[view]);
   }

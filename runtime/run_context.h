@@ -39,7 +39,7 @@ class RunContext {
   void bind_inputs(const std::vector<at::Tensor>& inputs);
   void bind_outputs();
   void set_views_of(int storage);
-  void execute(size_t step, void* stream);
+  void execute(size_t step, void* stream, bool early_start = true);
   std::vector<at::Tensor> take_outputs();
 
   std::shared_ptr<const Plan> plan_;

@@ -56,6 +56,7 @@ struct EngineReport {
   int64_t arena_bytes = 0;
   int64_t constant_bytes = 0;
   int64_t launches = 0;  ///< Nodes of the recorded CUDA graph, else steps.
+  int64_t streams = 1;   ///< On which independent branches are recorded.
   double flops = 0;      ///< Floating-point operations of one run.
 };
 

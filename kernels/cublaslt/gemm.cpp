@@ -336,6 +336,7 @@ class GemmKernel : public Kernel {
     check(status == CUBLAS_STATUS_SUCCESS, std::string("cuBLASLt: ") + cublasLtGetStatusString(status));
   }
   int64_t workspace_bytes() const override { return static_cast<int64_t>(choice_.workspaceSize); }
+  bool may_overlap() const override { return true; }
   std::vector<size_t> packed_inputs() const override { return prepared_->gemm.packed; }
 
  private:

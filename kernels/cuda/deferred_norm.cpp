@@ -136,10 +136,12 @@ class DeferredNormKernel : public Kernel {
                            : p.kind == Pointer::kX      ? moments + moment_bytes_
                                                         : moments);
       }
-      enqueue(half.launch, pointers.data(), static_cast<CUstream>(args.stream));
+      bool is_first = &half == &halves_.front();
+      enqueue(half.launch, pointers.data(), static_cast<CUstream>(args.stream), args.early_start || !is_first);
     }
   }
   int64_t workspace_bytes() const override { return moment_bytes_ + x_bytes_; }
+  bool may_overlap() const override { return true; }
   std::vector<const Launch*> launches() const override { return {&halves_[0].launch, &halves_[1].launch}; }
   std::vector<size_t> packed_inputs() const override { return packed_; }
 

@@ -34,7 +34,7 @@ void OwnKernel::run(const StepArgs& args) const {
   }
   for (const at::Tensor* out : args.out) pointers[count++] = out->data_ptr();
   check(count == launch_.pointers, "number of data pointers of a kernel");
-  enqueue(launch_, pointers, static_cast<CUstream>(args.stream));
+  enqueue(launch_, pointers, static_cast<CUstream>(args.stream), args.early_start);
 }
 
 Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device) {

@@ -308,6 +308,7 @@ class CudnnKernel : public Kernel {
     check(status.is_good(), "cuDNN: " + status.get_message());
   }
   int64_t workspace_bytes() const override { return workspace_; }
+  bool may_overlap() const override { return true; }
   std::vector<size_t> packed_inputs() const override { return packed_; }
 
  private:

@@ -46,6 +46,7 @@ std::unique_ptr<Graph> parse(const std::string& text) {
 
 struct Result {
   size_t steps = 0;
+  int lanes = 1;     ///< In which independent steps run, each of which takes 10 us.
   std::string text;  ///< Of the graph afterwards.
 };
 
@@ -62,21 +63,24 @@ Result plan_and_run(const std::string& text, const std::set<std::string>& fixed 
   Selection selection;
   for (const auto& node : graph->nodes()) {
     int64_t offset = 0;
-    if (!is_free_view(*node, &offset)) selection[node.get()] = {std::make_shared<StandIn>(*node), "stand_in", "", 0};
+    if (!is_free_view(*node, &offset)) selection[node.get()] = {std::make_shared<StandIn>(*node), "stand_in", "", 10};
   }
   write_concats_in_place(*graph, selection, [&](const Node& node) -> std::optional<Choice> {
     if (fixed.count(node.op())) return std::nullopt;
-    return Choice{std::make_shared<StandIn>(node), "stand_in", "", 0};
+    return Choice{std::make_shared<StandIn>(node), "stand_in", "", 10};
   });
   graph->verify();
   auto plan = place(*graph, selection, c10::kCPU);
-  RunContext context(plan);
-  for (int run = 0; run < 2; ++run) {
-    std::vector<at::Tensor> outputs = context.run_steps(inputs, nullptr);
-    EXPECT_EQ(outputs.size(), expected.size());
-    for (size_t i = 0; i < outputs.size(); ++i) EXPECT_TRUE(at::equal(outputs[i], expected[i])) << text << i;
+  auto in_lanes = with_parallel_branches(*plan);
+  for (const auto& way : {plan, in_lanes ? in_lanes : plan}) {
+    RunContext context(way);
+    for (int run = 0; run < 2; ++run) {
+      std::vector<at::Tensor> outputs = context.run_steps(inputs, nullptr);
+      EXPECT_EQ(outputs.size(), expected.size());
+      for (size_t i = 0; i < outputs.size(); ++i) EXPECT_TRUE(at::equal(outputs[i], expected[i])) << text << i;
+    }
   }
-  return {plan->steps.size(), graph->text()};
+  return {plan->steps.size(), in_lanes ? in_lanes->lanes : 1, graph->text()};
 }
 
 TEST(ConcatInPlace, InputsAreWrittenIntoTheResult) {
@@ -86,6 +90,7 @@ TEST(ConcatInPlace, InputsAreWrittenIntoTheResult) {
         plan_and_run("graph(%x: f32[2,3,4,6]{72,1,18,3}, %y: " + shape + ") {\n  %a = relu(%x)\n  %b = neg(%y)\n" +
                      "  %c = concat{axis=" + axis + "}(%a, %b)\n  %d = relu(%c)\n  return %d\n}");
     EXPECT_EQ(result.steps, 3u) << axis;
+    EXPECT_EQ(result.lanes, 2) << axis;
   }
 }
 
@@ -100,6 +105,7 @@ TEST(ConcatInPlace, OneInsideTheOther) {
       "graph(%x: f32[2,3,4]) {\n  %a = relu(%x)\n  %b = neg(%x)\n  %c = concat{axis=1}(%a, %b)\n  %d = exp(%x)\n"
       "  %e = concat{axis=1}(%d, %c)\n  %f = tanh(%e)\n  %g = concat{axis=2}(%f, %e)\n  return %g\n}");
   EXPECT_EQ(result.steps, 4u);
+  EXPECT_EQ(result.lanes, 3);
 }
 
 TEST(ConcatInPlace, OthersMayReadAnInput) {
@@ -107,6 +113,7 @@ TEST(ConcatInPlace, OthersMayReadAnInput) {
       "graph(%x: f32[2,3,4]) {\n  %a = relu(%x)\n  %b = neg(%a)\n  %c = concat{axis=1}(%a, %b)\n  %d = tanh(%a)\n"
       "  return %c, %d\n}");
   EXPECT_EQ(result.steps, 3u);
+  EXPECT_EQ(result.lanes, 2);
 }
 
 TEST(ConcatInPlace, AnInputHasOnePlace) {

@@ -16,14 +16,14 @@ TEST(AssignOffsets, BuffersAliveTogetherNeverOverlap) {
     std::vector<Buffer> buffers(1 + random() % 40);
     for (Buffer& buffer : buffers) {
       buffer.bytes = 256 * (1 + random() % 20);
-      buffer.first = static_cast<int>(random() % 30);
-      buffer.last = buffer.first + static_cast<int>(random() % 8);
+      buffer.begin[0] = static_cast<int>(random() % 30);
+      buffer.end[0] = buffer.begin[0] + 1 + static_cast<int>(random() % 8);
     }
     int64_t size = assign_offsets(buffers);
     for (size_t i = 0; i < buffers.size(); ++i) {
       EXPECT_LE(buffers[i].offset + buffers[i].bytes, size);
       for (size_t k = i + 1; k < buffers.size(); ++k) {
-        bool together = buffers[i].first <= buffers[k].last && buffers[k].first <= buffers[i].last;
+        bool together = buffers[i].begin[0] < buffers[k].end[0] && buffers[k].begin[0] < buffers[i].end[0];
         bool apart = buffers[i].offset + buffers[i].bytes <= buffers[k].offset ||
                      buffers[k].offset + buffers[k].bytes <= buffers[i].offset;
         EXPECT_TRUE(!together || apart) << "round " << round << ", buffers " << i << " and " << k;
@@ -34,7 +34,7 @@ TEST(AssignOffsets, BuffersAliveTogetherNeverOverlap) {
 
 TEST(AssignOffsets, AChainNeedsTwoBuffers) {
   std::vector<Buffer> buffers;
-  for (int i = 0; i < 10; ++i) buffers.push_back({1024, i, i + 1});
+  for (int i = 0; i < 10; ++i) buffers.push_back({1024, {i}, {i + 2}});
   EXPECT_EQ(assign_offsets(buffers), 2048);
 }
 

@@ -77,9 +77,13 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
         std::vector<const at::Tensor*> in;
         for (const Value* v : c.node().inputs()) in.push_back(constant_of(v) ? constant_of(v) : &inputs[v->index()]);
         std::vector<at::Tensor> outputs;
-        for (const auto& v : c.node().outputs()) outputs.push_back(place(v->type, offset).fill_(std::nan("")));
+        // The block has its results in another order than the graph.
+        for (const Value* v : c.graph->outputs()) outputs.push_back(place(v->type, offset).fill_(std::nan("")));
         std::vector<at::Tensor*> out;
-        for (at::Tensor& output : outputs) out.push_back(&output);
+        for (const auto& v : c.node().outputs()) {
+          auto found = std::find(c.graph->outputs().begin(), c.graph->outputs().end(), v.get());
+          out.push_back(&outputs.at(found - c.graph->outputs().begin()));
+        }
         at::Tensor workspace =
             at::empty({kernel->workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
         kernel->run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});

@@ -196,7 +196,7 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
       {.name = "deep_pointwise", .x = {1, 2048, 7, 7}, .outputs = 40, .after = After::kRelu},
       {.name = "one_pixel", .x = {1, 960, 1, 1}, .outputs = 1280, .after = After::kRelu6},
       {.name = "wide_image", .x = {1, 16, 40, 200}, .outputs = 96, .window = {3, 3}, .padding = {1, 1}},
-      {.name = "in_turns", .x = {1, 72, 20, 21}, .outputs = 200, .window = {3, 3}, .padding = {1, 1}},
+      {.name = "in_turns", .x = {7, 256, 7, 9}, .outputs = 520, .window = {3, 3}, .padding = {1, 1}},
       {.name = "sequence",
        .x = {3, 40, 50},
        .outputs = 56,

@@ -257,4 +257,17 @@ std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool
   return list;
 }
 
+std::vector<Case> encoder_products(c10::ScalarType dtype, c10::Device device, int64_t rows) {
+  std::vector<Case> list;
+  auto linear = [&](const char* name, int64_t channels, int64_t outputs, After after) {
+    TensorType x{dtype, {rows, channels}, {channels, 1}, device};
+    list.push_back(linear_case(name, x, outputs, after, true));
+  };
+  linear("queries_keys_values", 768, 2304, After::kNothing);
+  linear("projection", 768, 768, After::kNothing);
+  linear("intermediate", 768, 3072, After::kGelu);
+  linear("output", 3072, 768, After::kNothing);
+  return list;
+}
+
 }  // namespace torchweld::cuda_tests

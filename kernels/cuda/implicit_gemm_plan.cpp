@@ -99,8 +99,8 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
   auto x_chunks = static_cast<double>(c.stage_count(p) * kStageChunks * c.rows);
   double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
-  // A part that takes the place of another one waits for all threads.
-  double turns = c.kept ? 100 * static_cast<double>(ceil_div(c.stage_count(p), c.stages)) : 0;
+  // For a stage that takes the place of another one, all threads wait.
+  double turns = c.kept ? 100 * static_cast<double>(c.stage_count(p)) : 0;
   return kStart + load + last + round + turns + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 

@@ -1,4 +1,5 @@
-// Times of blocks against their parts; only on a GPU, and only when TORCHWELD_BLOCK_TIMES is set.
+// Times of blocks against their parts, and of products by every offer; only on a GPU, and only when
+// TORCHWELD_BLOCK_TIMES or TORCHWELD_PRODUCT_TIMES is set.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -15,6 +16,7 @@
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
 #include "tests/cuda/blocks.h"
+#include "tests/cuda/conv_nodes.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -107,6 +109,23 @@ TEST(BlockTimes, AgainstTheirParts) {
       all_parts += count * parts;
     }
     std::printf("%s: blocks %.1f us, parts %.1f us\n", network, all, all_parts);
+  }
+}
+
+// TORCHWELD_PRODUCT_TIMES: the rows.
+TEST(ProductTimes, OfAnEncoderLayerByEveryOffer) {
+  const char* rows = std::getenv("TORCHWELD_PRODUCT_TIMES");
+  if (!rows || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    for (const Case& c : encoder_products(dtype, kDevice, std::max(1, std::atoi(rows)))) {
+      std::vector<Timed> times = time_offers(c.node(), offers_for(c.node(), {}));
+      std::sort(times.begin(), times.end(),
+                [](const Timed& a, const Timed& b) { return a.microseconds < b.microseconds; });
+      std::printf("%s\n", c.name.c_str());
+      for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
+      std::fflush(stdout);
+    }
   }
 }
 

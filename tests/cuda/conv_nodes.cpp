@@ -196,7 +196,7 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
       {.name = "deep_pointwise", .x = {1, 2048, 7, 7}, .outputs = 40, .after = After::kRelu},
       {.name = "one_pixel", .x = {1, 960, 1, 1}, .outputs = 1280, .after = After::kRelu6},
       {.name = "wide_image", .x = {1, 16, 40, 200}, .outputs = 96, .window = {3, 3}, .padding = {1, 1}},
-      {.name = "in_turns", .x = {1, 72, 20, 21}, .outputs = 200, .window = {3, 3}, .padding = {1, 1}},
+      {.name = "in_turns", .x = {7, 256, 7, 9}, .outputs = 520, .window = {3, 3}, .padding = {1, 1}},
       {.name = "sequence",
        .x = {3, 40, 50},
        .outputs = 56,
@@ -254,6 +254,19 @@ std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool
   auto type = [&](const Dims& shape) { return TensorType{dtype, shape, contiguous_strides(shape), device}; };
   list.push_back(linear_case("large_linear", type({37, 111, 520}), 776, After::kGelu, constants_on_device));
   list.push_back(linear_case("large_linear_long_k", type({5001, 2056}), 1000, After::kNothing, constants_on_device));
+  return list;
+}
+
+std::vector<Case> encoder_products(c10::ScalarType dtype, c10::Device device, int64_t rows) {
+  std::vector<Case> list;
+  auto linear = [&](const char* name, int64_t channels, int64_t outputs, After after) {
+    TensorType x{dtype, {rows, channels}, {channels, 1}, device};
+    list.push_back(linear_case(name, x, outputs, after, true));
+  };
+  linear("queries_keys_values", 768, 2304, After::kNothing);
+  linear("projection", 768, 768, After::kNothing);
+  linear("intermediate", 768, 3072, After::kGelu);
+  linear("output", 3072, 768, After::kNothing);
   return list;
 }
 

@@ -2,9 +2,12 @@
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eq.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/isnan.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/where.h>
@@ -22,6 +25,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "kernels/cuda/implicit_gemm.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
 #include "tests/cuda/transformer_nodes.h"
@@ -103,22 +107,29 @@ bool all_else_is_nan(const at::Tensor& tensor) {
   return at::isnan(memory).all().item<bool>();
 }
 
-void run_offer(const Case& c, const std::string& what, const Kernel& kernel, const Expected& expected,
-               const Manner& manner) {
+/// What the kernel writes, with NaN round it and in its gaps.
+std::vector<at::Tensor> outputs_of(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
+                                   int64_t offset) {
   std::vector<const at::Tensor*> in;
   for (const Value* v : c.node().inputs()) {
     const at::Tensor* constant = constant_of(v);
-    in.push_back(constant ? constant : &expected.inputs[v->index()]);
+    in.push_back(constant ? constant : &inputs[v->index()]);
   }
   std::vector<at::Tensor> outputs;
   std::vector<at::Tensor*> out;
   for (const auto& value : c.node().outputs()) {
-    outputs.push_back(place(value->type, manner.offset));
+    outputs.push_back(place(value->type, offset));
     memory_of(outputs.back()).fill_(value->type.is_floating() ? std::nan("") : 1);
   }
   for (at::Tensor& tensor : outputs) out.push_back(&tensor);
   at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
   kernel.run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
+  return outputs;
+}
+
+void run_offer(const Case& c, const std::string& what, const Kernel& kernel, const Expected& expected,
+               const Manner& manner) {
+  std::vector<at::Tensor> outputs = outputs_of(c, kernel, expected.inputs, manner.offset);
   cudaError_t status = cudaDeviceSynchronize();
   ASSERT_EQ(status, cudaSuccess) << what << ": " << cudaGetErrorString(status);
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -283,6 +294,42 @@ TEST_F(CudaPointwise, IntegersMeanWhatAtenMeans) {
   }
   compile_ahead(list, programs_of);
   run_cases(list, own_tactics(), {});
+}
+
+// Cut off instead, operands would make every product too small.
+using CudaTf32 = CudaTest;
+TEST_F(CudaTf32, OperandsThatRoundToTheSameGiveTheSame) {
+  std::vector<Case> list = odd_products(c10::kFloat, kDevice, true);
+  for (Case& c : large_products(c10::kFloat, kDevice, true)) list.push_back(std::move(c));
+  compile_ahead(list, programs_of);
+  std::string forms;
+  for (const Case& c : list) {
+    std::vector<at::Tensor> inputs = make_inputs(*c.graph, 0, false);
+    constexpr int kCutOff = 0x1fff;
+    at::Tensor bits = at::rand(inputs[0].sizes()).add(0.5).view(c10::kInt).bitwise_and(~kCutOff);
+    at::Tensor beside = at::randint(-(kCutOff / 2), kCutOff / 2 + 1, bits.sizes(), at::TensorOptions(c10::kInt));
+    Offers offers;
+    offers.set_tactic("implicit_gemm");
+    try {
+      cuda::propose_implicit_gemm(c.node(), {}, offers);
+    } catch (const Unsupported&) {
+      continue;
+    }
+    std::vector<std::future<std::unique_ptr<Kernel>>> kernels = build_all(offers);
+    for (size_t i = 0; i < kernels.size(); ++i) {
+      const std::string& config = offers.offers()[i].config;
+      std::unique_ptr<Kernel> kernel = kernels[i].get();
+      inputs[0].copy_(bits.view(c10::kFloat));
+      std::vector<at::Tensor> exact = outputs_of(c, *kernel, inputs, 0);
+      inputs[0].copy_(at::add(bits, beside).view(c10::kFloat));
+      std::vector<at::Tensor> rounded = outputs_of(c, *kernel, inputs, 0);
+      for (size_t o = 0; o < exact.size(); ++o) EXPECT_TRUE(at::equal(exact[o], rounded[o])) << c.name << " " << config;
+      forms += config + "\n";
+    }
+  }
+  std::vector<std::string> wanted = {" ring", " patch", " pixels"};
+  if (cuda::arch_of_device(0) == "sm_90a") wanted.insert(wanted.end(), {" stages", " kept", " pipeline", " split"});
+  for (const std::string& form : wanted) EXPECT_NE(forms.find(form), std::string::npos) << form;
 }
 
 // Without TF32, fusing in f32 is up to the engines that cuDNN has; with it there must be fused ones.

@@ -210,6 +210,7 @@ struct GemmStages {
         }
       }
       commit_copies();
+      __syncwarp();
       Multiply::wait_for_earlier();
     }
   }

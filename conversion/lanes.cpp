@@ -179,7 +179,7 @@ class LaneAssigner {
     return lanes;
   }
 
-  /// Puts the steps of a chain into lane 0 where the run is not expected to take longer for that, short chains first.
+  /// Puts a chain into a lane ahead of its own where the run is not expected to take longer for that, short ones first.
   std::vector<int> without_waste(std::vector<int> lanes) const {
     std::vector<double> length(chains_.size(), 0);
     for (size_t i = 0; i < size_; ++i) length[chain_[i]] += times_[i];
@@ -189,13 +189,17 @@ class LaneAssigner {
     double best = duration(lanes);
     for (int chain : order) {
       const std::vector<int>& steps = chains_[chain];
-      if (std::all_of(steps.begin(), steps.end(), [&](int i) { return lanes[i] == 0; })) continue;
-      std::vector<int> other = lanes;
-      for (int i : steps) other[i] = 0;
-      double time = duration(other);
-      if (time > best) continue;
-      best = time;
-      lanes = std::move(other);
+      int own = 0;
+      for (int i : steps) own = std::max(own, lanes[i]);
+      for (int lane = 0; lane < own; ++lane) {
+        std::vector<int> other = lanes;
+        for (int i : steps) other[i] = must_be_first_lane(i) ? 0 : lane;
+        double time = duration(other);
+        if (time > best) continue;
+        best = time;
+        lanes = std::move(other);
+        break;
+      }
     }
     return lanes;
   }

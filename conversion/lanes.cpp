@@ -93,10 +93,12 @@ class LaneAssigner {
   }
 
   void run() {
-    find_chains();
-    std::vector<int> lanes = lanes_of_chains();
-    lanes = without_waste(std::move(lanes));
-    if (duration(lanes) > kWorthIt * std::accumulate(times_.begin(), times_.end(), 0.0)) lanes.assign(size_, 0);
+    double limit = kWorthIt * std::accumulate(times_.begin(), times_.end(), 0.0);
+    std::vector<int> lanes(size_, 0);
+    if (find_chains() <= limit) {
+      std::vector<int> parallel = without_waste(lanes_of_chains());
+      if (duration(parallel) <= limit) lanes = std::move(parallel);
+    }
     store(std::move(lanes));
   }
 
@@ -108,8 +110,8 @@ class LaneAssigner {
   bool must_be_first_lane(size_t step) const { return !plan_.steps[step].kernel->may_overlap(); }
 
   /// A step is followed in its chain by the one behind which most time remains, where that step has no longer way from
-  /// the beginning.
-  void find_chains() {
+  /// the beginning. Returns the microseconds of the longest way.
+  double find_chains() {
     std::vector<double> from_start(size_);  // to the step's end
     std::vector<double> to_end = times_;
     std::vector<int> longest(size_, -1);
@@ -140,6 +142,7 @@ class LaneAssigner {
         main_chain_ = chain_[i];
       }
     }
+    return longest_way;
   }
 
   /// A new chain gets the lane in which it can start first, of those whose chains have ended when there are any.
@@ -179,7 +182,7 @@ class LaneAssigner {
     return lanes;
   }
 
-  /// Puts the steps of a chain into lane 0 where the run is not expected to take longer for that, short chains first.
+  /// Puts a chain into a lane ahead of its own where the run is not expected to take longer for that, short ones first.
   std::vector<int> without_waste(std::vector<int> lanes) const {
     std::vector<double> length(chains_.size(), 0);
     for (size_t i = 0; i < size_; ++i) length[chain_[i]] += times_[i];
@@ -189,44 +192,51 @@ class LaneAssigner {
     double best = duration(lanes);
     for (int chain : order) {
       const std::vector<int>& steps = chains_[chain];
-      if (std::all_of(steps.begin(), steps.end(), [&](int i) { return lanes[i] == 0; })) continue;
-      std::vector<int> other = lanes;
-      for (int i : steps) other[i] = 0;
-      double time = duration(other);
-      if (time > best) continue;
-      best = time;
-      lanes = std::move(other);
+      int own = 0;
+      for (int i : steps) own = std::max(own, lanes[i]);
+      for (int lane = 0; lane < own; ++lane) {
+        std::vector<int> other = lanes;
+        for (int i : steps) other[i] = must_be_first_lane(i) ? 0 : lane;
+        double time = duration(other);
+        if (time > best) continue;
+        best = time;
+        lanes = std::move(other);
+        break;
+      }
     }
     return lanes;
   }
 
-  /// The steps of other lanes that each step waits for: those it comes after and that no earlier wait covers.
-  std::vector<std::vector<int>> waits_of(const std::vector<int>& lanes) const {
+  /// Calls `on_wait` for each step of another lane that a step waits for, as it comes after that one and no earlier
+  /// wait covers it, and `on_step` behind the waits of each step.
+  template <class OnWait, class OnStep>
+  void walk(const std::vector<int>& lanes, OnWait on_wait, OnStep on_step) const {
     Progress progress(size_);
-    std::vector<std::vector<int>> waits(size_);
     for (size_t i = 0; i < size_; ++i) {
       progress.start(i, lanes[i]);
       for (auto d = after_[i].rbegin(); d != after_[i].rend(); ++d) {
         if (progress.has_ended(*d, lanes[*d], i)) continue;
         progress.wait(*d, lanes[*d], i);
-        waits[i].push_back(*d);
+        on_wait(i, *d);
       }
       progress.end(i, lanes[i]);
+      on_step(i);
     }
-    return waits;
   }
 
   /// Microseconds of a run, were the device large enough for every step beside all others.
   double duration(const std::vector<int>& lanes) const {
-    std::vector<std::vector<int>> waits = waits_of(lanes);
     std::array<double, kMostLanes> lane_end{};
     std::vector<double> end(size_);
-    for (size_t i = 0; i < size_; ++i) {
-      double start = lane_end[lanes[i]];
-      for (int w : waits[i]) start = std::max(start, end[w]);
-      end[i] = start + (waits[i].empty() ? 0 : kWait) + times_[i];
-      lane_end[lanes[i]] = end[i];
-    }
+    double others_end = 0;  // of what the next step waits for
+    walk(
+        lanes, [&](size_t, int earlier) { others_end = std::max(others_end, end[earlier]); },
+        [&](size_t i) {
+          double& here = lane_end[lanes[i]];
+          here = std::max(here, others_end) + (others_end > 0 ? kWait : 0) + times_[i];
+          end[i] = here;
+          others_end = 0;
+        });
     return *std::max_element(lane_end.begin(), lane_end.end());
   }
 
@@ -239,11 +249,11 @@ class LaneAssigner {
       if (number[lane] < 0) number[lane] = plan_.lanes++;
       lane = number[lane];
     }
-    std::vector<std::vector<int>> waits = waits_of(lanes);
     for (size_t i = 0; i < size_; ++i) {
       plan_.steps[i].lane = lanes[i];
-      plan_.steps[i].waits = std::move(waits[i]);
+      plan_.steps[i].waits.clear();
     }
+    walk(lanes, [&](size_t i, int earlier) { plan_.steps[i].waits.push_back(earlier); }, [](size_t) {});
   }
 
   Plan& plan_;

@@ -1,5 +1,5 @@
-// What is known about the speed of kernels: node and device -> tactic, configuration, microseconds. A text file that
-// people can read, diff, merge, edit and ship.
+// What is known about the speed of kernels: node and device -> tactic, configuration, microseconds; and of plans, with
+// and without parallel branches. A text file that people can read, diff, merge, edit and ship.
 #pragma once
 
 #include <map>

@@ -43,19 +43,19 @@ bool is_plain(const at::Tensor& tensor) {
 constexpr const char* kParallel = "parallel_branches";
 constexpr const char* kSerial = "one_stream";
 
-/// The timing cache's key of whether a plan's branches pay as parallel ones. Which kernels run them is not part of it.
+/// The timing cache's key of whether a plan's branches pay as parallel ones: what its steps are, in any order. Which
+/// kernels run them is not part of it.
 std::string branches_key(const Plan& plan) {
-  std::string text;
-  auto add = [&](const std::vector<int>& slots) {
-    for (int slot : slots) text += " " + std::to_string(slot) + ":" + to_string(plan.slots[slot].type);
-  };
+  std::vector<std::string> steps;
   for (const Step& step : plan.steps) {
-    text += step.op;
-    add(step.inputs);
+    std::string& text = steps.emplace_back(step.op);
+    for (int slot : step.inputs) text += " " + to_string(plan.slots[slot].type);
     text += " ->";
-    add(step.outputs);
-    text += "\n";
+    for (int slot : step.outputs) text += " " + to_string(plan.slots[slot].type);
   }
+  std::sort(steps.begin(), steps.end());
+  std::string text;
+  for (const std::string& step : steps) text += step + "\n";
   return device_name(plan.device) + " | branches of " + std::to_string(plan.steps.size()) + " steps, " +
          c10::sha1(text).str();
 }
@@ -204,7 +204,6 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
 std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> plan, bool tune) {
   constexpr double kMargin = 0.98;
   constexpr double kMilliseconds = 30;
-  constexpr int kRuns = 8;  // in a row, so that launching does not hide the device's time
   auto serial = std::make_shared<Executor>(plan, state_.options.cuda_graphs);
   if (!serial->records() || is_disabled("parallel_branches")) return serial;
   std::string key = branches_key(*plan);
@@ -214,23 +213,28 @@ std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> pl
   if (!in_lanes) return serial;
   auto parallel = std::make_shared<Executor>(in_lanes, state_.options.cuda_graphs);
   if (known) return parallel;
-  std::vector<at::Tensor> inputs;
-  for (int slot : plan->inputs) inputs.push_back(random_tensor(plan->slots[slot].type));
-  auto runs_of = [&](Executor& executor) {
-    return [&] {
-      for (int i = 0; i < kRuns; ++i) executor.run(inputs);
-    };
-  };
+  // Short ones several times in a row, so that launching does not hide the device's time.
+  constexpr double kTurn = 2000;
+  double expected = 0;
+  for (const Step& step : plan->steps) expected += step.microseconds;
+  int runs = static_cast<int>(std::clamp(kTurn / std::max(expected, 1.0), 1.0, 8.0));
   Contest times;
   try {
+    std::vector<at::Tensor> inputs;
+    for (int slot : plan->inputs) inputs.push_back(random_tensor(plan->slots[slot].type));
+    auto runs_of = [&](Executor& executor) {
+      return [&] {
+        for (int i = 0; i < runs; ++i) executor.run(inputs);
+      };
+    };
     times = contest(runs_of(*serial), runs_of(*parallel), plan->device, kMilliseconds);
   } catch (const std::exception&) {
-    return serial;  // an operator raises on random numbers
+    return serial;  // an operator raises on random numbers, or memory is short
   }
   bool pays = times.second <= kMargin * times.first;
-  timings_.set(key, {pays ? kParallel : kSerial, "", (pays ? times.second : times.first) / kRuns});
-  log(3, state_.name + ": " + std::to_string(times.first / kRuns) + " us on one stream, " +
-             std::to_string(times.second / kRuns) + " us on " + std::to_string(in_lanes->lanes) + ": " +
+  timings_.set(key, {pays ? kParallel : kSerial, "", (pays ? times.second : times.first) / runs});
+  log(3, state_.name + ": " + std::to_string(times.first / runs) + " us on one stream, " +
+             std::to_string(times.second / runs) + " us on " + std::to_string(in_lanes->lanes) + ": " +
              (pays ? kParallel : kSerial));
   return pays ? parallel : serial;
 }

@@ -197,10 +197,19 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   auto without_splits = [](const GemmConfig& config) {
     return config.source == GemmSource::kStages && config.splits == 1 && config.kept == 0;
   };
+  // The normalised rows are written from shared memory, where stages in turns do not leave them.
+  bool kept = block->second.parts.norm->kept;
+  auto in_turns = [kept](const GemmConfig& config) {
+    return config.source == GemmSource::kStages && config.splits == 1 && config.kept > 0 && !kept;
+  };
   // The estimates do not compare the two families well.
   std::vector<GemmConfig> firsts = configs_of(node, first, 0, 3, by_warpgroups);
   for (const GemmConfig& config : configs_of(node, first, 0, 2, by_warps)) firsts.push_back(config);
-  std::vector<GemmConfig> seconds = configs_of(node, block->second.parts.problem, kStates, 3, without_splits);
+  const GemmProblem& second = block->second.parts.problem;
+  std::vector<GemmConfig> seconds = configs_of(node, second, kStates, 3, without_splits);
+  for (const GemmConfig& config : configs_of(node, second, kStates, 2, in_turns)) seconds.push_back(config);
+  std::stable_sort(seconds.begin(), seconds.end(),
+                   [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");
   bool small = std::max(firsts.front().microseconds, seconds.front().microseconds) < kMostUntimed;
   expect(context.tune || small, "a large product, and kernels are not timed");

@@ -16,7 +16,7 @@ struct GemmNorm {
   static constexpr int bytes = T::rows * 8;  // Of shared memory: mean and 1 / deviation of each row.
   static constexpr int own = (parts + 1) / 2;
   static_assert(D::channels % 64 == 0 && T::threads == 2 * T::rows, "two threads for a row without a rest");
-  static_assert(!Stages::in_turns, "all of x is there in the end");
+  static_assert(!Stages::in_turns || !kept, "what is kept is there in the end");
 
   const float* moments = nullptr;  // [rows][parts][2]
   S* normed = nullptr;             // [rows, channels]

@@ -188,9 +188,9 @@ struct GemmStages {
     if constexpr (part + 1 < parts) multiply<Multiply, part + 1>(p, sums, norm);
   }
 
-  template <class Multiply, class Params>
+  template <class Multiply, class Params, class Norm>
   __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work,
-                                                    float (&sums)[T::n_tiles][4]) const {
+                                                    float (&sums)[T::n_tiles][4], Norm& norm) const {
 #pragma unroll 1
     for (int stage = 0; stage < stages; ++stage) {
       wait_for_copies<ahead - 1>();
@@ -211,6 +211,7 @@ struct GemmStages {
       }
       commit_copies();
       __syncwarp();
+      if (stage == 0) norm.join(p);
       Multiply::wait_for_earlier();
     }
   }
@@ -282,7 +283,7 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   norm.fetch(p, work);
   float acc[1][T::n_tiles][4] = {};
   if constexpr (Stages::in_turns) {
-    stages.template multiply_in_turns<Multiply>(p, work, acc[0]);
+    stages.template multiply_in_turns<Multiply>(p, work, acc[0], norm);
   } else {
     stages.template multiply<Multiply>(p, acc[0], norm);
   }

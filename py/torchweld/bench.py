@@ -93,6 +93,7 @@ def measure(name, batch, precision, args):
         times = interleave(runners, args.repeats, args.calls or (100 if on_cuda else None))
         latencies = _latencies(runners["torchweld"], on_cuda)
         host_us = _host_microseconds(runners["torchweld"], on_cuda)
+        operator_us = _host_microseconds(_scripted_operator(inputs[0]), on_cuda)
     return {
         "model": name, "batch": batch, "precision": precision, "device": device_name(args.device),
         "threads": torch.get_num_threads(), "clocks": _clocks() if on_cuda else "", "commit": _commit(),
@@ -100,6 +101,7 @@ def measure(name, batch, precision, args):
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
+        "operator_us": operator_us,
         "kernels_per_call": sum(engine.launches for engine in report.engines),
         "steps": [[_name(s.op), s.tactic, round(s.microseconds, 2)] for e in report.engines for s in e.steps],
         "engines": len(report.engines),
@@ -302,6 +304,16 @@ def _latencies(call, on_cuda):
         _sync(on_cuda)
         times.append((time.perf_counter() - start) * 1e3)
     return times
+
+
+def _scripted_operator(x):
+    """A call through LibTorch's interpreter that does next to nothing."""
+
+    def forward(x):
+        return torch.empty_like(x)
+
+    scripted = torch.jit.script(forward)
+    return lambda: scripted(x)
 
 
 def _host_microseconds(call, on_cuda):

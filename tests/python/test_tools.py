@@ -90,6 +90,7 @@ def test_bench_writes_records(original, tmp_path, capsys):
         "torchweld_ms",
         "torchweld_p99_ms",
         "host_us",
+        "operator_us",
         "kernels_per_call",
         "build_s",
         "peak_gpu_mb",

@@ -32,14 +32,15 @@ struct AttentionConfig {
 struct AttentionProblem {
   int64_t heads = 0, queries = 0, keys = 0;
   int64_t head = 0, value = 0;  ///< Sizes of the rows of q and k, and of v.
+  int64_t element_bytes = 2;
   bool causal = false;
 };
 
 int64_t padded(int64_t size) { return ceil_div(size, 16) * 16; }
 
 int64_t shared_bytes_of(const AttentionProblem& p, const AttentionConfig& c) {
-  int64_t head_pitch = 2 * padded(p.head) + 16;
-  int64_t value_pitch = 2 * padded(p.value) + 16;
+  int64_t head_pitch = p.element_bytes * padded(p.head) + 16;
+  int64_t value_pitch = p.element_bytes * padded(p.value) + 16;
   int64_t parts = c.warps_k > 1 ? c.threads() / 32 * 16 * (4 * (padded(p.value) + 8) + 8) : 0;
   return c.queries() * head_pitch + c.stages * c.keys() * (head_pitch + value_pitch) + parts;
 }
@@ -54,12 +55,12 @@ double estimate(const AttentionProblem& p, const AttentionConfig& c, const Devic
   double waves = std::ceil(blocks / static_cast<double>(device.processors * resident));
   double beside = std::min(static_cast<double>(resident), std::ceil(blocks / device.processors));
   double tiles = static_cast<double>(ceil_div(p.keys, c.keys())) * (p.causal ? 0.6 : 1);
-  auto rows = static_cast<double>(padded(p.head) + padded(p.value));
-  double multiplications = c.warp_keys / 8.0 * rows / 16;
+  auto bytes = static_cast<double>(p.element_bytes * (padded(p.head) + padded(p.value)));  // Of a key.
+  double multiplications = c.warp_keys / 8.0 * bytes / 32;
   constexpr double kSoftmaxPerKey = 7;
   double busy = multiplications * kMultiply + c.warp_keys * kSoftmaxPerKey;
   double sharing = std::max(1.0, beside * c.threads() / 32 / 4);
-  double load = beside * 2 * rows * c.keys() / kBytesPerCycle;
+  double load = beside * bytes * c.keys() / kBytesPerCycle;
   double merge = c.warps_k > 1 ? 150 + beside * 0.1 * static_cast<double>(p.value) * c.threads() / 32 : 0;
   return waves *
          (kStart + (c.stages == 1 ? load + busy * sharing : tiles * (150 + std::max(load, busy * sharing))) + merge);
@@ -99,7 +100,7 @@ struct AttentionParts {
   const TensorType* y;
 };
 
-AttentionParts take_apart(const Node& node) {
+AttentionParts take_apart(const Node& node, const KernelContext& context) {
   AttentionParts parts{.op = *node.as<Attention>(),
                        .problem = {},
                        .q = &node.input(0)->type,
@@ -108,7 +109,8 @@ AttentionParts take_apart(const Node& node) {
                        .mask = node.inputs().size() > 3 ? &node.input(3)->type : nullptr,
                        .y = &node.output()->type};
   c10::ScalarType dtype = parts.q->dtype;
-  expect(dtype == c10::kHalf || dtype == c10::kBFloat16, "only f16 and bf16");
+  expect(dtype == c10::kHalf || dtype == c10::kBFloat16 || dtype == c10::kFloat, "only f16, bf16 and f32");
+  expect(dtype != c10::kFloat || context.allow_tf32, "f32 without TF32");
   for (const TensorType* x : {parts.q, parts.k, parts.v, parts.mask, parts.y}) {
     if (!x) continue;
     constexpr int64_t kMost = int64_t{1} << 30;
@@ -122,6 +124,7 @@ AttentionParts take_apart(const Node& node) {
                    .keys = parts.k->shape[2],
                    .head = parts.q->shape[3],
                    .value = parts.v->shape[3],
+                   .element_bytes = static_cast<int64_t>(c10::elementSize(dtype)),
                    .causal = parts.op.causal};
   const AttentionProblem& p = parts.problem;
   expect(p.head % 8 == 0 && p.value % 8 == 0 && p.head <= 128 && p.value <= 128,
@@ -148,10 +151,11 @@ Program program_of(const Node& node, const AttentionParts& parts, const Attentio
        {p.head, p.value, int64_t{c.warps_q}, int64_t{c.warps_k}, int64_t{c.warp_keys}, int64_t{c.stages}})
     tile += ", " + std::to_string(number);
   // Blocks that hide each other's waiting, where there are enough of them and registers for it.
-  constexpr int64_t kFewRegistersHead = 64;
+  constexpr int64_t kFewRegistersHead = 128;  // Bytes.
   constexpr int64_t kThreads = 512;
   bool many = ceil_div(p.queries, c.queries()) * p.heads >= 2 * limits_of(node).processors;
-  int64_t together = many && std::max(p.head, p.value) <= kFewRegistersHead ? kThreads / c.threads() : 1;
+  int64_t together =
+      many && p.element_bytes * std::max(p.head, p.value) <= kFewRegistersHead ? kThreads / c.threads() : 1;
   bool alike = mask_strides(parts.mask)[2] == 0;
   std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
   return {.name = "attention",
@@ -167,10 +171,11 @@ Program program_of(const Node& node, const AttentionParts& parts, const Attentio
           .coarse = true};
 }
 
-/// True when rows of 8 elements can move at once, as far as the strides say.
+/// True when 16 bytes can move at once, as far as the strides say.
 bool moves_words(const TensorType& type) {
-  return type.strides[3] == 1 &&
-         std::all_of(type.strides.begin(), type.strides.begin() + 3, [](int64_t stride) { return stride % 8 == 0; });
+  auto chunk = static_cast<int64_t>(16 / c10::elementSize(type.dtype));
+  return type.strides[3] == 1 && std::all_of(type.strides.begin(), type.strides.begin() + 3,
+                                             [chunk](int64_t stride) { return stride % chunk == 0; });
 }
 
 std::unique_ptr<Kernel> make(const Node& node, const AttentionParts& parts, const AttentionConfig& config) {
@@ -200,7 +205,7 @@ std::unique_ptr<Kernel> make(const Node& node, const AttentionParts& parts, cons
 
 void propose_attention(const Node& node, const KernelContext& context, Offers& offers) {
   if (!node.as<Attention>()) return;
-  AttentionParts parts = take_apart(node);
+  AttentionParts parts = take_apart(node, context);
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.q->dtype == c10::kHalf, "only f16 before sm_80");
   constexpr size_t kMostOffers = 6;

@@ -5,9 +5,9 @@
 
 namespace torchweld::cuda {
 
-/// Offers kernels/cuda/device/attention.cuh for attention nodes of f16 and bf16 whose head sizes are multiples of 8 up
-/// to 128. Operands may lie in any strides (a slice of a joined projection is read where it stands); the result's head
-/// dimension must be innermost.
+/// Offers kernels/cuda/device/attention.cuh for attention nodes of f16, bf16, and f32 where TF32 is allowed, whose head
+/// sizes are multiples of 8 up to 128. Operands may lie in any strides (a slice of a joined projection is read where it
+/// stands); the result's head dimension must be innermost.
 void propose_attention(const Node& node, const KernelContext& context, Offers& offers);
 
 }  // namespace torchweld::cuda

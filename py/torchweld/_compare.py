@@ -184,6 +184,9 @@ class _InTf32(TorchDispatchMode):
     OPERANDS = {  # which arguments are multiplied with each other
         **dict.fromkeys(("convolution", "mm", "bmm", "mv", "linear", "matmul"), slice(0, 2)),
         **dict.fromkeys(("addmm", "baddbmm", "addmv"), slice(1, 3)),
+        **dict.fromkeys(
+            ("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention_for_cpu"), slice(0, 3)
+        ),
     }
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):

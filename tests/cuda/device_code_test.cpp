@@ -125,14 +125,16 @@ TEST(DeviceCode, LargeProductsCompile) {
 }
 
 TEST(DeviceCode, AttentionCompiles) {
-  const std::set<std::string> chosen = {"attention_encoder/f16", "attention_odd_heads/f16", "attention_causal/f16",
-                                        "attention_many_mask/f16", "attention_added_f32/f16"};
-  Programs programs;
-  for (const Case& c : attention_nodes(c10::kHalf, kDevice)) {
-    if (chosen.count(c.name)) collect(c, programs);
+  const std::set<std::string> chosen = {"encoder", "odd_heads", "causal", "many_mask", "added_f32", "long_keys"};
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    Programs programs;
+    for (const Case& c : attention_nodes(dtype, kDevice)) {
+      std::string name = c.name.substr(c.name.find('_') + 1);
+      if (chosen.count(name.substr(0, name.find('/')))) collect(c, programs);
+    }
+    compile_all(programs, {"sm_80", "sm_90a", "sm_120"});
+    if (dtype == c10::kHalf) compile_all(programs, {"sm_75"}, kAnySpill);
   }
-  compile_all(programs, {"sm_80", "sm_90a", "sm_120"});
-  compile_all(programs, {"sm_75"}, kAnySpill);
 }
 
 TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {

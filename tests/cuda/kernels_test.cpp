@@ -25,6 +25,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
@@ -239,17 +240,22 @@ TEST_P(CudaProducts, LargeSizesMeanWhatAtenMeans) {
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
-using CudaTransformers = CudaKernels;
+using CudaAttention = CudaKernels;
 
-TEST_P(CudaTransformers, AttentionMeansWhatAtenMeans) {
+TEST_P(CudaAttention, MeansWhatAtenMeans) {
   std::vector<Case> list = attention_nodes(GetParam(), kDevice);
   for (Case& c : attention_nodes_with_dead_rows(GetParam(), kDevice)) list.push_back(std::move(c));
   compile_ahead(list, programs_of);
   for (int64_t offset : {0, 1}) {
-    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
+    Ran ran = run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
     for (const Case& c : list) EXPECT_GT(ran["attention"][c.name], 0) << c.name;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaAttention, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
+using CudaTransformers = CudaKernels;
 
 TEST_P(CudaTransformers, DeferredNormsMeanWhatAtenMeans) {
   if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
@@ -296,40 +302,56 @@ TEST_F(CudaPointwise, IntegersMeanWhatAtenMeans) {
   run_cases(list, own_tactics(), {});
 }
 
+/// Runs every offer of a tactic on numbers of TF32 as its first `operands` inputs, and on numbers that round to them;
+/// the results must be the same. Returns the names of all that ran.
+std::string check_rounding(const Case& c, const NamedTactic& tactic, size_t operands) {
+  constexpr int kCutOff = 0x1fff;
+  std::vector<at::Tensor> exact = make_inputs(*c.graph, 0, false);
+  std::vector<at::Tensor> beside = make_inputs(*c.graph, 0, false);
+  std::copy(exact.begin() + static_cast<std::ptrdiff_t>(operands), exact.end(),
+            beside.begin() + static_cast<std::ptrdiff_t>(operands));
+  for (size_t i = 0; i < operands; ++i) {
+    at::Tensor bits = at::rand(exact[i].sizes()).add(0.5).view(c10::kInt).bitwise_and(~kCutOff);
+    at::Tensor distance = at::randint(-(kCutOff / 2), kCutOff / 2 + 1, bits.sizes(), at::TensorOptions(c10::kInt));
+    exact[i].copy_(bits.view(c10::kFloat));
+    beside[i].copy_(at::add(bits, distance).view(c10::kFloat));
+  }
+  Offers offers;
+  offers.set_tactic(tactic.name);
+  try {
+    tactic.propose(c.node(), {}, offers);
+  } catch (const Unsupported&) {
+    return "";
+  }
+  std::vector<std::future<std::unique_ptr<Kernel>>> kernels = build_all(offers);
+  std::string ran;
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    const std::string& config = offers.offers()[i].config;
+    std::unique_ptr<Kernel> kernel = kernels[i].get();
+    std::vector<at::Tensor> wanted = outputs_of(c, *kernel, exact, 0);
+    std::vector<at::Tensor> found = outputs_of(c, *kernel, beside, 0);
+    for (size_t o = 0; o < wanted.size(); ++o) EXPECT_TRUE(at::equal(wanted[o], found[o])) << c.name << " " << config;
+    ran += config + "\n";
+  }
+  return ran;
+}
+
 // Cut off instead, operands would make every product too small.
 using CudaTf32 = CudaTest;
 TEST_F(CudaTf32, OperandsThatRoundToTheSameGiveTheSame) {
   std::vector<Case> list = odd_products(c10::kFloat, kDevice, true);
   for (Case& c : large_products(c10::kFloat, kDevice, true)) list.push_back(std::move(c));
   compile_ahead(list, programs_of);
-  std::string forms;
-  for (const Case& c : list) {
-    std::vector<at::Tensor> inputs = make_inputs(*c.graph, 0, false);
-    constexpr int kCutOff = 0x1fff;
-    at::Tensor bits = at::rand(inputs[0].sizes()).add(0.5).view(c10::kInt).bitwise_and(~kCutOff);
-    at::Tensor beside = at::randint(-(kCutOff / 2), kCutOff / 2 + 1, bits.sizes(), at::TensorOptions(c10::kInt));
-    Offers offers;
-    offers.set_tactic("implicit_gemm");
-    try {
-      cuda::propose_implicit_gemm(c.node(), {}, offers);
-    } catch (const Unsupported&) {
-      continue;
-    }
-    std::vector<std::future<std::unique_ptr<Kernel>>> kernels = build_all(offers);
-    for (size_t i = 0; i < kernels.size(); ++i) {
-      const std::string& config = offers.offers()[i].config;
-      std::unique_ptr<Kernel> kernel = kernels[i].get();
-      inputs[0].copy_(bits.view(c10::kFloat));
-      std::vector<at::Tensor> exact = outputs_of(c, *kernel, inputs, 0);
-      inputs[0].copy_(at::add(bits, beside).view(c10::kFloat));
-      std::vector<at::Tensor> rounded = outputs_of(c, *kernel, inputs, 0);
-      for (size_t o = 0; o < exact.size(); ++o) EXPECT_TRUE(at::equal(exact[o], rounded[o])) << c.name << " " << config;
-      forms += config + "\n";
-    }
-  }
+  std::string ran;
+  for (const Case& c : list) ran += check_rounding(c, {"implicit_gemm", cuda::propose_implicit_gemm}, 1);
   std::vector<std::string> wanted = {" ring", " patch", " pixels"};
   if (cuda::arch_of_device(0) == "sm_90a") wanted.insert(wanted.end(), {" stages", " kept", " pipeline", " split"});
-  for (const std::string& form : wanted) EXPECT_NE(forms.find(form), std::string::npos) << form;
+  for (const std::string& form : wanted) EXPECT_NE(ran.find(form), std::string::npos) << form;
+}
+TEST_F(CudaTf32, AttentionRoundsItsOperands) {
+  std::vector<Case> list = attention_nodes(c10::kFloat, kDevice);
+  compile_ahead(list, programs_of);
+  for (const Case& c : list) EXPECT_NE(check_rounding(c, {"attention", cuda::propose_attention}, 3), "") << c.name;
 }
 
 // Without TF32, fusing in f32 is up to the engines that cuDNN has; with it there must be fused ones.

@@ -150,6 +150,12 @@ class OnlyFloat32(torch.nn.Module):
         return x, x
 
 
+def to_tf32(x):  # on the bits: half a unit is added, what is below a unit goes
+    bits = x.view(torch.int32)
+    half = 0xFFF + (bits >> 13 & 1)  # ties to even
+    return ((bits + half) & ~0x1FFF).view(torch.float32)
+
+
 @pytest.mark.parametrize("scripted", [False, True])
 def test_tf32_rounds_the_operands_of_products_and_nothing_else(scripted):
     from torchweld._compare import _run_in_tf32
@@ -158,11 +164,6 @@ def test_tf32_rounds_the_operands_of_products_and_nothing_else(scripted):
     net, x = net.eval(), torch.randn(2, 3, 4, 4)
     rounded = copy.deepcopy(net)
 
-    def to_tf32(x):  # on the bits: half a unit is added, what is below a unit goes
-        bits = x.view(torch.int32)
-        half = 0xFFF + (bits >> 13 & 1)  # ties to even
-        return ((bits + half) & ~0x1FFF).view(torch.float32)
-
     for layer in (rounded[0], rounded[3]):
         layer.weight.data = to_tf32(layer.weight.data)
     with torch.no_grad():
@@ -170,3 +171,13 @@ def test_tf32_rounds_the_operands_of_products_and_nothing_else(scripted):
         actual = _run_in_tf32(torch.jit.script(net) if scripted else net, [x], {})
         assert (actual - net(x)).abs().max() > 1e-5
     assert torch.allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tf32_rounds_the_operands_of_attention():
+    from torchweld._compare import _run_in_tf32
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+    qkv = torch.randn(3, 1, 2, 5, 8)
+    actual = _run_in_tf32(attention, qkv, {})
+    assert torch.equal(actual, attention(*to_tf32(qkv)))
+    assert not torch.equal(actual, attention(*qkv))

@@ -24,10 +24,13 @@ struct AttentionTile {
   static constexpr int head = head_, value = value_, warps_q = warps_q_, warps_k = warps_k_, warp_keys = warp_keys_;
   static constexpr int stages = stages_, threads = 32 * warps_q * warps_k;
   static constexpr int queries = 16 * warps_q, keys = warps_k * warp_keys;
-  static constexpr int steps = (head + 15) / 16, value_pairs = (value + 15) / 16;  // Of 16 numbers.
-  static constexpr int key_tiles = warp_keys / 8, value_tiles = 2 * value_pairs;   // Of 8 columns.
-  // Bytes between rows in shared memory: an odd number of chunks of 16 bytes, so that eight rows never meet in a bank.
-  static constexpr int head_pitch = (2 * steps + 1) * 16, value_pitch = (2 * value_pairs + 1) * 16;
+  static constexpr int chunk = 16 / sizeof(S);              // Elements of 16 bytes.
+  static constexpr int value_pairs = (value + 15) / 16;     // Of 16 numbers.
+  static constexpr int key_tiles = warp_keys / 8, value_tiles = 2 * value_pairs;  // Of 8 columns.
+  static constexpr int head_chunks = (head + 15) / 16 * 16 / chunk, value_chunks = value_pairs * 16 / chunk;
+  static constexpr int steps = head_chunks / 2;  // Of multiply_add.
+  // Bytes between rows in shared memory: an odd number of chunks, so that eight rows never meet in a bank.
+  static constexpr int head_pitch = (head_chunks + 1) * 16, value_pitch = (value_chunks + 1) * 16;
   static constexpr int stage_bytes = keys * (head_pitch + value_pitch);
   static constexpr int part_pitch = 16 * value_pairs + 8;  // Floats.
   static_assert(head % 8 == 0 && value % 8 == 0 && warp_keys % 16 == 0, "sizes that fragments cover");
@@ -42,7 +45,8 @@ struct NoMask {};
 // columns.
 template <class S, int rows, int columns, int threads>
 struct RowCopies {
-  static constexpr int chunks = (columns + 15) / 16 * 2, pitch = (chunks + 1) * 16, all = rows * chunks;
+  static constexpr int chunk = 16 / sizeof(S);  // Elements.
+  static constexpr int chunks = (columns + 15) / 16 * 16 / chunk, pitch = (chunks + 1) * 16, all = rows * chunks;
   static constexpr bool even = threads % chunks == 0;  // A thread has the same chunk of all its rows.
   static constexpr int rows_at_once = threads / chunks;
   const S* matrix;
@@ -53,7 +57,7 @@ struct RowCopies {
     matrix = data;
     row_stride = between_rows;
     column_stride = between_columns;
-    own = data + (static_cast<int>(threadIdx.x) / chunks * row_stride + static_cast<int>(threadIdx.x) % chunks * 8);
+    own = data + (static_cast<int>(threadIdx.x) / chunks * row_stride + static_cast<int>(threadIdx.x) % chunks * chunk);
     jump = rows_at_once * row_stride;
     have_ready(own);
     have_ready(jump);
@@ -67,7 +71,7 @@ struct RowCopies {
       const int row = static_cast<int>(threadIdx.x) / chunks, c = static_cast<int>(threadIdx.x) % chunks;
       const S* from = own + first * row_stride;
       const unsigned target = to + row * pitch + c * 16;
-      const int left = c * 8 < columns ? count - row : 0;
+      const int left = c * chunk < columns ? count - row : 0;
 #pragma unroll
       for (int i = 0; i < (rows + rows_at_once - 1) / rows_at_once; ++i) {
         if (rows % rows_at_once == 0 || row + i * rows_at_once < rows)
@@ -78,8 +82,8 @@ struct RowCopies {
 #pragma unroll 8
       for (int item = threadIdx.x; item < all; item += threads) {
         const int row = item / chunks, c = item % chunks;
-        copy_async16(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * 8),
-                     row < count && c * 8 < columns);
+        copy_async16(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * chunk),
+                     row < count && c * chunk < columns);
       }
     }
   }
@@ -87,8 +91,8 @@ struct RowCopies {
 #pragma unroll 1
     for (int item = threadIdx.x; item < all; item += threads) {
       const int row = item / chunks, c = item % chunks;
-      gather_chunk(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * 8 * column_stride),
-                   column_stride, row < count && c * 8 < columns ? 8 : 0);
+      gather_chunk(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * chunk * column_stride),
+                   column_stride, row < count && c * chunk < columns ? chunk : 0);
     }
   }
 };
@@ -115,8 +119,10 @@ struct AttentionWarp {
   __device__ __forceinline__ void load_queries(unsigned at) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int k = 0; k < T::steps; ++k)
+    for (int k = 0; k < T::steps; ++k) {
       load_matrix(q[k], at + (T::warp_q() * 16 + lane % 16) * T::head_pitch + lane / 16 * 16 + k * 32);
+      prepare_words<S>(q[k]);
+    }
   }
 
   // The mask at this lane's scores, the first of which is that of `row` and `column`.
@@ -152,6 +158,7 @@ struct AttentionWarp {
       for (int j = 0; j < T::key_tiles / 2; ++j) {
         unsigned two[4];
         load_matrix(two, from + j * 16 * T::head_pitch + k * 32);
+        prepare_words<S>(two);
         const unsigned even[2] = {two[0], two[1]}, odd[2] = {two[2], two[3]};
         multiply_add<S>(scores[2 * j], q[k], even);
         multiply_add<S>(scores[2 * j + 1], q[k], odd);
@@ -212,6 +219,34 @@ struct AttentionWarp {
 
   // out += exponentials v for the values at `at`.
   __device__ __forceinline__ void multiply_values(unsigned at) {
+    if constexpr (same<S, float>) {
+      multiply_words(at);
+    } else {
+      multiply_pairs(at);
+    }
+  }
+  // f32: a lane has the exponentials of the keys 2t and 2t + 1 (t = lane % 4) in a tile, and the product wants those at
+  // t and t + 4 along k. The order of keys is free as long as the values have the same one.
+  __device__ __forceinline__ void multiply_words(unsigned at) {
+    const int lane = threadIdx.x % 32;
+    const unsigned from = at + (T::warp_k() * T::warp_keys + lane % 4 * 2) * T::value_pitch + lane / 4 * 4;
+#pragma unroll
+    for (int k = 0; k < T::key_tiles; ++k) {
+      unsigned a[4] = {__float_as_uint(scores[k][0]), __float_as_uint(scores[k][2]), __float_as_uint(scores[k][1]),
+                       __float_as_uint(scores[k][3])};
+      prepare_words<S>(a);
+#pragma unroll
+      for (int j = 0; j < T::value_tiles; ++j) {
+        unsigned b[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          asm volatile("ld.shared.u32 %0, [%1];" : "=r"(b[e]) : "r"(from + (k * 8 + e) * T::value_pitch + j * 32));
+        prepare_words<S>(b);
+        multiply_add<S>(out[j], a, b);
+      }
+    }
+  }
+  __device__ __forceinline__ void multiply_pairs(unsigned at) {
     const int lane = threadIdx.x % 32;
     const unsigned from = at + (T::warp_k() * T::warp_keys + lane % 16) * T::value_pitch + lane / 16 * 16;
 #pragma unroll
@@ -311,7 +346,7 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
   const int lane = threadIdx.x % 32, row = first_query + T::warp_q() * 16 + lane / 4;
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
   const int last_key = causal ? min(p.keys, first_query + T::queries) : p.keys;
-  const bool vector = p.vector && is_aligned<8>(q) && is_aligned<8>(k) && is_aligned<8>(v);
+  const bool vector = p.vector && is_aligned<T::chunk>(q) && is_aligned<T::chunk>(k) && is_aligned<T::chunk>(v);
   RowCopies<S, T::queries, T::head, T::threads> queries;
   RowCopies<S, T::keys, T::head, T::threads> keys;
   RowCopies<S, T::keys, T::value, T::threads> values;

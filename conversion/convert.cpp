@@ -1,19 +1,63 @@
 #include "conversion/convert.h"
 
+#include <algorithm>
+#include <array>
+#include <chrono>
+
 #include "conversion/passes/passes.h"
 #include "conversion/place.h"
 #include "conversion/select.h"
+#include "core/environment.h"
 
 namespace torchweld {
+namespace {
+
+/// How long kernels are tried in the whole plan, by optimization_level.
+double seconds_to_try(const Options& options) {
+  constexpr std::array kSeconds{0.0, 0.5, 1.0, 2.0, 6.0, 20.0};
+  return kSeconds.at(options.optimization_level);
+}
+
+std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& graph, std::vector<TimedKind> timed,
+                                     Selection& selection, const Options& options, TimingCache& cache,
+                                     const IsFaster& is_faster) {
+  using Clock = std::chrono::steady_clock;
+  auto end = Clock::now() + std::chrono::duration<double>(seconds_to_try(options));
+  auto fastest = [&](const TimedKind& kind) {
+    return cache.find(kind.key).value_or(TimingCache::Entry{}).microseconds;
+  };
+  auto share = [&](const TimedKind& kind) { return fastest(kind) * static_cast<double>(kind.nodes.size()); };
+  std::stable_sort(timed.begin(), timed.end(),
+                   [&](const TimedKind& a, const TimedKind& b) { return share(a) > share(b); });
+  for (const TimedKind& kind : timed) {
+    for (const TimingCache::Entry& by : kind.runners_up) {
+      if (Clock::now() > end) return plan;
+      Selection other = selection;
+      if (!replace_choices(kind, by, options, other)) continue;
+      std::shared_ptr<Plan> trial = place(graph, other, plan->device);
+      if (!is_faster(plan, trial)) continue;
+      log(3, kind.nodes.front()->op() + ": " + by.tactic + " " + by.config + " makes the whole plan faster");
+      cache.set(kind.key, {by.tactic, by.config, fastest(kind)});
+      selection = std::move(other);
+      plan = std::move(trial);
+    }
+  }
+  return plan;
+}
+
+}  // namespace
 
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,
-                              TimingCache& cache, const std::function<void(size_t, size_t)>& progress) {
+                              TimingCache& cache, const std::function<void(size_t, size_t)>& progress,
+                              const IsFaster& is_faster) {
   std::vector<at::Tensor> weights;
   std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, &weights);
   optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
-  Selection selection = select(*graph, options, tune, cache, progress);
+  std::vector<TimedKind> timed;
+  Selection selection = select(*graph, options, tune, cache, progress, &timed);
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
+  if (is_faster) plan = tried_in_place(plan, *graph, std::move(timed), selection, options, cache, is_faster);
   for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
   return plan;
 }

@@ -116,18 +116,38 @@ bool is_block(const Node& node) {
   return fused && torchweld::is_block(*fused);
 }
 
+KernelContext context_of(const Options& options) {
+  KernelContext context;
+  context.allow_tf32 = !options.disable_tf32;
+  if (options.workspace_size > 0) context.workspace_limit = options.workspace_size;
+  return context;
+}
+
+/// This offer for a node; nothing when it is not among the node's, or does not build.
+std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& node, const Options& options) {
+  KernelContext context = context_of(options);
+  context.tune = true;
+  Offers offers = offers_of(entry.tactic, node, context);
+  for (const Offers::Offer& offer : offers.offers()) {
+    if (offer.config != entry.config) continue;
+    try {
+      return Choice{offer.build(), entry.tactic, entry.config, entry.microseconds};
+    } catch (const std::exception& error) {
+      log_drop(node, offer, error);
+    }
+  }
+  return std::nullopt;
+}
+
 /// Decides in three rounds: unknown kinds of node (and of parts of blocks, where these may be faster) are timed, each
 /// kind once; blocks that are slower than their parts dissolve; then every node gets the kernel that the cache says.
 /// What can run side by side, building kernels, does.
 class Selector {
  public:
   Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
-      : options_(options), tune_(tune), cache_(cache), device_(device) {
-    context_.allow_tf32 = !options.disable_tf32;
-    if (options.workspace_size > 0) context_.workspace_limit = options.workspace_size;
-  }
+      : options_(options), tune_(tune), cache_(cache), device_(device), context_(context_of(options)) {}
 
-  Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress) {
+  Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
     std::vector<const Node*> nodes = steps_of(graph);
     std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
     if (tune_) {
@@ -136,13 +156,19 @@ class Selector {
     }
     if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
     // The first of its kind decides for all of them, as it will when a saved module is planned again.
-    std::set<std::string> kinds;
+    std::map<std::string, std::vector<const Node*>> kinds;
     std::vector<const Node*> firsts, others;
     for (const Node* node : steps_of(graph)) {
-      if (!timed_.count(node)) (kinds.insert(timing_key(*node, device_)).second ? firsts : others).push_back(node);
+      std::vector<const Node*>& kind = kinds[timing_key(*node, device_)];
+      if (!timed_.count(node)) (kind.empty() ? firsts : others).push_back(node);
+      kind.push_back(node);
     }
     choose_all(firsts);
     choose_all(others);
+    for (auto& [key, of_kind] : kinds) {
+      if (auto found = runners_up_.find(key); timed && found != runners_up_.end())
+        timed->push_back({key, of_kind, found->second});
+    }
     write_concats_in_place(graph, timed_, [this](const Node& node) { return choose_again(node); });
     return std::move(timed_);
   }
@@ -319,7 +345,23 @@ class Selector {
     size_t i = static_cast<size_t>(best - times.begin());
     const Offers::Offer& offer = candidates.offers.offers()[i];
     cache_.set(key, {offer.tactic, offer.config, *best});
+    remember_runners_up(key, candidates, times, i);
     if (!is_block(node)) timed_.emplace(&node, Choice{candidates.kernels[i], offer.tactic, offer.config, *best});
+  }
+
+  /// What is not much slower alone may be faster among its neighbours.
+  void remember_runners_up(const std::string& key, const Candidates& candidates, const std::vector<double>& times,
+                           size_t best) {
+    constexpr double kClose = 1.3;
+    constexpr size_t kMost = 4;
+    std::vector<TimingCache::Entry> close;
+    for (size_t i = 0; i < times.size(); ++i) {
+      const Offers::Offer& offer = candidates.offers.offers()[i];
+      if (i != best && times[i] <= kClose * times[best]) close.push_back({offer.tactic, offer.config, times[i]});
+    }
+    std::sort(close.begin(), close.end(), [](const auto& a, const auto& b) { return a.microseconds < b.microseconds; });
+    if (close.size() > kMost) close.resize(kMost);
+    if (!close.empty()) runners_up_[key] = std::move(close);
   }
 
   Choice choose(const Node& node) {
@@ -352,18 +394,8 @@ class Selector {
   /// See ChooseAgain. The time stays that of the node as it was.
   std::optional<Choice> choose_again(const Node& node) {
     const Choice& was = timed_.at(&node);
-    KernelContext context = context_;
-    context.tune = true;
-    Candidates candidates;
-    candidates.offers = offers_of(was.tactic, node, context);
-    const auto& offers = candidates.offers.offers();
-    candidates.kernels.resize(offers.size());
-    candidates.failures.resize(offers.size());
-    for (size_t i = 0; i < offers.size(); ++i) {
-      if (offers[i].config != was.config || !build(node, candidates, i) || !candidates.kernels[i]->launch()) continue;
-      return Choice{candidates.kernels[i], was.tactic, was.config, was.microseconds};
-    }
-    return std::nullopt;
+    std::optional<Choice> again = choice_of({was.tactic, was.config, was.microseconds}, node, options_);
+    return again && again->kernel->launch() ? again : std::nullopt;
   }
 
   double budget_ms() const {
@@ -377,6 +409,7 @@ class Selector {
   c10::Device device_;
   KernelContext context_;
   Selection timed_;
+  std::map<std::string, std::vector<TimingCache::Entry>> runners_up_;
 };
 
 }  // namespace
@@ -416,10 +449,23 @@ std::string timing_key(const Node& node, c10::Device device) {
 }
 
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
-                 const std::function<void(size_t, size_t)>& progress) {
+                 const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
   std::vector<const Node*> nodes = steps_of(graph);
   if (nodes.empty()) return {};
-  return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress);
+  return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
+}
+
+bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options,
+                     Selection& selection) {
+  std::vector<std::optional<Choice>> choices(kind.nodes.size());
+  c10::Device device = kind.nodes.front()->output()->type.device;
+  for_each_in_parallel(choices.size(), device, [&](size_t i) { choices[i] = choice_of(by, *kind.nodes[i], options); });
+  for (size_t i = 0; i < choices.size(); ++i) {
+    // What writes into or reads a place in a concatenation stays a launch of ours; see concat_in_place.h.
+    if (!choices[i] || (selection.at(kind.nodes[i]).kernel->launch() && !choices[i]->kernel->launch())) return false;
+  }
+  for (size_t i = 0; i < choices.size(); ++i) selection[kind.nodes[i]] = std::move(*choices[i]);
+  return true;
 }
 
 }  // namespace torchweld

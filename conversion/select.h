@@ -20,13 +20,24 @@ struct Choice {
 };
 using Selection = std::unordered_map<const Node*, Choice>;
 
+/// Nodes that are timed as one, and what was nearly as fast as their choice.
+struct TimedKind {
+  std::string key;  ///< See timing_key.
+  std::vector<const Node*> nodes;
+  std::vector<TimingCache::Entry> runners_up;  ///< Fastest first.
+};
+
 /// Chooses for every node that is neither constant nor free view: what the timing cache says when that is still on
 /// offer, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
 /// measurements go to the cache. Blocks (see core/ops/fused.h) that are not worth it become their parts in `graph`.
-/// `progress(done, total)` is called for each node and may throw to cancel. Throws
-/// Unsupported when nothing runs a node.
+/// `progress(done, total)` is called for each node and may throw to cancel. `timed` receives the kinds measured now
+/// that have runners-up. Throws Unsupported when nothing runs a node.
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
-                 const std::function<void(size_t, size_t)>& progress = {});
+                 const std::function<void(size_t, size_t)>& progress = {}, std::vector<TimedKind>* timed = nullptr);
+
+/// Puts a runner-up in the place of every node's choice in `kind`; false, and nothing is changed, where one of the
+/// nodes does not take it.
+bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options, Selection& selection);
 
 /// The timing cache's key of a node: op with attributes, types of inputs and outputs, device model.
 std::string timing_key(const Node& node, c10::Device device);

@@ -60,6 +60,52 @@ std::string branches_key(const Plan& plan) {
          c10::sha1(text).str();
 }
 
+/// Microseconds of two ways to run the same plan, on random data; nothing where that cannot be measured: an operator
+/// raises on random numbers, or memory is short.
+std::optional<Contest> race(Executor& first, Executor& second, double budget_ms) try {
+  // Short ones several times in a row, so that launching does not hide the device's time.
+  constexpr double kTurn = 2000;
+  double expected = 0;
+  for (const Step& step : first.plan().steps) expected += step.microseconds;
+  int runs = static_cast<int>(std::clamp(kTurn / std::max(expected, 1.0), 1.0, 8.0));
+  std::vector<at::Tensor> inputs;
+  for (int slot : first.plan().inputs) inputs.push_back(random_tensor(first.plan().slots[slot].type));
+  auto runs_of = [&](Executor& executor) {
+    return [&] {
+      for (int i = 0; i < runs; ++i) executor.run(inputs);
+    };
+  };
+  Contest times = contest(runs_of(first), runs_of(second), first.plan().device, budget_ms);
+  return Contest{times.first / runs, times.second / runs};
+} catch (const std::exception&) {
+  return std::nullopt;
+}
+
+/// Compares plans by running them, as convert() asks for. Keeps the faster one ready for the next comparison.
+class Rehearsal {
+ public:
+  explicit Rehearsal(bool cuda_graphs) : cuda_graphs_(cuda_graphs) {}
+
+  bool is_faster(const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>& other) {
+    // A short look, and a longer one at what seems to be a gain.
+    constexpr double kMargin = 0.995;
+    constexpr double kLook = 10;
+    constexpr double kLongLook = 40;
+    if (!standing_ || &standing_->plan() != plan.get()) standing_ = std::make_shared<Executor>(plan, cuda_graphs_);
+    auto trial = std::make_shared<Executor>(other, cuda_graphs_);
+    for (double budget_ms : {kLook, kLongLook}) {
+      std::optional<Contest> times = race(*standing_, *trial, budget_ms);
+      if (!times || times->second > kMargin * times->first) return false;
+    }
+    standing_ = std::move(trial);
+    return true;
+  }
+
+ private:
+  bool cuda_graphs_;
+  std::shared_ptr<Executor> standing_;
+};
+
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {
   for (const Step& step : plan.steps) {
@@ -194,7 +240,11 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
       arguments.emplace_back(signature.scalars.at(scalar++));
     }
   }
-  auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress);
+  Rehearsal rehearsal(state_.options.cuda_graphs);
+  bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
+  auto is_faster = [&](const auto& plan, const auto& other) { return rehearsal.is_faster(plan, other); };
+  auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
+                      rehearses ? IsFaster(is_faster) : IsFaster());
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
   entry->executor = faster_executor(std::move(plan), tune);
@@ -213,29 +263,12 @@ std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> pl
   if (!in_lanes) return serial;
   auto parallel = std::make_shared<Executor>(in_lanes, state_.options.cuda_graphs);
   if (known) return parallel;
-  // Short ones several times in a row, so that launching does not hide the device's time.
-  constexpr double kTurn = 2000;
-  double expected = 0;
-  for (const Step& step : plan->steps) expected += step.microseconds;
-  int runs = static_cast<int>(std::clamp(kTurn / std::max(expected, 1.0), 1.0, 8.0));
-  Contest times;
-  try {
-    std::vector<at::Tensor> inputs;
-    for (int slot : plan->inputs) inputs.push_back(random_tensor(plan->slots[slot].type));
-    auto runs_of = [&](Executor& executor) {
-      return [&] {
-        for (int i = 0; i < runs; ++i) executor.run(inputs);
-      };
-    };
-    times = contest(runs_of(*serial), runs_of(*parallel), plan->device, kMilliseconds);
-  } catch (const std::exception&) {
-    return serial;  // an operator raises on random numbers, or memory is short
-  }
-  bool pays = times.second <= kMargin * times.first;
-  timings_.set(key, {pays ? kParallel : kSerial, "", (pays ? times.second : times.first) / runs});
-  log(3, state_.name + ": " + std::to_string(times.first / runs) + " us on one stream, " +
-             std::to_string(times.second / runs) + " us on " + std::to_string(in_lanes->lanes) + ": " +
-             (pays ? kParallel : kSerial));
+  std::optional<Contest> times = race(*serial, *parallel, kMilliseconds);
+  if (!times) return serial;
+  bool pays = times->second <= kMargin * times->first;
+  timings_.set(key, {pays ? kParallel : kSerial, "", pays ? times->second : times->first});
+  log(3, state_.name + ": " + std::to_string(times->first) + " us on one stream, " + std::to_string(times->second) +
+             " us on " + std::to_string(in_lanes->lanes) + ": " + (pays ? kParallel : kSerial));
   return pays ? parallel : serial;
 }
 

@@ -1,0 +1,75 @@
+// Kernels tried in the whole plan.
+#include "conversion/convert.h"
+
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/ir/irparser.h>
+
+#include "core/types.h"
+
+namespace torchweld {
+namespace {
+
+constexpr const char* kConvolutions = R"(
+graph(%self : NoneType, %x : Tensor, %a : Tensor, %b : Tensor):
+  %one : int = prim::Constant[value=1]()
+  %none : NoneType = prim::Constant()
+  %ones : int[] = prim::ListConstruct(%one, %one)
+  %y : Tensor = aten::conv2d(%x, %a, %none, %ones, %ones, %ones, %one)
+  %z : Tensor = aten::relu(%y)
+  %w : Tensor = aten::conv2d(%z, %b, %none, %ones, %ones, %ones, %one)
+  return (%w))";
+
+/// Tactics and configurations of a plan's steps.
+std::vector<std::string> tactics_of(const Plan& plan) {
+  std::vector<std::string> tactics;
+  for (const Step& step : plan.steps) tactics.push_back(step.tactic);
+  return tactics;
+}
+
+TEST(Convert, WhatIsFasterInTheWholePlanStays) {
+  torch::jit::Graph graph;
+  torch::jit::parseIR(kConvolutions, &graph);
+  Dims filter = {24, 24, 3, 3};
+  std::vector<ImportArgument> arguments{c10::IValue(), contiguous_type(c10::kFloat, {1, 24, 31, 33}, c10::kCPU),
+                                        contiguous_type(c10::kFloat, filter, c10::kCPU),
+                                        contiguous_type(c10::kFloat, filter, c10::kCPU)};
+  Options options;
+  options.optimization_level = 2;
+  TimingCache cache;
+  std::shared_ptr<const Plan> last;
+  // Every trial "is faster": the last one stays.
+  auto is_faster = [&](const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>& other) {
+    EXPECT_TRUE(!last || plan == last);
+    EXPECT_NE(tactics_of(*plan), tactics_of(*other));
+    last = other;
+    return true;
+  };
+  std::shared_ptr<Plan> plan = convert(graph, arguments, c10::kCPU, options, "net", true, cache, {}, is_faster);
+  if (!last) GTEST_SKIP() << "nothing was nearly as fast as the fastest";
+  EXPECT_EQ(plan, last);
+  // A plan made from the cache later is the same.
+  std::shared_ptr<Plan> again = convert(graph, arguments, c10::kCPU, options, "net", false, cache);
+  EXPECT_EQ(tactics_of(*again), tactics_of(*plan));
+}
+
+TEST(Convert, WhatIsNoFasterInTheWholePlanGoes) {
+  torch::jit::Graph graph;
+  torch::jit::parseIR(kConvolutions, &graph);
+  Dims filter = {16, 24, 3, 3};
+  std::vector<ImportArgument> arguments{c10::IValue(), contiguous_type(c10::kFloat, {1, 24, 17, 19}, c10::kCPU),
+                                        contiguous_type(c10::kFloat, {24, 24, 3, 3}, c10::kCPU),
+                                        contiguous_type(c10::kFloat, filter, c10::kCPU)};
+  TimingCache cache;
+  std::vector<std::string> first;
+  auto is_faster = [&](const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>&) {
+    if (first.empty()) first = tactics_of(*plan);
+    EXPECT_EQ(tactics_of(*plan), first);
+    return false;
+  };
+  std::shared_ptr<Plan> plan = convert(graph, arguments, c10::kCPU, {}, "net", true, cache, {}, is_faster);
+  if (!first.empty()) EXPECT_EQ(tactics_of(*plan), first);
+}
+
+}  // namespace
+}  // namespace torchweld

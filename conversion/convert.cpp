@@ -20,7 +20,7 @@ double seconds_to_try(const Options& options) {
 
 std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& graph, std::vector<TimedKind> timed,
                                      Selection& selection, const Options& options, TimingCache& cache,
-                                     const IsFaster& is_faster) {
+                                     const std::function<void(size_t, size_t)>& progress, const IsFaster& is_faster) {
   using Clock = std::chrono::steady_clock;
   auto end = Clock::now() + std::chrono::duration<double>(seconds_to_try(options));
   auto fastest = [&](const TimedKind& kind) {
@@ -32,6 +32,7 @@ std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& gr
   for (const TimedKind& kind : timed) {
     for (const TimingCache::Entry& by : kind.runners_up) {
       if (Clock::now() > end) return plan;
+      if (progress) progress(timed.size() - 1, timed.size());
       Selection other = selection;
       if (!replace_choices(kind, by, options, other)) continue;
       std::shared_ptr<Plan> trial = place(graph, other, plan->device);
@@ -57,7 +58,7 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
   std::vector<TimedKind> timed;
   Selection selection = select(*graph, options, tune, cache, progress, &timed);
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
-  if (is_faster) plan = tried_in_place(plan, *graph, std::move(timed), selection, options, cache, is_faster);
+  if (is_faster) plan = tried_in_place(plan, *graph, std::move(timed), selection, options, cache, progress, is_faster);
   for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
   return plan;
 }

@@ -461,8 +461,9 @@ bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const 
   c10::Device device = kind.nodes.front()->output()->type.device;
   for_each_in_parallel(choices.size(), device, [&](size_t i) { choices[i] = choice_of(by, *kind.nodes[i], options); });
   for (size_t i = 0; i < choices.size(); ++i) {
+    const Kernel* was = selection.at(kind.nodes[i]).kernel.get();
     // What writes into or reads a place in a concatenation stays a launch of ours; see concat_in_place.h.
-    if (!choices[i] || (selection.at(kind.nodes[i]).kernel->launch() && !choices[i]->kernel->launch())) return false;
+    if (!was || !choices[i] || (was->launch() && !choices[i]->kernel->launch())) return false;
   }
   for (size_t i = 0; i < choices.size(); ++i) selection[kind.nodes[i]] = std::move(*choices[i]);
   return true;

@@ -167,6 +167,10 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
     return reason.empty() ? "" : "slower than LibTorch: " + reason;
   } catch (const Unsupported& reason) {
     return reason.what();
+  } catch (const InternalError& error) {
+    TORCH_WARN("torchweld: ", segment.name,
+               " is left to LibTorch: a defect of Torchweld, please report it: ", error.what());
+    return std::string("internal error: ") + error.what();
   } catch (const c10::Error& error) {
     return error.what_without_backtrace();
   }

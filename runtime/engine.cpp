@@ -77,7 +77,8 @@ std::optional<Contest> race(Executor& first, Executor& second, double budget_ms)
   };
   Contest times = contest(runs_of(first), runs_of(second), first.plan().device, budget_ms);
   return Contest{times.first / runs, times.second / runs};
-} catch (const std::exception&) {
+} catch (const std::exception& error) {
+  log(3, std::string("two plans cannot be compared: ") + error.what());
   return std::nullopt;
 }
 
@@ -240,11 +241,12 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
       arguments.emplace_back(signature.scalars.at(scalar++));
     }
   }
-  Rehearsal rehearsal(state_.options.cuda_graphs);
+  std::optional<Rehearsal> rehearsal(state_.options.cuda_graphs);
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
-  auto is_faster = [&](const auto& plan, const auto& other) { return rehearsal.is_faster(plan, other); };
+  auto is_faster = [&](const auto& plan, const auto& other) { return rehearsal->is_faster(plan, other); };
   auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
                       rehearses ? IsFaster(is_faster) : IsFaster());
+  rehearsal.reset();  // and its arena
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
   entry->executor = faster_executor(std::move(plan), tune);

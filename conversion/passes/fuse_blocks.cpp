@@ -224,6 +224,14 @@ bool same_steps(const Node& a, const Node& b) {
   return twins.at(one->body->outputs()[0]) == other->body->outputs()[0];
 }
 
+/// True when only the anchor reads `value`, of all nodes inside a fused one.
+bool reads_once(const Node& node, const Value* value) {
+  auto* fused = node.as<Fused>();
+  if (!fused) return true;
+  auto input = std::find(node.inputs().begin(), node.inputs().end(), value);
+  return fused->body->inputs()[input - node.inputs().begin()]->users().size() == 1;
+}
+
 bool is_one_product(const Conv& conv) { return conv.groups == 1 && !conv.transposed; }
 bool is_one_product(const Linear&) { return true; }
 
@@ -234,7 +242,7 @@ Dims filter_of(const Value& weight) { return {weight.type.shape.begin() + 1, wei
 template <class A>
 Group siblings(Graph& graph, Node* node) {
   auto first = part_of<A>(*node);
-  if (!first || !first->others.empty() || !is_one_product(*first->op)) return {};
+  if (!first || !first->others.empty() || !is_one_product(*first->op) || !reads_once(*node, first->x)) return {};
   Group others;
   for (Node* user : first->x->users()) {
     auto part = part_of<A>(*user);
@@ -244,8 +252,9 @@ Group siblings(Graph& graph, Node* node) {
   }
   if (others.empty()) return {};
   for (Node* other : others) {
+    // To the front: others may read them ahead of `node`.
     for (Value* v : other->inputs()) {
-      if (v->from<Constant>()) graph.move_before(v->producer(), node);
+      if (v->from<Constant>()) graph.move_before(v->producer(), graph.nodes().front().get());
     }
     graph.move_before(other, node);
   }

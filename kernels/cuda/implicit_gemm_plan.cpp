@@ -184,8 +184,6 @@ int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
 
-constexpr int64_t kMostStages = 24;  ///< Code for each.
-
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int m_tiles = c.rows / c.warps_m / 16;
@@ -193,7 +191,7 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
-  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs && (c.kept || c.stage_count(p) <= kMostStages);
+  if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kPipeline) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kRing) return c.threads() / c.stage_chunks <= c.rows;
   int warps = c.warps_m * c.warps_n * c.warps_k;

@@ -193,7 +193,8 @@ GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
     expect(outside && product, "the parts of a block are no siblings");
     std::shared_ptr<Graph> graph = part_alone(block, *part);
     GemmParts one = take_gemm_apart(*graph->nodes().back(), context);
-    expect(one.packed.size() + 1 == part->inputs().size(), "a sibling reads another tensor");
+    bool alone = std::all_of(one.loops.operands.begin(), one.loops.operands.end(), [](auto& o) { return o.output; });
+    expect(alone, "a sibling's pointwise nodes read a tensor");
     one.x_index = static_cast<size_t>(part->input(one.x_index)->index());
     weights.push_back(one.weight);
     biases.push_back(bias_of(one));

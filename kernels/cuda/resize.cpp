@@ -20,6 +20,7 @@ float scale_of(const Resize& resize, size_t d, int64_t size) {
   auto in = static_cast<float>(size);
   auto out = static_cast<float>(resize.output[d]);
   if (resize.mode == "linear" && resize.align_corners) return out > 1 ? (in - 1) / (out - 1) : 0;
+  if (resize.mode != "linear" && in == out) return 1;
   std::optional<double> given = resize.scales.empty() ? std::nullopt : resize.scales[d];
   return given && *given > 0 ? static_cast<float>(1 / *given) : in / out;
 }
@@ -66,6 +67,7 @@ void propose_resize(const Node& node, const KernelContext&, Offers& offers) {
   const TensorType& x = node.input(anchor_input(body, 0))->type;
   expect(x.rank() == 4, "only [N,C,H,W]");
   expect(resize.mode != "cubic" && !resize.antialias, "cubic, or antialiased");
+  expect(x.shape[2] != resize.output[0] || x.shape[3] != resize.output[1], "a copy, whatever the scales");
   expect(x.dtype == c10::kHalf || x.dtype == c10::kBFloat16 || x.dtype == c10::kFloat, "only f16, bf16 and f32");
   bool channels_last = lies_channels_last(node.output()->type, x);
   Loops loops;

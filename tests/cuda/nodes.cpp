@@ -250,6 +250,8 @@ void add_resize_cases(Maker& make) {
     make.single(std::string("resize_nchw_") + mode, Resize{.mode = mode, .output = {18, 24}},
                 {make.type({2, 3, 9, 7})});
   }
+  make.single("resize_one_dimension", Resize{.mode = "nearest", .output = {9, 12}, .scales = {1.1, 2.4}},
+              {make.type({2, 24, 9, 5}, true)}, true);
   TensorType small = make.type({2, 24, 7, 5}, true);
   make.fused("resize_add", Resize{.mode = "nearest", .output = {14, 10}}, small, {}, true,
              [&make](Graph& body, Value* v, Graph&, const auto& operand) {

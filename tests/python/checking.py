@@ -11,7 +11,10 @@ from torch import nn
 def compiled_of(net, inputs, **options):
     script = net if isinstance(net, torch.jit.ScriptModule) else torch.jit.script(net.eval())
     options = dict(min_block_size=1, optimization_level=0) | options
-    return torchweld.compile(script, inputs, **options)
+    compiled = torchweld.compile(script, inputs, **options)
+    defects = [f.reason for f in torchweld.explain(compiled).fallbacks if "internal error" in f.reason]
+    assert not defects, defects
+    return compiled
 
 
 def same(actual, expected, where="output"):

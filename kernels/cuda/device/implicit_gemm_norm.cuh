@@ -74,6 +74,7 @@ struct GemmNorm {
       asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row() * 8), "f"(mean),
                    "f"(::rsqrtf(variance + p.eps))
                    : "memory");
+    __syncwarp();  // All wait for the tensor cores together.
   }
 
   template <class Params>

@@ -210,8 +210,8 @@ struct GemmStages {
         }
       }
       commit_copies();
-      __syncwarp();
       if (stage == 0) norm.join(p);
+      __syncwarp();
       Multiply::wait_for_earlier();
     }
   }

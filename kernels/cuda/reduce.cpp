@@ -221,14 +221,19 @@ std::unique_ptr<Kernel> make_rows(const Node& node, ReduceParts parts) {
                          parts.body.literals);
 }
 
-/// Threads along neighbouring results, several at a time each; the others of the block along the reduced elements.
-std::unique_ptr<Kernel> make_columns(const Node& node, ReduceParts parts) {
+/// Threads of a block that have neighbouring results.
+int columns_of(const ReduceParts& parts) {
   constexpr int64_t kFew = 16;
-  int columns = parts.reduced() < kFew ? 32 : 8;
+  return parts.reduced() < kFew ? 32 : 8;
+}
+
+/// Threads along neighbouring results, up to `most` at a time each; the others of the block along the reduced elements.
+std::unique_ptr<Kernel> make_columns(const Node& node, ReduceParts parts, int most) {
+  int columns = columns_of(parts);
   Loops& loops = parts.loops;
   size_t rank = loops.sizes.size();
   size_t inner = rank - 1;
-  loops.choose_width(8, false);
+  loops.choose_width(most, false);
   while (loops.width > 1 && !all_divide(parts.reduced_strides, parts.reduced_strides.size(), loops.width))
     loops.width /= 2;
   std::string width = std::to_string(loops.width);
@@ -267,7 +272,14 @@ void propose_reduce(const Node& node, const KernelContext& context, Offers& offe
   expect(context.tune || many_blocks, "many elements for few results, and kernels are not timed");
   bool neighbours = parts.in().back() == 1 && parts.loops.sizes.back() > 1;
   if (neighbours) {
-    offers.add("columns", [&node, parts] { return make_columns(node, parts); });
+    constexpr int kWide = 8;
+    constexpr int kNarrow = 2;  // With 8 columns a sector of f16.
+    constexpr int64_t kProcessors = 64;
+    offers.add("columns", [&node, parts] { return make_columns(node, parts, kWide); });
+    // Where wide blocks would leave most of the device idle.
+    bool few_blocks = parts.loops.positions() < kProcessors * columns_of(parts) * kWide;
+    if (context.tune && few_blocks)
+      offers.add("narrow columns", [&node, parts] { return make_columns(node, parts, kNarrow); });
   } else {
     offers.add("rows", [&node, parts] { return make_rows(node, parts); });
   }

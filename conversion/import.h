@@ -42,6 +42,8 @@ class ImportObserver {
   virtual std::optional<std::string> excluded(const torch::jit::Node* node) = 0;
   /// True for a node that reads memory (an attribute) which the module writes: its value is not known.
   virtual bool written(const torch::jit::Node* node) = 0;
+  /// True where only elements of that attribute are written: it is a tensor of the same type whenever it is read.
+  virtual bool keeps_type(const torch::jit::Node* node) = 0;
   /// Called once each time a node has been interpreted (nodes in loop bodies: once per iteration).
   virtual void note(const torch::jit::Node* node, const NodeOutcome& outcome) = 0;
   /// After a node that fails, the interpretation goes on with what is known about its results: the types of random

@@ -72,7 +72,13 @@ void Interpreter::assume_results(const jit::Node* node) {
   }
   try {
     if (node->kind() == prim::GetAttr || node->kind() == prim::SetAttr) {
-      if (observer_->wants_likely_results()) assume_attribute(node);
+      if (observer_->wants_likely_results()) {
+        assume_attribute(node);
+      } else if (node->kind() == prim::GetAttr && observer_->keeps_type(node)) {
+        c10::IValue held = get(node->input()).toObjectRef().getAttr(node->s(c10::attr::name));
+        if (held.isTensor() && held.toTensor().defined() && held.toTensor().device() == device_)
+          set(node->output(), make_unknown(held));
+      }
     } else if (node->kind() == prim::CreateObject) {
       auto type = node->output()->type()->expect<c10::ClassType>();
       c10::StrongTypePtr held(type->compilation_unit(), type);

@@ -175,8 +175,8 @@ class SplitKernel : public Kernel {
                                                : &temporaries[s.index]);
       }
       for (Slot s : step.out) out.push_back(s.kind == Slot::kOutput ? args.out[s.index] : &temporaries[s.index]);
-      bool is_first = &step == &steps_.front();
-      step.kernel->run({in, out, workspace + temporary_bytes_, args.stream, args.early_start || !is_first});
+      // All alike: a first part with nothing to do would not wait for what the whole step waits for.
+      step.kernel->run({in, out, workspace + temporary_bytes_, args.stream, args.early_start});
     }
   }
 

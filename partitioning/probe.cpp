@@ -33,9 +33,8 @@ std::string plain_class_name(const std::string& qualified) {
 
 class Observer final : public ImportObserver {
  public:
-  Observer(Probe& result, const Options& options, const std::function<bool(const jit::Node*)>& written,
-           bool wants_likely_results)
-      : result_(result), options_(options), written_(written), likely_(wants_likely_results) {}
+  Observer(Probe& result, const Options& options, const Writes& writes, bool wants_likely_results)
+      : result_(result), options_(options), writes_(writes), likely_(wants_likely_results) {}
 
   void attach(const Interpreter* interpreter) { interpreter_ = interpreter; }
 
@@ -44,7 +43,8 @@ class Observer final : public ImportObserver {
     return rule ? std::optional(rule->text()) : std::nullopt;
   }
 
-  bool written(const jit::Node* node) override { return written_(node); }
+  bool written(const jit::Node* node) override { return writes_.written(node); }
+  bool keeps_type(const jit::Node* node) override { return writes_.keeps_type(node); }
 
   bool wants_likely_results() const override { return likely_; }
 
@@ -83,7 +83,7 @@ class Observer final : public ImportObserver {
  private:
   Probe& result_;
   const Options& options_;
-  const std::function<bool(const jit::Node*)>& written_;
+  const Writes& writes_;
   const bool likely_;
   std::unordered_set<const jit::Value*> varying_;  // in a loop, from one iteration to the next
   const Interpreter* interpreter_ = nullptr;
@@ -116,11 +116,10 @@ std::optional<ExclusionRule> exclusion_rule(const jit::Node* node, const Options
 namespace {
 
 Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-                const Options& options, const std::function<bool(const jit::Node*)>& written,
-                bool wants_likely_results) {
+                const Options& options, const Writes& writes, bool wants_likely_results) {
   Probe result;
   Graph scratch;
-  Observer observer(result, options, written, wants_likely_results);
+  Observer observer(result, options, writes, wants_likely_results);
   Interpreter interpreter(scratch, device, &observer);
   observer.attach(&interpreter);
   std::vector<c10::IValue> values{arguments.at(0)};
@@ -154,9 +153,9 @@ double Probe::flops_of(const jit::Node* node) const {
 }
 
 Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-            const Options& options, const std::function<bool(const jit::Node*)>& written) {
-  Probe result = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/true);
-  Probe sure = interpret(graph, arguments, device, options, written, /*wants_likely_results=*/false);
+            const Options& options, const Writes& writes) {
+  Probe result = interpret(graph, arguments, device, options, writes, /*wants_likely_results=*/true);
+  Probe sure = interpret(graph, arguments, device, options, writes, /*wants_likely_results=*/false);
   result.types = std::move(sure.types);
   result.elsewhere.merge(sure.elsewhere);
   return result;

@@ -39,11 +39,17 @@ struct ExclusionRule {
 /// The first entry by which the user wants a node in LibTorch; nothing when none does.
 std::optional<ExclusionRule> exclusion_rule(const torch::jit::Node* node, const Options& options);
 
+/// What a module writes of its attributes, by the nodes that read them; see ImportObserver.
+struct Writes {
+  std::function<bool(const torch::jit::Node*)> written;
+  std::function<bool(const torch::jit::Node*)> keeps_type;
+};
+
 /// Interprets `graph` with `arguments` (its module, then concrete values, and tensors whose type alone counts) by the
 /// same code that conversion runs, but for what the options' rules leave to LibTorch: once with likely results where
 /// nothing is known (sizes that depend on data, say), for what can be imported and how much it computes, once without,
-/// for types. Nodes in `written` read memory that the module writes, and are left out.
+/// for types. What `writes` says of nodes that read attributes: those which the module writes are left out.
 Probe probe(const torch::jit::Graph& graph, const std::vector<c10::IValue>& arguments, c10::Device device,
-            const Options& options, const std::function<bool(const torch::jit::Node*)>& written);
+            const Options& options, const Writes& writes);
 
 }  // namespace torchweld

@@ -38,16 +38,23 @@ Analysis analyse(const jit::Module& module, const std::string& method, const Spe
   WrittenAttributes written = written_attributes(module);
   result.graph = lower(module, method, written);
   add_written_attributes(result.graph->block(), written);
+  const WrittenAttributes replaced = written;  // and lists and dicts
   Memory memory(*result.graph);
   written.merge(memory.written_attributes(module));
-  auto is_written = [&](const jit::Node* node) {
+  auto is_among = [](const jit::Node* node, const WrittenAttributes& attributes) {
     auto type = node->input()->type()->cast<c10::ClassType>();
-    return type && written.count({type.get(), node->s(c10::attr::name)}) > 0;
+    return type && attributes.count({type.get(), node->s(c10::attr::name)}) > 0;
   };
+  auto keeps_type = [&](const jit::Node* node) {
+    auto classes = memory.classes_of(node->output());
+    return node->output()->type()->isSubtypeOf(*c10::TensorType::get()) && !is_among(node, replaced) &&
+           std::none_of(classes.begin(), classes.end(), [&](Memory::Class c) { return memory.is_reshaped(c); });
+  };
+  const Writes writes{[&](const jit::Node* node) { return is_among(node, written); }, keeps_type};
   auto probe_at = [&](const std::vector<c10::IValue>& arguments, const Options& chosen) {
     std::vector<c10::IValue> with_self{module._ivalue()};
     with_self.insert(with_self.end(), arguments.begin(), arguments.end());
-    return probe(*result.graph, with_self, specification.device, chosen, is_written);
+    return probe(*result.graph, with_self, specification.device, chosen, writes);
   };
   for (const std::vector<c10::IValue>& arguments : specification.arguments) {
     result.probes.push_back(probe_at(arguments, options));

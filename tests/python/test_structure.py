@@ -6,6 +6,7 @@ Each compiled module is compared with the same module in eager Python, its input
 import copy
 import pathlib
 import sys
+import warnings
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 import pytest
@@ -353,6 +354,75 @@ def test_lists_that_a_part_or_a_tuple_changes():
         same(compiled(x), net(x))
         net.put(n), compiled.put(n)
         same(compiled(x), net(x))
+
+
+class WrittenInPlace(nn.Module):
+    """A streaming net whose state is only written in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 3)
+        self.out = nn.Conv1d(8, 4, 1)
+        self.register_buffer("state", torch.zeros(1, 4, 2))
+
+    def forward(self, x):
+        y = torch.cat([self.state, x], 2)
+        self.state.copy_(y[:, :, -2:])
+        return torch.relu(self.out(torch.relu(self.conv(y))))
+
+    @torch.jit.export
+    def reset(self):
+        self.state.zero_()
+
+
+class WrittenCaches(nn.Module):
+    """Attention over what earlier calls have written."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv, self.out = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8)
+        self.register_buffer("keys", torch.zeros(1, 6, 8))
+        self.register_buffer("values", torch.zeros(1, 6, 8))
+
+    def forward(self, x, at: int):
+        k, v = self.kv(x).chunk(2, 2)
+        self.keys[:, at : at + 1] = k
+        self.values[:, at : at + 1] = v
+        weights = torch.softmax(self.q(x) @ self.keys.transpose(1, 2), -1)
+        return torch.relu(self.out(weights @ self.values)) + x
+
+
+def test_state_that_is_only_written_in_place():
+    torch.manual_seed(0)
+    net = torch.jit.script(WrittenInPlace().eval())
+    compiled = compiled_of(copy.deepcopy(net), [torch.randn(1, 4, 5)])
+    report = torchweld.explain(compiled)
+    assert len(report.engines) == 1 and report.flops_in_engines > 0.9, report.text
+    with torch.no_grad():
+        for i in range(5):
+            if i == 3:
+                net.reset(), compiled.reset()
+            x = torch.randn(1, 4, 5)
+            same(compiled(x), net(x))
+            same(compiled.state, net.state)
+    compiled.state, net.state = torch.zeros(2, 4, 2), torch.zeros(2, 4, 2)  # another shape, by the caller's hand
+    x = torch.randn(2, 4, 5)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        same(compiled(x), net(x))
+
+
+def test_caches_that_are_written_in_place():
+    torch.manual_seed(0)
+    net = torch.jit.script(WrittenCaches().eval())
+    compiled = compiled_of(copy.deepcopy(net), (torch.randn(1, 1, 8), 0))
+    report = torchweld.explain(compiled)
+    assert report.flops_in_engines > 0.95, report.text
+    with torch.no_grad():
+        for at in (0, 1, 2, 1):
+            x = torch.randn(1, 1, 8)
+            same(compiled(x, at), net(x, at))
+            same(compiled.keys, net.keys)
 
 
 def no_larger(sizes: List[int], most: List[int]):

@@ -28,8 +28,8 @@ struct NodeOutcome {
   Kind kind = Kind::kConcrete;
   std::string reason;
   double flops = 0;
-  int64_t computations =
-      0;  ///< Nodes of the instruction set that it became; views count as one, recurrent layers as more.
+  /// Nodes of the instruction set that it became; views count as one, recurrent layers as more.
+  int64_t computations = 0;
   bool is_heavy = false;  ///< One of them computes much with each element: a convolution, a product.
 };
 

@@ -72,13 +72,7 @@ void Interpreter::assume_results(const jit::Node* node) {
   }
   try {
     if (node->kind() == prim::GetAttr || node->kind() == prim::SetAttr) {
-      if (observer_->wants_likely_results()) {
-        assume_attribute(node);
-      } else if (node->kind() == prim::GetAttr && observer_->keeps_type(node)) {
-        c10::IValue held = get(node->input()).toObjectRef().getAttr(node->s(c10::attr::name));
-        if (held.isTensor() && held.toTensor().defined() && held.toTensor().device() == device_)
-          set(node->output(), make_unknown(held));
-      }
+      assume_attribute(node);
     } else if (node->kind() == prim::CreateObject) {
       auto type = node->output()->type()->expect<c10::ClassType>();
       c10::StrongTypePtr held(type->compilation_unit(), type);
@@ -137,6 +131,13 @@ void Interpreter::assume_attribute(const jit::Node* node) {
   const c10::IValue& owner = get(node->inputs()[0]);
   if (!owner.isObject()) return;
   std::pair<const void*, std::string> key{owner.toObject().get(), node->s(c10::attr::name)};
+  if (!observer_->wants_likely_results()) {
+    if (node->kind() != prim::GetAttr || !observer_->keeps_type(node)) return;
+    c10::IValue held = owner.toObjectRef().getAttr(key.second);
+    if (held.isTensor() && held.toTensor().defined() && held.toTensor().device() == device_)
+      set(node->output(), make_unknown(held));
+    return;
+  }
   if (node->kind() == prim::SetAttr) {
     last_written_.insert_or_assign(key, get(node->inputs()[1]));
     return;

@@ -96,21 +96,6 @@ std::vector<const Node*> steps_of(const Graph& graph) {
   return nodes;
 }
 
-/// The offers of one tactic.
-Offers offers_of(const std::string& tactic, const Node& node, const KernelContext& context) {
-  Offers offers;
-  offers.set_tactic(tactic);
-  for (const Tactic& row : tactics()) {
-    if (row.name != tactic || row.device != node.output()->type.device.type()) continue;
-    try {
-      row.propose(node, context, offers);
-    } catch (const Unsupported& reason) {
-      offers.refuse(reason.what());
-    }
-  }
-  return offers;
-}
-
 bool is_block(const Node& node) {
   auto* fused = node.as<Fused>();
   return fused && torchweld::is_block(*fused);
@@ -127,7 +112,7 @@ KernelContext context_of(const Options& options) {
 std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& node, const Options& options) {
   KernelContext context = context_of(options);
   context.tune = true;
-  Offers offers = offers_of(entry.tactic, node, context);
+  Offers offers = offers_for(node, context, entry.tactic);
   for (const Offers::Offer& offer : offers.offers()) {
     if (offer.config != entry.config) continue;
     try {

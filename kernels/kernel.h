@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/graph.h"
@@ -119,6 +120,7 @@ constexpr double kLibrariesPayFrom = 4;
 /// Every tactic, best first; the generic ATen tactic is last.
 const std::vector<Tactic>& tactics();
 /// All offers for a node on its device, in the order of the table; tactics named in TORCHWELD_DISABLE are left out.
-Offers offers_for(const Node& node, const KernelContext& context);
+/// `only`: the one tactic to ask; all when empty.
+Offers offers_for(const Node& node, const KernelContext& context, std::string_view only = {});
 
 }  // namespace torchweld

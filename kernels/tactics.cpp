@@ -68,12 +68,12 @@ const std::vector<Tactic>& tactics() {
   return table;
 }
 
-Offers offers_for(const Node& node, const KernelContext& context) {
+Offers offers_for(const Node& node, const KernelContext& context, std::string_view only) {
   check(!node.outputs().empty(), "a node without results is asked to run: " + node.attrs.text());
   c10::DeviceType device = node.output()->type.device.type();
   Offers offers;
   for (const Tactic& tactic : tactics()) {
-    if (tactic.device != device || is_disabled(tactic.name)) continue;
+    if (tactic.device != device || is_disabled(tactic.name) || (!only.empty() && tactic.name != only)) continue;
     offers.set_tactic(tactic.name);
     if (offers.least_expected() < tactic.pays_from) {
       offers.refuse("a kernel ahead of it is expected to be faster than it has ever been");

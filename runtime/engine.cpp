@@ -85,15 +85,14 @@ std::optional<Contest> race(Executor& first, Executor& second, double budget_ms)
 /// Compares plans by running them, as convert() asks for. Keeps the faster one ready for the next comparison.
 class Rehearsal {
  public:
-  explicit Rehearsal(bool cuda_graphs) : cuda_graphs_(cuda_graphs) {}
-
-  bool is_faster(const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>& other) {
+  bool operator()(const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>& other) {
     // A short look, and a longer one at what seems to be a gain.
     constexpr double kMargin = 0.995;
     constexpr double kLook = 10;
     constexpr double kLongLook = 40;
-    if (!standing_ || &standing_->plan() != plan.get()) standing_ = std::make_shared<Executor>(plan, cuda_graphs_);
-    auto trial = std::make_shared<Executor>(other, cuda_graphs_);
+    if (!standing_ || &standing_->plan() != plan.get())
+      standing_ = std::make_shared<Executor>(plan, /*cuda_graphs=*/true);
+    auto trial = std::make_shared<Executor>(other, /*cuda_graphs=*/true);
     for (double budget_ms : {kLook, kLongLook}) {
       std::optional<Contest> times = race(*standing_, *trial, budget_ms);
       if (!times || times->second > kMargin * times->first) return false;
@@ -103,7 +102,6 @@ class Rehearsal {
   }
 
  private:
-  bool cuda_graphs_;
   std::shared_ptr<Executor> standing_;
 };
 
@@ -241,12 +239,9 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
       arguments.emplace_back(signature.scalars.at(scalar++));
     }
   }
-  std::optional<Rehearsal> rehearsal(state_.options.cuda_graphs);
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
-  auto is_faster = [&](const auto& plan, const auto& other) { return rehearsal->is_faster(plan, other); };
   auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
-                      rehearses ? IsFaster(is_faster) : IsFaster());
-  rehearsal.reset();  // and its arena
+                      rehearses ? IsFaster(Rehearsal()) : IsFaster());
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
   entry->executor = faster_executor(std::move(plan), tune);

@@ -36,7 +36,8 @@ struct Epilogue {
   bool (*is_anchor)(const Node&);
   bool per_channel;
   int full_operands;
-  bool on_cpu;  ///< False: only CUDA has kernels for it.
+  bool on_cpu;               ///< False: only CUDA has kernels for it.
+  bool any_strides = false;  ///< Kernels write whatever strides a copy behind it asks for.
 };
 
 template <class A>
@@ -55,7 +56,7 @@ constexpr std::array<Epilogue, 11> kEpilogues{{
     {is<MaxPool>, false, 1, false},
     {is<AvgPool>, false, 1, false},
     {is<AdaptivePool>, false, 1, false},
-    {is<Resize>, false, 1, false},
+    {is<Resize>, false, 1, false, true},
 }};
 
 bool is_per_channel(const Value* operand, const Value* result, const Node& anchor) {
@@ -128,8 +129,7 @@ void fuse_epilogues(Graph& graph) {
         std::find_if(kEpilogues.begin(), kEpilogues.end(), [&](const Epilogue& e) { return e.is_anchor(*node); });
     if (epilogue == kEpilogues.end() || (!epilogue->on_cpu && !node->output()->type.device.is_cuda())) continue;
     Group group = with_epilogue(graph, node, *epilogue, free);
-    // A copy is other strides for the result, which kernels for this anchor write as well.
-    Node* copy = node->as<Resize>() ? only_user(graph, group.back()->output()) : nullptr;
+    Node* copy = epilogue->any_strides ? only_user(graph, group.back()->output()) : nullptr;
     if (copy && copy->as<Copy>() && free.count(copy)) group.push_back(copy);
     if (group.size() == 1) continue;
     fuse_group(graph, group);

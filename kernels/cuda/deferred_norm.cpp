@@ -166,16 +166,23 @@ class DeferredNormKernel : public Kernel {
   int64_t x_bytes_ = 0;
 };
 
-/// The best `most` configurations that can do their half.
-std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states, size_t most,
-                                   const std::function<bool(const GemmConfig&)>& can) {
+/// All configurations, best first, beside `states` bytes of shared memory.
+std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states) {
   constexpr size_t kAll = 1000;
   GemmDevice device = gemm_device(node);
   device.shared_bytes -= states;
-  std::vector<GemmConfig> configs = gemm_configs(problem, device, kAll);
-  std::erase_if(configs, [&](const GemmConfig& config) { return !can(config); });
-  if (configs.size() > most) configs.resize(most);
-  return configs;
+  return gemm_configs(problem, device, kAll);
+}
+
+/// Adds the best `most` of `configs` that can do their half.
+void add_best(const std::vector<GemmConfig>& configs, size_t most, const std::function<bool(const GemmConfig&)>& can,
+              std::vector<GemmConfig>& chosen) {
+  for (const GemmConfig& config : configs) {
+    if (most == 0) return;
+    if (!can(config)) continue;
+    chosen.push_back(config);
+    --most;
+  }
 }
 
 }  // namespace
@@ -190,24 +197,19 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   expect(block->rows > kFewRows, "few rows");
   constexpr int64_t kStates = 1024;  // Bytes, for the rows' means and deviations.
   const GemmProblem& first = block->first.parts.problem;
-  auto by_warpgroups = [&](const GemmConfig& config) {
-    return config.by_warpgroups() && moment_parts(config, first) > 0;
-  };
-  auto by_warps = [&](const GemmConfig& config) { return !config.by_warpgroups() && moment_parts(config, first) > 0; };
-  auto without_splits = [](const GemmConfig& config) {
-    return config.source == GemmSource::kStages && config.splits == 1 && config.kept == 0;
-  };
+  const GemmProblem& second = block->second.parts.problem;
   // The normalised rows are written from shared memory, where stages in turns do not leave them.
   bool kept = block->second.parts.norm->kept;
-  auto in_turns = [kept](const GemmConfig& config) {
-    return config.source == GemmSource::kStages && config.splits == 1 && config.kept > 0 && !kept;
-  };
-  // The estimates do not compare the two families well.
-  std::vector<GemmConfig> firsts = configs_of(node, first, 0, 3, by_warpgroups);
-  for (const GemmConfig& config : configs_of(node, first, 0, 2, by_warps)) firsts.push_back(config);
-  const GemmProblem& second = block->second.parts.problem;
-  std::vector<GemmConfig> seconds = configs_of(node, second, kStates, 3, without_splits);
-  for (const GemmConfig& config : configs_of(node, second, kStates, 2, in_turns)) seconds.push_back(config);
+  auto writes_moments = [&](const GemmConfig& config) { return moment_parts(config, first) > 0; };
+  auto whole_rows = [](const GemmConfig& config) { return config.source == GemmSource::kStages && config.splits == 1; };
+  // The estimates do not compare the families well.
+  std::vector<GemmConfig> firsts, seconds;
+  std::vector<GemmConfig> all = configs_of(node, first, 0);
+  add_best(all, 3, [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); }, firsts);
+  add_best(all, 2, [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); }, firsts);
+  all = configs_of(node, second, kStates);
+  add_best(all, 3, [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
   std::stable_sort(seconds.begin(), seconds.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");

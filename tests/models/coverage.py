@@ -188,8 +188,9 @@ def measure(library, name, device):
     except Exception as error:
         return {"form": "neither scripts nor traces", "trouble": first_line(error)}
     start = time.perf_counter()
-    torch.backends.cudnn.allow_tf32 = not is_detector(library, name)
-    compiled = torchweld.compile(script, inputs, optimization_level=0, disable_tf32=is_detector(library, name))
+    disable_tf32 = is_detector(library, name)
+    torch.backends.cudnn.allow_tf32 = not disable_tf32
+    compiled = torchweld.compile(script, inputs, optimization_level=0, disable_tf32=disable_tf32)
     row["seconds"] = round(time.perf_counter() - start, 2)
     report = torchweld.explain(compiled)
     row["engines"] = len(report.engines)

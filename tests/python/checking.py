@@ -50,6 +50,10 @@ def check(net, *calls, engines=1, **options):
     return compiled, report
 
 
+def block(x):
+    return torch.relu(x * 2.0 + 1.0) - 0.5
+
+
 def two_layers():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).eval()

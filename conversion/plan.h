@@ -56,12 +56,18 @@ class WeightMark {
  public:
   explicit WeightMark(at::Tensor weight);
   /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`).
-  bool is_current() const;
+  bool is_current() const {
+    const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();
+    return now.unsafe_storage().unsafeGetStorageImpl() == storage_ && (!storage_ || storage_->data() == memory_) &&
+           (!counts_writes_ || now.version_counter().current_version() == version_);
+  }
 
  private:
   at::Tensor weight_;
+  const c10::StorageImpl* storage_ = nullptr;
   const void* memory_ = nullptr;
   uint32_t version_ = 0;
+  bool counts_writes_ = false;  // Tensors made in inference mode count none.
 };
 
 struct Plan {

@@ -6,6 +6,7 @@
 #include "runtime/run_context.h"
 
 #ifdef TORCHWELD_WITH_CUDA
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
@@ -25,30 +26,15 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
   if (plan_->device.is_cuda()) {
     c10::cuda::CUDAGuard guard(plan_->device);
     cudaStream_t stream = c10::cuda::getCurrentCUDAStream(plan_->device.index()).stream();
-    std::mutex* lock = nullptr;
-    {
-      std::lock_guard map_lock(mutex_);
-      auto& slot = stream_locks_[stream];
-      if (!slot) slot = std::make_unique<std::mutex>();
-      lock = slot.get();
-    }
-    std::lock_guard stream_lock(*lock);
-    RunContext* context = nullptr;
-    {
-      std::lock_guard map_lock(mutex_);
-      context = by_stream_[stream].get();
-    }
-    if (!context) {
-      auto made = std::make_unique<RunContext>(plan_);
-      context = made.get();
-      std::lock_guard map_lock(mutex_);
-      by_stream_[stream] = std::move(made);
-    }
+    std::unique_lock lock(mutex_);
+    OfStream& own = by_stream_[stream];  // stays where it is when others come
+    lock.unlock();
+    std::lock_guard stream_lock(own.mutex);
+    if (!own.context) own.context = std::make_unique<RunContext>(plan_);
     // Being recorded already (torch.cuda.graph round the whole model): the steps join that recording.
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
-    if (!cuda_graphs_ || status != cudaStreamCaptureStatusNone) return context->run_steps(inputs, stream);
-    return context->run_graph(inputs, stream);
+    bool captured = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+    if (!cuda_graphs_ || captured) return own.context->run_steps(inputs, stream);
+    return own.context->run_graph(inputs, stream);
   }
 #endif
   std::unique_ptr<RunContext> context = take_context();
@@ -58,8 +44,9 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
 }
 
 int64_t Executor::launches() const {
-  for (const auto& [stream, context] : by_stream_) {
-    if (context && context->recorded_launches() > 0) return context->recorded_launches();
+  std::lock_guard lock(mutex_);
+  for (const auto& [stream, own] : by_stream_) {
+    if (own.context && own.context->recorded_launches() > 0) return own.context->recorded_launches();
   }
   return static_cast<int64_t>(plan_->steps.size());
 }

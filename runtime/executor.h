@@ -38,10 +38,13 @@ class Executor {
 
   std::shared_ptr<const Plan> plan_;
   bool cuda_graphs_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<std::unique_ptr<RunContext>> idle_;
-  std::unordered_map<void*, std::unique_ptr<std::mutex>> stream_locks_;
-  std::unordered_map<void*, std::unique_ptr<RunContext>> by_stream_;
+  struct OfStream {
+    std::mutex mutex;
+    std::unique_ptr<RunContext> context;
+  };
+  std::unordered_map<void*, OfStream> by_stream_;
 };
 
 }  // namespace torchweld

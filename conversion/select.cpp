@@ -29,6 +29,7 @@
 #ifdef TORCHWELD_WITH_CUDA
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #endif
 
 namespace torchweld {
@@ -45,6 +46,11 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
     c10::NoGradGuard no_grad;
     c10::OptionalDeviceGuard on_device;
     if (!device.is_cpu()) on_device.reset_device(device);
+#ifdef TORCHWELD_WITH_CUDA
+    // A program may capture a CUDA graph in another thread meanwhile.
+    std::optional<c10::cuda::CUDAStreamCaptureModeGuard> beside_captures;
+    if (device.is_cuda()) beside_captures.emplace(cudaStreamCaptureModeRelaxed);
+#endif
     for (size_t i = next++; i < count; i = next++) {
       try {
         work(i);
@@ -53,14 +59,16 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
         if (!first_error) first_error = std::current_exception();
       }
     }
+    // Weights are packed on this thread's stream, and kernels run on the caller's.
+    if (device.is_cpu()) return;
+    c10::impl::VirtualGuardImpl backend(device.type());
+    backend.synchronizeStream(backend.getStream(device));
   };
   size_t workers = std::min(count, most_workers());
   std::vector<std::thread> threads;
   for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
   loop();
   for (std::thread& thread : threads) thread.join();
-  // Weights are packed on the default stream, and kernels run on the caller's.
-  if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
   if (first_error) std::rethrow_exception(first_error);
 }
 
@@ -144,7 +152,7 @@ class Selector {
     std::map<std::string, std::vector<const Node*>> kinds;
     std::vector<const Node*> firsts, others;
     for (const Node* node : steps_of(graph)) {
-      std::vector<const Node*>& kind = kinds[timing_key(*node, device_)];
+      std::vector<const Node*>& kind = kinds[key_of(*node)];
       if (!timed_.count(node)) (kind.empty() ? firsts : others).push_back(node);
       kind.push_back(node);
     }
@@ -159,10 +167,51 @@ class Selector {
   }
 
  private:
+  /// The timing cache's key of a node: device model, op with attributes, types of inputs and outputs, and whether
+  /// products of f32 must not be in TF32.
+  std::string key_of(const Node& node) const {
+    std::string key = device_name(device_) + " | " + node.attrs.text() + "(";
+    bool has_f32 = false;
+    for (size_t i = 0; i < node.inputs().size(); ++i) {
+      const Value* input = node.input(i);
+      key += (i ? ", " : "") + std::string(constant_of(input) ? "const " : "") + to_string(input->type);
+      has_f32 = has_f32 || input->type.dtype == c10::kFloat;
+    }
+    key += ") -> ";
+    for (const auto& output : node.outputs()) key += to_string(output->type) + " ";
+    if (device_.is_cuda() && has_f32 && options_.disable_tf32) key += "without TF32 ";
+    // One line, no tabs: the cache is a text file of lines.
+    std::replace(key.begin(), key.end(), '\n', ' ');
+    std::replace(key.begin(), key.end(), '\t', ' ');
+    return key;
+  }
+
   void choose_all(const std::vector<const Node*>& nodes) {
-    std::vector<Choice> choices(nodes.size());
-    for_each_in_parallel(nodes.size(), device_, [&](size_t i) { choices[i] = choose(*nodes[i]); });
-    for (size_t i = 0; i < nodes.size(); ++i) timed_.emplace(nodes[i], std::move(choices[i]));
+    choose_known(nodes);
+    if (tune_) {
+      // What was timed elsewhere and is not on offer here, by another version of a library say, is timed again.
+      std::vector<const Node*> stale;
+      for (const Node* node : nodes) {
+        if (timed_.count(node)) continue;
+        stale.push_back(node);
+        cache_.erase(key_of(*node));
+      }
+      time_unknown(stale, {});
+      choose_known(stale);
+    }
+    std::vector<const Node*> rest;
+    std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(rest), [&](const Node* n) { return !timed_.count(n); });
+    std::vector<Choice> choices(rest.size());
+    for_each_in_parallel(rest.size(), device_, [&](size_t i) { choices[i] = choose_untimed(*rest[i]); });
+    for (size_t i = 0; i < rest.size(); ++i) timed_.emplace(rest[i], std::move(choices[i]));
+  }
+
+  void choose_known(const std::vector<const Node*>& nodes) {
+    std::vector<std::optional<Choice>> choices(nodes.size());
+    for_each_in_parallel(nodes.size(), device_, [&](size_t i) { choices[i] = known_choice(*nodes[i]); });
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      if (choices[i]) timed_.emplace(nodes[i], std::move(*choices[i]));
+    }
   }
 
   static std::vector<std::unique_ptr<Graph>> parts_of_blocks(const std::vector<const Node*>& nodes) {
@@ -181,7 +230,7 @@ class Selector {
   double least_time(const Node& node) {
     constexpr double kLeastStep = 1.2;
     constexpr double kSurely = 0.8;
-    auto known = cache_.find(timing_key(node, device_));
+    auto known = cache_.find(key_of(node));
     if (known && known->microseconds > 0) return known->microseconds;
     KernelContext context = context_;
     context.tune = true;
@@ -194,7 +243,7 @@ class Selector {
                                               const std::vector<std::unique_ptr<Graph>>& parts) {
     std::map<std::string, const Node*> kinds;
     for (const auto& graph : parts) {
-      for (const Node* step : steps_of(*graph)) kinds.emplace(timing_key(*step, device_), step);
+      for (const Node* step : steps_of(*graph)) kinds.emplace(key_of(*step), step);
     }
     std::vector<std::pair<const Node*, double*>> wanted;
     std::map<std::string, double> least;
@@ -205,9 +254,9 @@ class Selector {
     for (const Node* node : nodes) {
       if (!is_block(*node)) continue;
       std::vector<const Node*> steps = steps_of(*parts[next++]);
-      auto block = cache_.find(timing_key(*node, device_));
+      auto block = cache_.find(key_of(*node));
       double sum = -kBoundary;
-      for (const Node* step : steps) sum += least.at(timing_key(*step, device_)) + kBoundary;
+      for (const Node* step : steps) sum += least.at(key_of(*step)) + kBoundary;
       bool sure = block && block->microseconds > 0 && block->microseconds < sum;
       if (!sure) chosen.insert(chosen.end(), steps.begin(), steps.end());
     }
@@ -217,12 +266,12 @@ class Selector {
   /// Whether one kernel for a block is faster than its parts, each by its best kernel. Without timings the tactic's own
   /// rule decides, which makes no offer where it expects less.
   bool is_worth_it(const Node& block) {
-    auto known = cache_.find(timing_key(block, device_));
+    auto known = cache_.find(key_of(block));
     if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
     double parts = -kBoundary;
     std::unique_ptr<Graph> graph = parts_of(block);
     for (const Node* node : steps_of(*graph)) {
-      auto part = cache_.find(timing_key(*node, device_));
+      auto part = cache_.find(key_of(*node));
       if (!part || part->microseconds == 0) return true;
       parts += part->microseconds + kBoundary;
     }
@@ -232,7 +281,7 @@ class Selector {
   void time_unknown(const std::vector<const Node*>& nodes, const std::function<void(size_t, size_t)>& progress) {
     std::map<std::string, const Node*> unknown;
     for (const Node* node : nodes) {
-      std::string key = timing_key(*node, device_);
+      std::string key = key_of(*node);
       auto known = cache_.find(key);
       if (!known || known->microseconds == 0) unknown.emplace(std::move(key), node);
     }
@@ -349,9 +398,9 @@ class Selector {
     if (!close.empty()) runners_up_[key] = std::move(close);
   }
 
-  Choice choose(const Node& node) {
-    std::string key = timing_key(node, device_);
-    auto known = cache_.find(key);
+  /// What the timing cache says, where that is on offer.
+  std::optional<Choice> known_choice(const Node& node) {
+    auto known = cache_.find(key_of(node));
     // What was timed is among all offers. What was not is most likely the heuristic's choice again, but may be any,
     // because that depends on what code was there.
     for (bool all : {false, true}) {
@@ -361,16 +410,20 @@ class Selector {
       for (size_t i = 0; i < offers.size(); ++i) {
         if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;
         if (build(node, candidates, i)) {
-          return {candidates.kernels[i], offers[i].tactic, offers[i].config, known->microseconds};
+          return Choice{candidates.kernels[i], offers[i].tactic, offers[i].config, known->microseconds};
         }
       }
     }
+    return std::nullopt;
+  }
+
+  Choice choose_untimed(const Node& node) {
     Candidates candidates = candidates_for(node, /*all=*/false);
     const auto& offers = candidates.offers.offers();
     for (size_t i = 0; i < offers.size(); ++i) {
       if (!build(node, candidates, i)) continue;
       log(3, node.op() + " -> " + describe(offers[i]) + " untimed");
-      cache_.set(key, {offers[i].tactic, offers[i].config, 0});
+      cache_.set(key_of(node), {offers[i].tactic, offers[i].config, 0});
       return {candidates.kernels[i], offers[i].tactic, offers[i].config, 0};
     }
     throw Unsupported("nothing runs " + node.attrs.text() + candidates.reasons());
@@ -417,20 +470,6 @@ bool has_tensor_cores(c10::Device device) {
 #endif
   (void)device;
   return false;
-}
-
-std::string timing_key(const Node& node, c10::Device device) {
-  std::string key = device_name(device) + " | " + node.attrs.text() + "(";
-  for (size_t i = 0; i < node.inputs().size(); ++i) {
-    const Value* input = node.input(i);
-    key += (i ? ", " : "") + std::string(constant_of(input) ? "const " : "") + to_string(input->type);
-  }
-  key += ") -> ";
-  for (const auto& output : node.outputs()) key += to_string(output->type) + " ";
-  // One line, no tabs: the cache is a text file of lines.
-  std::replace(key.begin(), key.end(), '\n', ' ');
-  std::replace(key.begin(), key.end(), '\t', ' ');
-  return key;
 }
 
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,

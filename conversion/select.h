@@ -22,13 +22,13 @@ using Selection = std::unordered_map<const Node*, Choice>;
 
 /// Nodes that are timed as one, and what was nearly as fast as their choice.
 struct TimedKind {
-  std::string key;  ///< See timing_key.
+  std::string key;  ///< In the timing cache.
   std::vector<const Node*> nodes;
   std::vector<TimingCache::Entry> runners_up;  ///< Fastest first.
 };
 
-/// Chooses for every node that is neither constant nor free view: what the timing cache says when that is still on
-/// offer, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
+/// Chooses for every node that is neither constant nor free view: what the timing cache says when that is on offer
+/// here, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
 /// measurements go to the cache. Blocks (see core/ops/fused.h) that are not worth it become their parts in `graph`.
 /// `progress(done, total)` is called for each node and may throw to cancel. `timed` receives the kinds measured now
 /// that have runners-up. Throws Unsupported when nothing runs a node.
@@ -39,8 +39,6 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
 /// nodes does not take it.
 bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options, Selection& selection);
 
-/// The timing cache's key of a node: op with attributes, types of inputs and outputs, device model.
-std::string timing_key(const Node& node, c10::Device device);
 /// "NVIDIA H100 80GB HBM3, sm_90" or "cpu, AVX512, 2 threads".
 std::string device_name(c10::Device device);
 /// Whether the device multiplies f16 and bf16 matrices in hardware: CUDA from compute capability 8.0 on.

@@ -21,6 +21,11 @@ void TimingCache::set(const std::string& key, Entry entry) {
   entries_[key] = std::move(entry);
 }
 
+void TimingCache::erase(const std::string& key) {
+  std::lock_guard lock(mutex_);
+  entries_.erase(key);
+}
+
 std::string TimingCache::text() const {
   std::lock_guard lock(mutex_);
   std::ostringstream out;
@@ -50,7 +55,7 @@ void TimingCache::merge(const std::string& text) {
           "delete the line");
     }
     std::lock_guard lock(mutex_);
-    entries_.emplace(key, entry);
+    entries_[key] = entry;
   }
 }
 

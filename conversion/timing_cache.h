@@ -20,9 +20,10 @@ class TimingCache {
 
   std::optional<Entry> find(const std::string& key) const;
   void set(const std::string& key, Entry entry);
+  void erase(const std::string& key);
   /// One line per entry: `key <tab> tactic <tab> config <tab> microseconds`, sorted.
   std::string text() const;
-  /// Adds the entries of a text; entries present already stay. Throws Error naming the first line that is none.
+  /// Sets the entries of a text. Throws Error naming the first line that is none.
   void merge(const std::string& text);
   /// merge() of a file's content; a missing file is an empty cache.
   void load(const std::string& path);

@@ -30,12 +30,15 @@ TEST(TimingCache, AnEmptyConfigurationReadsBack) {
   EXPECT_TRUE(again.find("key").has_value());
 }
 
-TEST(TimingCache, EntriesPresentAlreadyStay) {
+TEST(TimingCache, WhatIsReadLastStands) {
   TimingCache cache;
   cache.set("key", {"aten", "", 7});
   cache.merge("key\tsplit\t\t3\nother\tsplit\t\t4\n");
-  EXPECT_EQ(cache.find("key")->microseconds, 7);
+  EXPECT_EQ(cache.find("key")->tactic, "split");
+  EXPECT_EQ(cache.find("key")->microseconds, 3);
   EXPECT_EQ(cache.find("other")->microseconds, 4);
+  cache.erase("key");
+  EXPECT_FALSE(cache.find("key"));
 }
 
 TEST(TimingCache, NamesTheLineThatIsNoEntry) {

@@ -12,6 +12,7 @@
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/options.h"
+#include "runtime/background.h"
 #include "runtime/torchweld.h"
 
 namespace py = pybind11;
@@ -243,6 +244,7 @@ PYBIND11_MODULE(_C, m) {
     return explain(module);
   });
   m.def("warm_up", &warm_up_module);
+  m.def("finish_planning", [] { return Background::get().finish(); }, py::call_guard<py::gil_scoped_release>());
   m.attr("has_cuda") = has_cuda();
   m.def("module_of_function", &module_of_function);
 }

@@ -9,6 +9,7 @@
 #include "partitioning/advice.h"
 #include "partitioning/partition.h"
 #include "partitioning/splice.h"
+#include "runtime/background.h"
 #include "runtime/engine.h"
 #include "runtime/report.h"
 #include "runtime/specification.h"
@@ -291,8 +292,12 @@ bool has_cuda() {
 
 void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
-  // At a new shape the first call plans (where sizes depend on data, the second), the next records the CUDA graph.
-  for (int i = 0; i < 3; ++i) compiled.forward(arguments);
+  // At a new shape the first call begins a plan (where sizes depend on data, the second); the second call that the plan
+  // runs records the CUDA graph.
+  for (int i = 0; i < 4; ++i) {
+    compiled.forward(arguments);
+    Background::get().finish();
+  }
 }
 
 }  // namespace torchweld

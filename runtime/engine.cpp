@@ -13,8 +13,11 @@
 #include "conversion/place.h"
 #include "core/environment.h"
 #include "core/error.h"
+#include "runtime/background.h"
 
 #ifdef TORCHWELD_WITH_CUDA
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+
 #include "kernels/cuda/jit.h"
 #include "kernels/cuda/launch.h"
 #endif
@@ -105,6 +108,14 @@ class Rehearsal {
   std::shared_ptr<Executor> standing_;
 };
 
+bool is_being_captured() {
+#ifdef TORCHWELD_WITH_CUDA
+  return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+#else
+  return false;
+#endif
+}
+
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {
   for (const Step& step : plan.steps) {
@@ -192,9 +203,16 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       return run_in_torch(segment, arguments);
     }
     if (!is_worth_a_plan(signature)) return run_in_torch(segment, arguments);
-    entry = plan_at_call(segment, signature);
+    entry = takes_long_to_plan(signature) ? plan_later(segment, signature) : plan_at_call(segment, signature);
   }
-  if (!entry->executor) return run_in_torch(segment, arguments);
+  if (!entry || !entry->executor) {
+    if (entry && entry->is_being_planned && is_being_captured()) {
+      warn_once("a CUDA graph is captured before " + state_.name +
+                " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
+                "inputs) before the capture.");
+    }
+    return run_in_torch(segment, arguments);
+  }
   try {
     std::vector<at::Tensor> outputs = entry->executor->run(tensors);
     // Looking at all weights takes longer than a launch does, so it is done while the device works.
@@ -207,6 +225,12 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     warn_once(std::string("an engine failed and LibTorch ran in its place: ") + error.what_without_backtrace());
   }
   return run_in_torch(segment, arguments);
+}
+
+std::shared_ptr<const Engine::Entry> Engine::find(const CallSignature& signature) const {
+  std::shared_ptr<const Table> table = table_.load();
+  auto found = std::find_if(table->begin(), table->end(), [&](const auto& e) { return e->signature == signature; });
+  return found == table->end() ? nullptr : *found;
 }
 
 std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arguments) const {
@@ -304,11 +328,8 @@ void Engine::build_remembered(const c10::IValue& segment) {
 
 std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature) {
   std::lock_guard lock(plan_mutex_);
-  std::shared_ptr<const Table> table = table_.load();
-  for (const auto& entry : *table) {  // another thread may have been first
-    if (entry->signature == signature) return entry;
-  }
-  std::shared_ptr<const Entry> entry;
+  std::shared_ptr<const Entry> entry = find(signature);
+  if (entry && !entry->is_being_planned) return entry;  // another thread was first
   try {
     entry = plan(segment, signature, /*tune=*/false, {});
   } catch (const std::exception& error) {
@@ -321,8 +342,28 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
+std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
+  auto entry = std::make_shared<Entry>();
+  entry->signature = signature;
+  entry->is_being_planned = true;
+  add(entry);
+  auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
+  auto work = [self, segment, signature] {
+    c10::NoGradGuard no_grad;
+#ifdef TORCHWELD_WITH_CUDA
+    c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
+#endif
+    self->plan_at_call(segment, signature);
+  };
+  if (Background::get().post(work, static_cast<size_t>(state_.options.max_cached_plans))) return entry;
+  remove(entry);
+  return nullptr;
+}
+
 void Engine::add(std::shared_ptr<const Entry> entry) {
+  std::lock_guard lock(table_mutex_);
   auto table = std::make_shared<Table>(*table_.load());
+  std::erase_if(*table, [&](const auto& other) { return other->signature == entry->signature; });
   entry->last_use = clock_.fetch_add(1);
   if (static_cast<int64_t>(table->size()) >= state_.options.max_cached_plans) {
     table->erase(std::min_element(table->begin(), table->end(), [](const auto& a, const auto& b) {
@@ -334,7 +375,7 @@ void Engine::add(std::shared_ptr<const Entry> entry) {
 }
 
 void Engine::remove(const std::shared_ptr<const Entry>& entry) {
-  std::lock_guard lock(plan_mutex_);
+  std::lock_guard lock(table_mutex_);
   auto table = std::make_shared<Table>(*table_.load());
   table->erase(std::remove(table->begin(), table->end(), entry), table->end());
   table_.store(std::move(table));
@@ -353,6 +394,13 @@ std::string Engine::outside_range(const CallSignature& signature) const {
            " that the module was compiled for; compile it with a wider range, or with outside_range=\"build\".";
   }
   return "";
+}
+
+bool Engine::takes_long_to_plan(const CallSignature& signature) const {
+  bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
+  // The machine code of remembered plans is saved with the module.
+  auto& remembered = state_.signatures;
+  return on_cuda && std::find(remembered.begin(), remembered.end(), signature) == remembered.end();
 }
 
 bool Engine::is_worth_a_plan(const CallSignature& signature) {
@@ -386,10 +434,8 @@ std::vector<at::Tensor> Engine::run_in_torch(const c10::IValue& segment, c10::Ar
 }
 
 std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) const {
-  for (const auto& entry : *table_.load()) {
-    if (entry->signature == signature) return entry->executor;
-  }
-  return nullptr;
+  std::shared_ptr<const Entry> entry = find(signature);
+  return entry ? entry->executor : nullptr;
 }
 
 EngineReport Engine::report() const {

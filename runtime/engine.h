@@ -65,10 +65,11 @@ class Engine : public torch::CustomClassHolder {
   explicit Engine(EngineState state);
 
   /// Runs `segment` (the module that this engine hangs at) on its arguments: by the plan for their signature, which is
-  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. An engine
-  /// whose inputs were not known at compile plans for a signature when it comes for the second time: sizes that depend
-  /// on data may never come again. Returns the segment's outputs. Throws Error for a call outside the range when the
-  /// options say so.
+  /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. A plan
+  /// for a GPU takes a compiler, so there calls of a new signature run in TorchScript until the plan is made in the
+  /// background. An engine whose inputs were not known at compile plans for a signature when it comes for the second
+  /// time: sizes that depend on data may never come again. Returns the segment's outputs. Throws Error for a call
+  /// outside the range when the options say so.
   std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
   /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
@@ -96,18 +97,25 @@ class Engine : public torch::CustomClassHolder {
  private:
   struct Entry {
     CallSignature signature;
-    std::shared_ptr<Executor> executor;  // null: planning failed, LibTorch runs it
+    std::shared_ptr<Executor> executor;  // null: LibTorch runs it
+    bool is_being_planned = false;       // else planning has failed where there is no executor
     mutable std::atomic<int64_t> last_use{0};
   };
   using Table = std::vector<std::shared_ptr<const Entry>>;
 
   std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
+  std::shared_ptr<const Entry> find(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
                                     const std::function<void(size_t, size_t)>& progress);
   /// The executor of a plan, with branches in parallel where the timing cache says that they pay, or (tune) where that
   /// is measured now: on random data, and only when the run gets clearly shorter.
   std::shared_ptr<Executor> faster_executor(std::shared_ptr<const Plan> plan, bool tune);
+  /// A plan for a GPU takes a compiler, unless its machine code is kept.
+  bool takes_long_to_plan(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature);
+  /// Plans in the background. Returns what the table has for the signature until then, or null when too much is
+  /// waiting.
+  std::shared_ptr<const Entry> plan_later(const c10::IValue& segment, const CallSignature& signature);
   void add(std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
@@ -118,7 +126,8 @@ class Engine : public torch::CustomClassHolder {
 
   EngineState state_;
   TimingCache timings_;
-  std::mutex plan_mutex_;
+  std::mutex plan_mutex_;   // one plan is made at a time
+  std::mutex table_mutex_;  // of who exchanges the table
   std::atomic<std::shared_ptr<const Table>> table_;
   mutable std::atomic<int64_t> clock_{0};
   std::mutex seen_mutex_;

@@ -144,7 +144,7 @@ Report dry_run(const torch::jit::Module& module, const Signature& signature, con
 Report explain(const torch::jit::Module& compiled);
 /// Whether this build makes engines for CUDA; it needs no GPU to say so.
 bool has_cuda();
-/// Plans every engine for these arguments, as a first call would.
+/// Plans every engine for these arguments, as the first calls would, and returns when that is done.
 void warm_up(torch::jit::Module& compiled, std::vector<c10::IValue> arguments);
 
 }  // namespace torchweld

@@ -103,7 +103,7 @@ def explain(compiled):
 
 
 def warm_up(compiled, inputs):
-    """Plans every engine for these arguments, as a first call with them would."""
+    """Plans every engine for these arguments, as the first calls with them would, and returns when that is done."""
     _require_script_module(compiled, "warm_up")
     args, kwargs = bind_call(inputs)
     _C.warm_up(compiled._c, args, kwargs)

@@ -13,7 +13,10 @@ IMAGE = torchweld.Input(min_shape=(1, 3, 16, 16), opt_shape=(2, 3, 16, 16), max_
 RUN_SAVED = """
 import sys, torch, torchweld
 module = torch.jit.load(sys.argv[1])
-torch.save([module(x) for x in torch.load(sys.argv[2])], sys.argv[3])
+inputs = torch.load(sys.argv[2])
+for x in inputs:
+    torchweld.warm_up(module, [x])
+torch.save([module(x) for x in inputs], sys.argv[3])
 print(len(torchweld.explain(module).engines))
 """
 
@@ -24,6 +27,8 @@ def test_fresh_process_gives_identical_results(small_net, device, tmp_path, prec
         pytest.skip("half precision on CUDA")
     compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE], enabled_precisions={torch.float32, precision})
     inputs = [torch.randn(n, 3, 16, 16, device=device) for n in (1, 2, 5)]
+    for x in inputs:
+        torchweld.warm_up(compiled, [x])
     results = [compiled(x) for x in inputs]
     module, data, answer = (str(tmp_path / name) for name in ("net.ts", "in.pt", "out.pt"))
     torch.jit.save(compiled, module)
@@ -69,6 +74,18 @@ def test_timing_cache_is_text_and_makes_compilation_repeatable(small_net, device
         return [step.tactic for engine in torchweld.explain(module).engines for step in engine.steps]
 
     assert tactics(first) == tactics(second)
+
+
+def test_timings_of_kernels_that_are_not_here_are_taken_again(small_net, device, tmp_path):
+    cache = tmp_path / "timings.txt"
+    script = torch.jit.script(small_net)
+    torchweld.compile(script, [IMAGE], timing_cache=cache)
+    known = [line.split("\t") for line in cache.read_text().splitlines()]
+    cache.write_text("".join("\t".join([key, "of_another_library", "42", "0.5"]) + "\n" for key, *_ in known))
+    torchweld.compile(script, [IMAGE], timing_cache=cache)
+    again = {key: (tactic, float(time)) for key, tactic, _, time in map(lambda s: s.split("\t"), open(cache))}
+    timed = [key for key, _, _, time in known if float(time) > 0 and " steps, " not in key]
+    assert timed and all(again[key][0] != "of_another_library" and again[key][1] > 0 for key in timed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,0 +1,134 @@
+"""Shapes that come for the first time. On a GPU their plans take a compiler: LibTorch runs until they are ready."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchweld
+from torch import nn
+from torchweld import _C
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class Net(nn.Module):
+    """Layers of different sizes, so that planning takes a while."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8 + 8 * i, 16 + 8 * i, 3, padding=1) for i in range(depth))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x.mean([2, 3])
+
+
+def compiled_net(depth=6, **options):
+    net = Net(depth).eval().cuda().half()
+    spec = torchweld.Input(min_shape=(1, 8, 8, 8), opt_shape=(1, 8, 8, 8), max_shape=(64, 8, 64, 64), dtype=torch.half)
+    script = torch.jit.script(net)
+    return net, torchweld.compile(script, [spec], optimization_level=0, **options)
+
+
+def picture(*shape):
+    return torch.randn(*shape, device="cuda", dtype=torch.half)
+
+
+def equal(net, compiled, x):
+    torch.testing.assert_close(compiled(x), net(x), rtol=0.01, atol=0.01)
+
+
+def tactics_of_a_call(compiled, x):
+    """What runs the steps of a call that is not replayed."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        compiled(x)
+    return {event.key for event in profile.key_averages()}
+
+
+@torch.no_grad()
+def test_calls_run_in_libtorch_until_the_plan_is_ready():
+    net, compiled = compiled_net()
+    x = picture(3, 8, 20, 12)
+    first = tactics_of_a_call(compiled, x)
+    equal(net, compiled, x)
+    assert _C.finish_planning()
+    second = tactics_of_a_call(compiled, x)
+    own = set(step.tactic.split()[0] for step in torchweld.explain(compiled).engines[0].steps)
+    assert not first & own and second & own, (first, second, own)
+    equal(net, compiled, x)
+    assert not _C.finish_planning()
+
+
+@torch.no_grad()
+def test_many_new_shapes_at_once():
+    net, compiled = compiled_net(depth=2, max_cached_plans=3)
+    for _ in range(3):
+        for size in range(8, 20):
+            equal(net, compiled, picture(1, 8, size, size))
+    assert _C.finish_planning()
+    for size in range(8, 20):
+        equal(net, compiled, picture(1, 8, size, size))
+    _C.finish_planning()
+
+
+@torch.no_grad()
+def test_graphs_are_captured_beside_planning(recwarn):
+    net, compiled = compiled_net()
+    known, x = picture(1, 8, 8, 8), picture(5, 8, 12, 12)
+    for _ in range(3):
+        compiled(known)
+    torch.cuda.synchronize()
+    compiled(x)
+    graphs = []
+    for _ in range(20):  # some of them while the plan is being made
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = compiled(known)
+        graphs.append((graph, result))
+    _C.finish_planning()
+    for graph, result in graphs:
+        graph.replay()
+        torch.testing.assert_close(result, net(known), rtol=0.01, atol=0.01)
+    equal(net, compiled, x)
+    assert not [w for w in recwarn if "torchweld" in str(w.message)]
+
+
+@torch.no_grad()
+def test_capturing_a_call_without_a_plan_is_told():
+    net, compiled = compiled_net(depth=2)
+    x = picture(2, 8, 9, 9)
+    net(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with pytest.warns(UserWarning, match="warm_up"), torch.cuda.graph(graph):
+        result = compiled(x)
+    graph.replay()
+    torch.testing.assert_close(result, net(x), rtol=0.01, atol=0.01)
+    _C.finish_planning()
+    equal(net, compiled, x)
+
+
+def test_a_process_may_end_while_planning():
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import torch, test_new_shapes as t\n"
+        "net, compiled = t.compiled_net()\n"
+        "with torch.no_grad(): [t.equal(net, compiled, t.picture(1, 8, s, s)) for s in range(9, 14)]\n"
+    )
+    folder = __file__.rsplit("/", 1)[0]
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@torch.no_grad()
+def test_new_weights_at_a_shape_planned_in_the_background():
+    net, compiled = compiled_net(depth=2)
+    x = picture(2, 8, 9, 9)
+    torchweld.warm_up(compiled, [x])
+    equal(net, compiled, x)
+    for parameter in [*net.parameters(), *compiled.parameters()]:
+        parameter.mul_(0.5)
+    for _ in range(2):
+        equal(net, compiled, x)
+        _C.finish_planning()

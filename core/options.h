@@ -28,9 +28,9 @@ struct Options {
   bool truncate_long_and_double = false;
   /// Compute f32 convolutions and products on CUDA without TF32.
   bool disable_tf32 = false;
-  /// Largest workspace of one kernel in bytes; 0 lets Torchweld choose.
+  /// Largest workspace of one kernel of cuDNN or cuBLASLt in bytes; 0 lets Torchweld choose.
   int64_t workspace_size = 0;
-  /// 0: no kernel is run at compile, heuristics choose. 1-5: every proposal is timed, at higher levels for longer.
+  /// 0: no kernel is run at compile, heuristics choose. 1-5: what may be fastest is timed, at higher levels for longer.
   int64_t optimization_level = 3;
   /// A text file read before tuning and written after it; empty for none.
   std::string timing_cache;

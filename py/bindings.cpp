@@ -198,6 +198,7 @@ void bind_report(py::module_& m) {
       .def_readonly("outputs", &EngineReport::outputs)
       .def_readonly("launches", &EngineReport::launches)
       .def_readonly("streams", &EngineReport::streams)
+      .def_readonly("not_recorded", &EngineReport::not_recorded)
       .def_readonly("steps", &EngineReport::steps)
       .def_readonly("arena_bytes", &EngineReport::arena_bytes)
       .def_readonly("constant_bytes", &EngineReport::constant_bytes);

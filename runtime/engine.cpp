@@ -462,9 +462,10 @@ EngineReport Engine::report() const {
   }
   for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;
   report.arena_bytes = plan.arena_bytes;
-  report.streams = plan.lanes;
+  report.streams = executor->why_not_recorded().empty() ? plan.lanes : 1;
   for (const at::Tensor& constant : plan.constants) report.constant_bytes += static_cast<int64_t>(constant.nbytes());
   report.launches = executor->launches();
+  report.not_recorded = executor->why_not_recorded();
   report.flops = plan.flops;
   return report;
 }

@@ -1,7 +1,5 @@
 #include "runtime/executor.h"
 
-#include <algorithm>
-
 #include "core/environment.h"
 #include "runtime/run_context.h"
 
@@ -14,9 +12,14 @@
 namespace torchweld {
 
 Executor::Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs) : plan_(std::move(plan)) {
-  cuda_graphs_ =
-      cuda_graphs && plan_->device.is_cuda() && !plan_->steps.empty() && environment("TORCHWELD_VERIFY") != "1" &&
-      std::all_of(plan_->steps.begin(), plan_->steps.end(), [](const Step& step) { return step.kernel->capturable(); });
+  if (!plan_->device.is_cuda() || plan_->steps.empty()) return;
+  if (!cuda_graphs) why_not_ = "cuda_graphs is off";
+  if (environment("TORCHWELD_VERIFY") == "1") why_not_ = "TORCHWELD_VERIFY is set";
+  for (const Step& step : plan_->steps) {
+    if (step.kernel->capturable()) continue;
+    why_not_ = step.tactic + " needs the host between launches" + (step.origin.empty() ? "" : " (" + step.origin + ")");
+  }
+  records_ = why_not_.empty();
 }
 
 Executor::~Executor() = default;
@@ -33,7 +36,7 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
     if (!own.context) own.context = std::make_unique<RunContext>(plan_);
     // Being recorded already (torch.cuda.graph round the whole model): the steps join that recording.
     bool captured = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-    if (!cuda_graphs_ || captured) return own.context->run_steps(inputs, stream);
+    if (!records_ || captured) return own.context->run_steps(inputs, stream);
     return own.context->run_graph(inputs, stream);
   }
 #endif
@@ -41,6 +44,14 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
   std::vector<at::Tensor> outputs = context->run_steps(inputs, nullptr);
   give_back(std::move(context));
   return outputs;
+}
+
+std::string Executor::why_not_recorded() const {
+  std::lock_guard lock(mutex_);
+  for (const auto& [stream, own] : by_stream_) {
+    if (own.context && !own.context->why_not_recorded().empty()) return own.context->why_not_recorded();
+  }
+  return why_not_;
 }
 
 int64_t Executor::launches() const {

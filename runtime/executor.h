@@ -28,7 +28,9 @@ class Executor {
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs);
   const Plan& plan() const { return *plan_; }
   /// Whether the plan is recorded as CUDA graph.
-  bool records() const { return cuda_graphs_; }
+  bool records() const { return records_; }
+  /// On CUDA: why it is not, such as "cuda_graphs is off", a step that needs the host, or what went wrong in recording.
+  std::string why_not_recorded() const;
   /// Launches per call, as recorded: the nodes of the CUDA graph, else the steps.
   int64_t launches() const;
 
@@ -37,7 +39,8 @@ class Executor {
   void give_back(std::unique_ptr<RunContext> context);
 
   std::shared_ptr<const Plan> plan_;
-  bool cuda_graphs_;
+  bool records_ = false;
+  std::string why_not_;  // as known before the first run
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<RunContext>> idle_;
   struct OfStream {

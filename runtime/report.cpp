@@ -128,6 +128,7 @@ std::string Report::text() const {
     if (engine.streams > 1) out += ", " + counted(engine.streams, "stream");
     if (engine.arena_bytes > 0) out += ", arena " + number(static_cast<double>(engine.arena_bytes) / 1e6, 1) + " MB";
     out += "\n";
+    if (!engine.not_recorded.empty()) out += "  not recorded as a CUDA graph: " + engine.not_recorded + "\n";
     for (const std::string& input : engine.inputs) out += "  in   " + input + "\n";
     for (const std::string& output : engine.outputs) out += "  out  " + output + "\n";
     for (const EngineReport::Step& step : engine.steps) {
@@ -159,7 +160,8 @@ std::string Report::json() const {
            ", \"arena_bytes\": " + std::to_string(e.arena_bytes) +
            ", \"constant_bytes\": " + std::to_string(e.constant_bytes) +
            ", \"launches\": " + std::to_string(e.launches) + ", \"streams\": " + std::to_string(e.streams) +
-           ", \"flops\": " + number(e.flops, 0) + ", \"steps\": " + json_list(e.steps, step) + "}";
+           ", \"not_recorded\": " + quoted(e.not_recorded) + ", \"flops\": " + number(e.flops, 0) +
+           ", \"steps\": " + json_list(e.steps, step) + "}";
   };
   auto fallback = [](const Fallback& f) {
     return "{\"op\": " + quoted(f.op) + ", \"reason\": " + quoted(f.reason) + ", \"source\": " + quoted(f.source) + "}";

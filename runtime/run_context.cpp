@@ -125,7 +125,7 @@ std::vector<at::Tensor> RunContext::run_steps(const std::vector<at::Tensor>& inp
 }
 
 std::vector<at::Tensor> RunContext::run_graph(const std::vector<at::Tensor>& inputs, void* stream) {
-  if (!has_run_ || cannot_record_) {
+  if (!has_run_ || !why_not_recorded_.empty()) {
     has_run_ = true;
     return run_steps(inputs, stream);
   }
@@ -133,13 +133,15 @@ std::vector<at::Tensor> RunContext::run_graph(const std::vector<at::Tensor>& inp
     try {
       recorded_ = RecordedGraph::record(*this, inputs);
     } catch (const std::exception& error) {
-      log(1, std::string("a plan cannot be recorded as CUDA graph and runs launch by launch: ") + error.what());
-      cannot_record_ = true;
+      why_not_recorded_ = error.what();
+      log(1, "a plan cannot be recorded as CUDA graph and runs launch by launch: " + why_not_recorded_);
       return run_steps(inputs, stream);
     }
   }
   return recorded_->launch(inputs, stream);
 }
+
+const std::string& RunContext::why_not_recorded() const { return why_not_recorded_; }
 
 int64_t RunContext::recorded_launches() const { return recorded_ ? recorded_->launches() : 0; }
 

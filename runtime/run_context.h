@@ -23,6 +23,8 @@ class RunContext {
   std::vector<at::Tensor> run_graph(const std::vector<at::Tensor>& inputs, void* stream);
   /// Nodes of the recorded graph; 0 before it is recorded.
   int64_t recorded_launches() const;
+  /// What went wrong when the plan was to be recorded; empty before, and when nothing did.
+  const std::string& why_not_recorded() const;
 
  private:
   friend class RecordedGraph;
@@ -49,7 +51,7 @@ class RunContext {
   std::vector<std::vector<int>> views_;  // storage -> slots that look into it
   std::vector<BoundStep> steps_;
   bool has_run_ = false;
-  bool cannot_record_ = false;
+  std::string why_not_recorded_;
   std::unique_ptr<RecordedGraph> recorded_;
 };
 

@@ -55,9 +55,10 @@ struct EngineReport {
   std::vector<Step> steps;
   int64_t arena_bytes = 0;
   int64_t constant_bytes = 0;
-  int64_t launches = 0;  ///< Nodes of the recorded CUDA graph, else steps.
-  int64_t streams = 1;   ///< On which independent branches are recorded.
-  double flops = 0;      ///< Floating-point operations of one run.
+  int64_t launches = 0;      ///< Nodes of the recorded CUDA graph, else steps.
+  int64_t streams = 1;       ///< On which independent branches are recorded.
+  std::string not_recorded;  ///< On a GPU: why no CUDA graph is replayed. Empty when one is.
+  double flops = 0;          ///< Floating-point operations of one run.
 };
 
 /// A node that stays in LibTorch.

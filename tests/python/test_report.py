@@ -200,3 +200,22 @@ def test_report_of_a_saved_module_is_the_same(tmp_path):
     torch.jit.save(compiled, path)
     loaded = json.loads(torchweld.explain(torchweld.load(path)).to_json())
     assert loaded == json.loads(torchweld.explain(compiled).to_json())
+
+
+def test_why_no_cuda_graph_is_replayed(device):
+    class Inverse(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(torch.linalg.inv(x) * 2.0)
+
+    def reason(net, **options):
+        compiled = torchweld.compile(torch.jit.script(net.eval()), [x], optimization_level=0, **options)
+        for _ in range(3):
+            compiled(x)
+        (engine,) = torchweld.explain(compiled).engines
+        return engine.not_recorded
+
+    x = torch.randn(8, 8, device=device) + 8 * torch.eye(8, device=device)
+    on_cpu = device == "cpu"
+    assert reason(Chain().to(device)) == ""
+    assert reason(Chain().to(device), cuda_graphs=False) == ("" if on_cpu else "cuda_graphs is off")
+    assert ("test_report.py" in reason(Inverse(), min_block_size=1)) != on_cpu

@@ -77,6 +77,7 @@ const std::vector<Pass>& passes() {
       {"share_common_nodes", share_common_nodes},
       {"recognise_attention", recognise_attention},
       {"recognise_rms_norm", recognise_rms_norm},
+      {"recognise_gelu", recognise_gelu},
       {"merge_linears", merge_linears},
       {"follow_memory", follow_memory},
       {"set_precision", set_precision},

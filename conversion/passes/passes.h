@@ -64,6 +64,10 @@ void recognise_attention(Graph& graph, const PassContext& context);
 /// after it; nothing else may read what lies in between.
 void recognise_rms_norm(Graph& graph, const PassContext& context);
 
+/// 0.5 x (1 + erf(x / sqrt(2))) written out becomes gelu, and 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) becomes
+/// gelu_tanh, however the products and sums are ordered; numbers may differ by rounding. (Hendrycks and Gimpel, 2016.)
+void recognise_gelu(Graph& graph, const PassContext& context);
+
 /// Linear nodes of the same input, with constant weights, become one whose result they are slices of, where all that
 /// reads them takes a view as it is: attention, products and views. (Pointwise nodes do not count, for they would be
 /// computed at the end of the product.)

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -73,7 +74,7 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
   weight = at::index_select(weight, 1, column_order(config).to(weight.device())).permute({0, 3, 1, 2, 4});
   int64_t depth = p.taps() * config.slice * p.chunk();
-  if (config.by_warpgroups()) return swizzled(weight.reshape({-1, config.columns, depth}), p.chunk());
+  if (config.by_warpgroups()) return shared_constant(swizzled(weight.reshape({-1, config.columns, depth}), p.chunk()));
   if (config.source == GemmSource::kRing) {
     int64_t stage = config.stage_chunks * p.chunk();
     weight =
@@ -83,7 +84,7 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
     weight = weight.reshape({tiles, config.splits, config.columns, -1});
   }
   int64_t pitch = config.source == GemmSource::kRing ? config.stage_chunks + 1 : config.pitch(p);
-  return at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous();
+  return shared_constant(at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous());
 }
 
 at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const GemmProblem& p,

@@ -11,6 +11,7 @@
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -93,7 +94,8 @@ LinearParts take_apart(const Node& node) {
 
 at::Tensor pack(const Node& node, const at::Tensor& tensor, c10::ScalarType dtype) {
   if (!tensor.defined() || is_collecting()) return {};
-  return tensor.to(c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node))), dtype).contiguous().clone();
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  return shared_constant(tensor.to(device, dtype).contiguous().clone());
 }
 
 std::unique_ptr<Kernel> make_few_rows(const Node& node, LinearParts parts) {

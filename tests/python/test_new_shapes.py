@@ -132,3 +132,20 @@ def test_new_weights_at_a_shape_planned_in_the_background():
     for _ in range(2):
         equal(net, compiled, x)
         _C.finish_planning()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("disabled", ["", "cuda_implicit_gemm"])
+def test_plans_share_packed_weights(monkeypatch, disabled):
+    monkeypatch.setenv("TORCHWELD_DISABLE", f"leave_slow_segments,{disabled}")
+    net = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(4))).eval().cuda().half()
+    weights = sum(p.nbytes for p in net.parameters())
+    rows = torchweld.Input(min_shape=(64, 2048), opt_shape=(64, 2048), max_shape=(96, 2048), dtype=torch.half)
+    compiled = torchweld.compile(torch.jit.script(net), [rows], optimization_level=0)
+    torchweld.warm_up(compiled, [torch.randn(64, 2048, device="cuda", dtype=torch.half)])
+    before = torch.cuda.memory_allocated()
+    for n in (66, 68, 70, 72):
+        x = torch.randn(n, 2048, device="cuda", dtype=torch.half)
+        torchweld.warm_up(compiled, [x])
+        torch.testing.assert_close(compiled(x), net(x), rtol=0.02, atol=0.02)
+    assert torch.cuda.memory_allocated() - before < weights

@@ -29,12 +29,10 @@ bool Background::post(std::function<void()> work, size_t most) {
   return true;
 }
 
-bool Background::finish() {
+int64_t Background::finish() {
   std::unique_lock lock(mutex_);
-  auto idle = [this] { return waiting_.empty() && !working_; };
-  if (idle()) return false;
-  changed_.wait(lock, idle);
-  return true;
+  changed_.wait(lock, [this] { return waiting_.empty() && !working_; });
+  return done_;
 }
 
 void Background::loop() {
@@ -54,6 +52,7 @@ void Background::loop() {
     work = nullptr;
     lock.lock();
     working_ = false;
+    ++done_;
     changed_.notify_all();
   }
 }

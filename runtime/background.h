@@ -22,8 +22,8 @@ class Background {
 
   /// False, and the work is refused, when `most` pieces are waiting already. An exception that it throws is logged.
   bool post(std::function<void()> work, size_t most);
-  /// Waits for everything posted so far; returns whether there was anything.
-  bool finish();
+  /// Waits for everything posted so far; returns how many pieces have been done since the process began.
+  int64_t finish();
 
  private:
   void loop();
@@ -32,6 +32,7 @@ class Background {
   std::condition_variable changed_;
   std::deque<std::function<void()>> waiting_;
   bool working_ = false;
+  int64_t done_ = 0;
   bool stops_ = false;
   std::thread thread_;
 };

@@ -200,8 +200,10 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
 
 jit::Module compile(const jit::Module& module, const Signature& signature, const Options& options,
                     const Progress& progress) {
+  double told = 0;
   auto tell = [&](const std::string& what, double share) {
-    if (progress) progress(what, share);
+    told = std::max(told, share);
+    if (progress) progress(what, told);
   };
   check_options(options);
   tell("analysing", 0);

@@ -11,6 +11,7 @@
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
+#include "core/ops/pool.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
 
@@ -166,6 +167,17 @@ Group pooled_classifier(Graph& graph, Node* node) {
   return group;
 }
 
+/// convolution of a picture's few channels -> max pool.
+Group pooled_stem(Graph& graph, Node* node) {
+  constexpr int64_t kFewChannels = 4;
+  auto pool = part_of<MaxPool>(*node);
+  Node* before = pool && pool->others.empty() ? only_producer(graph, pool->x) : nullptr;
+  auto conv = before ? part_of<Conv>(*before) : std::nullopt;
+  if (!conv || !conv->others.empty() || conv->weight->type.rank() != 4 || conv->op->groups != 1) return {};
+  bool few = !conv->op->transposed && conv->weight->type.shape[1] <= kFewChannels;
+  return few && all_are(conv->op->dilation, 1) ? Group{before, node} : Group{};
+}
+
 /// The node that reads `value` first.
 Node* first_reader(Graph& graph, const Value* value) {
   auto& users = value->users();
@@ -266,7 +278,7 @@ Group siblings(Graph& graph, Node* node) {
 
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
-  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, deferred_norm,
+  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, pooled_stem, deferred_norm,
                     siblings<Conv>, siblings<Linear>}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {

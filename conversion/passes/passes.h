@@ -101,10 +101,10 @@ void fuse(Graph& graph, const PassContext& context);
 /// for them: a depthwise convolution with the 1x1 convolutions before and after it (inverted residual, also with the
 /// block's input added); a scaling by one number per channel with the 1x1 convolution after it; a mean over positions
 /// with the two 1x1 convolutions after it, and the gating where no convolution follows it (squeeze-excitation); a mean
-/// over positions with a linear (and a cast to f32) after it; a layer norm with the linear after it. What lies between
-/// them must be read by nothing else, but for the norm's result, which may also be a result of the block. A block's
-/// body holds the nodes as they were; where no kernel is faster than these, `expand_blocks` (see groups.h) puts them
-/// back.
+/// over positions with a linear (and a cast to f32) after it; a convolution of at most 4 channels with the max pool
+/// after it; a layer norm with the linear after it. What lies between them must be read by nothing else, but for the
+/// norm's result, which may also be a result of the block. A block's body holds the nodes as they were; where no kernel
+/// is faster than these, `expand_blocks` (see groups.h) puts them back.
 void fuse_blocks(Graph& graph, const PassContext& context);
 
 }  // namespace torchweld

@@ -85,6 +85,21 @@ bool is_pointwise(const Node& node) {
   return node.as<Pointwise>() || (fused && !is_block(*fused) && !anchor_of(*fused));
 }
 
+std::string emit_constants(std::initializer_list<std::pair<const char*, int64_t>> list) {
+  std::string text;
+  for (const auto& [name, value] : list)
+    text += std::string(text.empty() ? "" : ", ") + name + " = " + std::to_string(value);
+  return "  static constexpr int " + text + ";\n";
+}
+
+void expect_channels_last(const TensorType& type, const std::string& what) {
+  bool wide = type.strides[1] == 1 && type.shape[1] % 8 == 0 && type.strides[0] % 8 == 0 && type.strides[2] % 8 == 0 &&
+              type.strides[3] % 8 == 0;
+  expect(wide, what + " is not channels-last with a multiple of 8 channels");
+  constexpr int64_t kMost = int64_t{1} << 31;
+  expect(type.storage_bytes() < kMost, what + " is too large for 32-bit offsets");
+}
+
 at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
 
 DeviceLimits limits_of(const Node& node) {

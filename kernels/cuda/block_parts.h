@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/codegen.h"
@@ -47,6 +49,16 @@ std::string emit_gated(const Graph& graph, size_t gate_input, const std::string&
 
 /// True for a pointwise node, alone or as a fused node without an anchor.
 bool is_pointwise(const Node& node);
+
+/// `static constexpr int` members with these names and values.
+std::string emit_constants(std::initializer_list<std::pair<const char*, int64_t>> list);
+
+/// Throws Unsupported unless the tensor [N,C,H,W] has its channels, a multiple of 8, side by side, all positions at
+/// multiples of 8 elements, and offsets of 32 bits. `what` names it.
+void expect_channels_last(const TensorType& type, const std::string& what);
+
+/// Where a lane of the tensor cores finds 4 neighbouring channels: row r of 16 packed rows is this channel.
+inline int64_t channel_of_row(int64_t row) { return row / 16 * 16 + row % 8 / 2 * 4 + row % 16 / 8 * 2 + row % 2; }
 
 /// A copy in host memory, without gaps.
 at::Tensor as_f32(const at::Tensor& tensor);

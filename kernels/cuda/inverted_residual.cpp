@@ -90,14 +90,6 @@ BlockConvs find_roles(const Node& node) {
   return convs;
 }
 
-void expect_layout(const TensorType& type, const std::string& what) {
-  bool wide = type.strides[1] == 1 && type.shape[1] % 8 == 0 && type.strides[0] % 8 == 0 && type.strides[2] % 8 == 0 &&
-              type.strides[3] % 8 == 0;
-  expect(wide, what + " is not channels-last with a multiple of 8 channels");
-  constexpr int64_t kMost = int64_t{1} << 30;
-  expect(type.storage_bytes() < 2 * kMost, what + " is too large for 32-bit offsets");
-}
-
 /// What is read beside x and weights: nothing but x itself after the last convolution, or, after a scaling, any tensor.
 void find_added(const Node& node, BlockConvs& convs) {
   const BlockPart& last = convs.project ? *convs.project : *convs.depthwise;
@@ -114,7 +106,7 @@ void find_added(const Node& node, BlockConvs& convs) {
   expect(convs.scale ? convs.added_index != convs.x_index : convs.added_index == convs.x_index,
          "pointwise nodes read a tensor other than the block's input");
   expect(added.shape == node.output()->type.shape && added.dtype == convs.x.dtype, "what is added has another type");
-  expect_layout(added, "what is added");
+  expect_channels_last(added, "what is added");
 }
 
 /// Whether functions after a part take many more instructions than a maximum.
@@ -134,8 +126,8 @@ BlockConvs take_apart(const Node& node) {
   convs.x = node.input(convs.x_index)->type;
   const TensorType& out = node.output()->type;
   expect(convs.x.dtype == c10::kHalf || convs.x.dtype == c10::kBFloat16, "only f16 and bf16");
-  expect_layout(convs.x, "the input");
-  expect_layout(out, "the result");
+  expect_channels_last(convs.x, "the input");
+  expect_channels_last(out, "the result");
   find_added(node, convs);
   convs.sizes = {.expands = convs.expand.has_value(),
                  .projects = convs.project.has_value(),
@@ -169,9 +161,6 @@ BlockConvs take_apart(const Node& node) {
   }
   return convs;
 }
-
-/// Where a lane of the tensor cores finds its 4 neighbouring channels: row r of 16 packed rows is this channel.
-int64_t channel_of_row(int64_t row) { return row / 16 * 16 + row % 8 / 2 * 4 + row % 16 / 8 * 2 + row % 2; }
 
 /// Numbers of a f32 tensor; zeros when it is undefined.
 struct Numbers {
@@ -221,13 +210,6 @@ at::Tensor pack_weights(const BlockConvs& convs, const ResidualLayout& layout) {
   return bytes.tensor();
 }
 
-std::string constants(std::initializer_list<std::pair<const char*, int64_t>> list) {
-  std::string text;
-  for (const auto& [name, value] : list)
-    text += std::string(text.empty() ? "" : ", ") + name + " = " + std::to_string(value);
-  return "  static constexpr int " + text + ";\n";
-}
-
 std::string emit_config(const BlockConvs& convs, const ResidualLayout& l) {
   const InvertedResidual& s = convs.sizes;
   auto flag = [](const char* name, bool value) {
@@ -236,40 +218,40 @@ std::string emit_config(const BlockConvs& convs, const ResidualLayout& l) {
   std::string text = "struct Config {\n  using S = " + storage_type(convs.x.dtype) + ";\n";
   text += flag("expands", s.expands) + flag("projects", s.projects) + flag("adds_input", s.adds_input) +
           flag("scales", s.scales);
-  text += constants({{"in", s.in}, {"hidden", l.hidden}, {"out", s.out}});
-  text += constants({{"rows", s.window[0]},
-                     {"columns", s.window[1]},
-                     {"stride_h", s.stride[0]},
-                     {"stride_w", s.stride[1]},
-                     {"dilation_h", s.dilation[0]},
-                     {"dilation_w", s.dilation[1]},
-                     {"pad_h", s.padding[0]},
-                     {"pad_w", s.padding[1]}});
-  text += constants({{"tile_h", l.tiling.height},
-                     {"tile_w", l.tiling.width},
-                     {"splits", l.tiling.splits},
-                     {"warps", l.tiling.warps},
-                     {"group_h", l.group_h},
-                     {"group_w", l.group_w},
-                     {"width", l.width}});
-  text += constants({{"expand_at", l.expand_at},
-                     {"project_at", l.project_at},
-                     {"depthwise_at", l.depthwise_at},
-                     {"expand_bias_at", l.expand_bias_at},
-                     {"depthwise_bias_at", l.depthwise_bias_at},
-                     {"project_bias_at", l.project_bias_at},
-                     {"weights_bytes", l.weights_bytes}});
-  text += constants({{"weights_at", l.weights_at},
-                     {"covered_at", l.covered_at},
-                     {"x_at", l.x_at},
-                     {"hidden_at", l.hidden_at},
-                     {"result_at", l.result_at},
-                     {"sums_at", l.sums_at},
-                     {"in_step", l.in_step},
-                     {"hidden_step", l.hidden_step},
-                     {"out_step", l.out_step},
-                     {"gates_at", l.gates_at},
-                     {"added_at", l.added_at}});
+  text += emit_constants({{"in", s.in}, {"hidden", l.hidden}, {"out", s.out}});
+  text += emit_constants({{"rows", s.window[0]},
+                          {"columns", s.window[1]},
+                          {"stride_h", s.stride[0]},
+                          {"stride_w", s.stride[1]},
+                          {"dilation_h", s.dilation[0]},
+                          {"dilation_w", s.dilation[1]},
+                          {"pad_h", s.padding[0]},
+                          {"pad_w", s.padding[1]}});
+  text += emit_constants({{"tile_h", l.tiling.height},
+                          {"tile_w", l.tiling.width},
+                          {"splits", l.tiling.splits},
+                          {"warps", l.tiling.warps},
+                          {"group_h", l.group_h},
+                          {"group_w", l.group_w},
+                          {"width", l.width}});
+  text += emit_constants({{"expand_at", l.expand_at},
+                          {"project_at", l.project_at},
+                          {"depthwise_at", l.depthwise_at},
+                          {"expand_bias_at", l.expand_bias_at},
+                          {"depthwise_bias_at", l.depthwise_bias_at},
+                          {"project_bias_at", l.project_bias_at},
+                          {"weights_bytes", l.weights_bytes}});
+  text += emit_constants({{"weights_at", l.weights_at},
+                          {"covered_at", l.covered_at},
+                          {"x_at", l.x_at},
+                          {"hidden_at", l.hidden_at},
+                          {"result_at", l.result_at},
+                          {"sums_at", l.sums_at},
+                          {"in_step", l.in_step},
+                          {"hidden_step", l.hidden_step},
+                          {"out_step", l.out_step},
+                          {"gates_at", l.gates_at},
+                          {"added_at", l.added_at}});
   if (convs.expand) text += emit_after(*convs.expand, "after_expand", false);
   if (convs.depthwise) text += emit_after(*convs.depthwise, "after_depthwise", false);
   if (convs.scale) text += emit_gated(*convs.scale->graph, convs.gate_input, "scale");

@@ -58,7 +58,4 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
 /// Every layout that fits the device, the one that should be fastest first.
 std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits);
 
-/// n rounded up to a multiple of `to`.
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 }  // namespace torchweld::cuda

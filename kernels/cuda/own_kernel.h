@@ -54,6 +54,8 @@ void* aligned_data(const at::Tensor& tensor);
 
 /// a / b rounded up.
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/// n rounded up to a multiple of `to`.
+inline int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
 /// The text of a program while its device code is only wanted for checking (tests): what `propose` would compile for
 /// the node, without compiling.

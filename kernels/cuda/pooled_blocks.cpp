@@ -172,8 +172,6 @@ struct SharedPlaces {
   }
 };
 
-int64_t up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
-
 /// What every kernel of this file needs beside its own constants.
 struct Config {
   Sharing sharing;
@@ -269,14 +267,14 @@ ExciteLayout lay_out_excite(const PooledParts& parts, const Sharing& sharing, bo
   config.sharing = sharing;
   l.squeeze_step = row_step(channels);
   l.excite_step = row_step(squeezed);
-  l.squeeze_at = config.weights.take("squeeze_at", up(squeezed, 4) * l.squeeze_step * 2);
+  l.squeeze_at = config.weights.take("squeeze_at", round_up(squeezed, 4) * l.squeeze_step * 2);
   l.excite_at = config.weights.take("excite_at", channels * l.excite_step * 2);
   l.squeeze_bias_at = config.weights.take("squeeze_bias_at", squeezed * 4);
   l.excite_bias_at = config.weights.take("excite_bias_at", channels * 4);
   config.begin_memory(parts, keeps);
-  config.memory.take("partial_at", up(squeezed, 4) * 4);
-  config.memory.take("sums_at", sharing.blocks() * up(squeezed, 4) * 4);
-  config.memory.take("squeezed_at", up(squeezed, 8) * 4);
+  config.memory.take("partial_at", round_up(squeezed, 4) * 4);
+  config.memory.take("sums_at", sharing.blocks() * round_up(squeezed, 4) * 4);
+  config.memory.take("squeezed_at", round_up(squeezed, 8) * 4);
   config.memory.take("gates_at", channels * 4);
   config.text += std::string("  static constexpr bool gates = ") + (parts.gate ? "true" : "false") + ";\n" +
                  Config::number("squeezed", squeezed) + Config::number("squeeze_step", l.squeeze_step) +
@@ -320,7 +318,7 @@ LinearLayout lay_out_linear(const PooledParts& parts, const Sharing& sharing, in
   Config& config = l.config;
   config.sharing = sharing;
   l.rows = ceil_div(outputs, sharing.blocks() * clusters);
-  l.blocks = up(ceil_div(outputs, l.rows), sharing.blocks());
+  l.blocks = round_up(ceil_div(outputs, l.rows), sharing.blocks());
   l.step = row_step(depth);
   l.linear_at = config.weights.take("linear_at", l.rows * l.step * 2);
   l.bias_at = config.weights.take("bias_at", l.rows * 4);

@@ -15,6 +15,7 @@
 #include "core/ops/constant.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
+#include "kernels/cuda/stem_pool.h"
 #include "tests/cuda/blocks.h"
 #include "tests/cuda/conv_nodes.h"
 
@@ -69,47 +70,72 @@ Timed best_of(const std::vector<Timed>& times) {
   return best;
 }
 
-TEST(BlockTimes, AgainstTheirParts) {
+struct BlockTime {
+  double block = 0;  ///< Of the fastest offer; 0 when there is none.
+  double parts = 0;
+};
+
+/// Times and prints a block, with the first `most` configurations of tactics that rank many, and its parts.
+BlockTime time_block(const Case& c, size_t most) {
+  Offers offers;
+  auto offer = [&](auto propose) {
+    try {
+      propose(c.node(), offers);
+    } catch (const Unsupported&) {
+    }
+  };
+  offers.set_tactic("block");
+  offer([&](const Node& n, Offers& o) { cuda::offer_inverted_residuals(n, most, o); });
+  offer([&](const Node& n, Offers& o) { cuda::offer_stem_pools(n, most, o); });
+  offer([&](const Node& n, Offers& o) { cuda::propose_squeeze_excite(n, {}, o); });
+  offer([&](const Node& n, Offers& o) { cuda::propose_pooled_linear(n, {}, o); });
+  std::vector<Timed> times = time_offers(c.node(), offers);
+  double parts = 0;
+  std::string what;
+  auto graph = parts_of(c.node());
+  for (const auto& node : graph->nodes()) {
+    int64_t view = 0;
+    if (node->as<Constant>() || is_free_view(*node, &view)) continue;
+    Timed best = best_of(time_offers(*node, part_offers(*node)));
+    parts += best.microseconds;
+    what += (what.empty() ? "" : " + ") + best.what + " " + std::to_string(best.microseconds);
+  }
+  Timed best = best_of(times);
+  std::printf("%s: block %.2f us (%s), parts %.2f us (%s)\n", c.name.c_str(), best.microseconds, best.what.c_str(),
+              parts, what.c_str());
+  for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
+  std::fflush(stdout);
+  return {best.microseconds, parts};
+}
+
+/// TORCHWELD_BLOCK_TIMES: how many configurations; 0 when nothing is to be timed.
+size_t wanted_configurations() {
   const char* wanted = std::getenv("TORCHWELD_BLOCK_TIMES");
-  if (!wanted || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
-  int64_t most = std::max(1, std::atoi(wanted));
+  return wanted && at::cuda::is_available() ? static_cast<size_t>(std::max(1, std::atoi(wanted))) : 0;
+}
+
+TEST(BlockTimes, AgainstTheirParts) {
+  size_t most = wanted_configurations();
+  if (most == 0) GTEST_SKIP() << "not asked for, or no CUDA device";
   c10::InferenceMode inference;
   for (const char* network : {"MobileNetV2", "MobileNetV3-L", "EfficientNet-B0"}) {
     double all = 0;
     double all_parts = 0;
     for (const auto& [c, count] : blocks_of_network(network)) {
-      Offers offers;
-      auto offer = [&, &c = c](auto propose) {
-        try {
-          propose(c.node(), offers);
-        } catch (const Unsupported&) {
-        }
-      };
-      offers.set_tactic("block");
-      offer([&](const Node& n, Offers& o) { cuda::offer_inverted_residuals(n, static_cast<size_t>(most), o); });
-      offer([&](const Node& n, Offers& o) { cuda::propose_squeeze_excite(n, {}, o); });
-      offer([&](const Node& n, Offers& o) { cuda::propose_pooled_linear(n, {}, o); });
-      std::vector<Timed> times = time_offers(c.node(), offers);
-      double parts = 0;
-      std::string what;
-      auto graph = parts_of(c.node());
-      for (const auto& node : graph->nodes()) {
-        int64_t view = 0;
-        if (node->as<Constant>() || is_free_view(*node, &view)) continue;
-        Timed best = best_of(time_offers(*node, part_offers(*node)));
-        parts += best.microseconds;
-        what += (what.empty() ? "" : " + ") + best.what + " " + std::to_string(best.microseconds);
-      }
-      Timed best = best_of(times);
-      std::printf("%s x%d: block %.2f us (%s), parts %.2f us (%s)\n", c.name.c_str(), count, best.microseconds,
-                  best.what.c_str(), parts, what.c_str());
-      for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
-      std::fflush(stdout);
-      all += count * std::min(best.microseconds > 0 ? best.microseconds : parts, parts);
-      all_parts += count * parts;
+      BlockTime time = time_block(c, most);
+      std::printf("    x%d\n", count);
+      all += count * (time.block > 0 ? std::min(time.block, time.parts) : time.parts);
+      all_parts += count * time.parts;
     }
     std::printf("%s: blocks %.1f us, parts %.1f us\n", network, all, all_parts);
   }
+}
+
+TEST(BlockTimes, StemsAgainstTheirParts) {
+  size_t most = wanted_configurations();
+  if (most == 0) GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  for (const Case& c : stems_of_networks(c10::kHalf, true)) EXPECT_GT(time_block(c, most).block, 0) << c.name;
 }
 
 // TORCHWELD_PRODUCT_TIMES: the rows.

@@ -12,11 +12,13 @@
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
 #include "core/ops/pointwise.h"
+#include "core/ops/pool.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
+#include "kernels/cuda/stem_pool.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -40,19 +42,22 @@ class Builder {
   Value* number(double value) { return graph_->add(Constant::immediate(value, kDevice), {}); }
 
   Value* conv(Value* x, int64_t out, int64_t window, int64_t stride, int64_t dilation, bool depthwise, bool biased) {
-    int64_t in = x->type.shape[1], groups = depthwise ? in : 1, padding = (window - 1) / 2 * dilation;
-    double fan_in = static_cast<double>(in / groups * window * window);
-    std::vector<Value*> inputs = {x, weight({out, in / groups, window, window}, std::sqrt(2 / fan_in))};
-    if (biased) inputs.push_back(weight({out}, 0.5));
+    int64_t padding = (window - 1) / 2 * dilation;
     Conv op{.stride = {stride, stride},
             .padding = {padding, padding},
             .dilation = {dilation, dilation},
-            .groups = groups,
+            .groups = depthwise ? x->type.shape[1] : 1,
             .output_padding = {0, 0}};
-    Value* result = graph_->add(op, inputs);
-    result->type.strides = channels_last_strides(result->type.shape);
-    return result;
+    return conv(x, op, out, {window, window}, biased);
   }
+  Value* conv(Value* x, const Conv& op, int64_t out, const Dims& window, bool biased) {
+    int64_t in = x->type.shape[1] / op.groups;
+    double fan_in = static_cast<double>(in * window[0] * window[1]);
+    std::vector<Value*> inputs = {x, weight({out, in, window[0], window[1]}, std::sqrt(2 / fan_in))};
+    if (biased) inputs.push_back(weight({out}, 0.5));
+    return channels_last(graph_->add(op, inputs));
+  }
+  Value* max_pool(Value* x, const MaxPool& op) { return channels_last(graph_->add(op, {x})); }
   Value* activation(Value* v, const std::string& name) {
     if (name.empty()) return v;
     std::vector<Value*> inputs = {v};
@@ -78,6 +83,11 @@ class Builder {
   }
 
  private:
+  static Value* channels_last(Value* v) {
+    v->type.strides = channels_last_strides(v->type.shape);
+    return v;
+  }
+
   std::unique_ptr<Graph> graph_;
   c10::ScalarType dtype_;
   bool on_device_;
@@ -191,6 +201,90 @@ Case make_block(const SiblingsSpec& spec, c10::ScalarType dtype, bool constants_
     for (int64_t& stride : v->type.strides) stride = stride == 1 ? 1 : stride / channels * (channels + kMore);
   }
   return made;
+}
+
+Case make_block(const StemSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
+  Builder build(dtype, constants_on_device);
+  Value* v = build.input({spec.batch, spec.in, spec.height, spec.width});
+  if (!spec.channels_last) v->type.strides = contiguous_strides(v->type.shape);
+  Conv conv{.stride = spec.stride, .padding = spec.padding, .dilation = {1, 1}, .output_padding = {0, 0}};
+  v = build.activation(build.conv(v, conv, spec.out, spec.window, spec.biased), spec.activation);
+  v = build.max_pool(v, {.kernel = spec.pool,
+                         .stride = spec.pool_stride,
+                         .padding = spec.pool_padding,
+                         .dilation = spec.pool_dilation,
+                         .ceil_mode = spec.ceil_mode});
+  return build.finish(spec.name, {build.activation(v, spec.last_activation)});
+}
+
+std::vector<Case> stem_cases(c10::ScalarType dtype, bool constants_on_device) {
+  const std::vector<StemSpec> specs{
+      {.name = "stem", .batch = 2, .height = 45, .width = 51},
+      {.name = "stem_channels_last", .height = 64, .width = 48, .channels_last = true},
+      {.name = "stem_many", .batch = 40, .height = 66, .width = 70, .out = 32},
+      {.name = "stem_ceil",
+       .batch = 2,
+       .height = 38,
+       .width = 41,
+       .window = {3, 3},
+       .padding = {0, 0},
+       .pool_padding = {0, 0},
+       .ceil_mode = true},
+      {.name = "stem_window11",
+       .batch = 2,
+       .height = 75,
+       .width = 91,
+       .window = {11, 11},
+       .stride = {4, 4},
+       .padding = {2, 2},
+       .pool_padding = {0, 0}},
+      {.name = "stem_stride1",
+       .batch = 3,
+       .height = 19,
+       .width = 22,
+       .in = 1,
+       .out = 24,
+       .window = {3, 3},
+       .stride = {1, 1},
+       .padding = {1, 1},
+       .activation = "silu",
+       .biased = false,
+       .pool = {2, 2},
+       .pool_padding = {0, 0}},
+      {.name = "stem_uneven",
+       .batch = 2,
+       .height = 23,
+       .width = 30,
+       .in = 4,
+       .out = 40,
+       .window = {3, 5},
+       .stride = {2, 1},
+       .padding = {1, 0},
+       .activation = "hardswish",
+       .channels_last = true,
+       .pool = {2, 3},
+       .pool_stride = {1, 2},
+       .pool_padding = {1, 0},
+       .pool_dilation = {2, 1},
+       .last_activation = "relu"},
+      {.name = "stem_wide", .height = 33, .width = 35, .out = 96, .activation = "gelu"},
+      {.name = "stem_large_pool",
+       .batch = 2,
+       .height = 40,
+       .width = 31,
+       .in = 2,
+       .out = 16,
+       .window = {5, 5},
+       .padding = {2, 2},
+       .activation = "",
+       .pool = {5, 4},
+       .pool_stride = {3, 3},
+       .pool_padding = {2, 2}},
+      {.name = "stem_one_pixel", .batch = 5, .height = 4, .width = 3, .out = 8},
+  };
+  std::vector<Case> cases;
+  for (const StemSpec& spec : specs) cases.push_back(make_block(spec, dtype, constants_on_device));
+  return cases;
 }
 
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
@@ -392,10 +486,45 @@ std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network) 
   return blocks;
 }
 
+std::vector<Case> stems_of_networks(c10::ScalarType dtype, bool constants_on_device) {
+  std::vector<Case> stems;
+  for (int64_t batch : {1, 32}) {
+    std::string text = " batch " + std::to_string(batch);
+    StemSpec resnet{.name = "ResNet50" + text, .batch = batch, .height = 224, .width = 224};
+    StemSpec alex{.name = "AlexNet" + text,
+                  .batch = batch,
+                  .height = 224,
+                  .width = 224,
+                  .window = {11, 11},
+                  .stride = {4, 4},
+                  .padding = {2, 2},
+                  .pool_padding = {0, 0}};
+    StemSpec squeeze{.name = "SqueezeNet 1.1" + text,
+                     .batch = batch,
+                     .height = 224,
+                     .width = 224,
+                     .window = {3, 3},
+                     .padding = {0, 0},
+                     .pool_padding = {0, 0},
+                     .ceil_mode = true};
+    StemSpec shuffle{.name = "ShuffleNetV2" + text,
+                     .batch = batch,
+                     .height = 224,
+                     .width = 224,
+                     .out = 24,
+                     .window = {3, 3},
+                     .padding = {1, 1}};
+    for (const StemSpec& spec : {resnet, alex, squeeze, shuffle})
+      stems.push_back(make_block(spec, dtype, constants_on_device));
+  }
+  return stems;
+}
+
 std::vector<NamedTactic> block_tactics() {
   return {{"inverted_residual", cuda::propose_inverted_residual},
           {"squeeze_excite", cuda::propose_squeeze_excite},
           {"pooled_linear", cuda::propose_pooled_linear},
+          {"stem_pool", cuda::propose_stem_pool},
           {"implicit_gemm", cuda::propose_implicit_gemm}};
 }
 

@@ -69,17 +69,44 @@ struct SiblingsSpec {
   bool sliced = false;     ///< Results lie in slices of the channels of wider tensors.
 };
 
+/// The first convolution of a network and a max pool after it.
+struct StemSpec {
+  std::string name = "";
+  int64_t batch = 1;
+  int64_t height = 32;
+  int64_t width = 32;
+  int64_t in = 3;
+  int64_t out = 64;
+  Dims window = {7, 7};
+  Dims stride = {2, 2};
+  Dims padding = {3, 3};
+  std::string activation = "relu";
+  bool biased = true;
+  bool channels_last = false;  ///< The picture's layout.
+  Dims pool = {3, 3};
+  Dims pool_stride = {2, 2};
+  Dims pool_padding = {1, 1};
+  Dims pool_dilation = {1, 1};
+  bool ceil_mode = false;
+  std::string last_activation = "";
+};
+
 /// The graph of a block after the passes. Constants lie in host memory unless `constants_on_device`.
 Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 Case make_block(const PooledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 Case make_block(const ScaledSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 Case make_block(const SiblingsSpec& spec, c10::ScalarType dtype, bool constants_on_device);
+Case make_block(const StemSpec& spec, c10::ScalarType dtype, bool constants_on_device);
 
 /// Blocks of odd and even sizes with all kinds of parts.
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device);
+/// The same for stems with their pools.
+std::vector<Case> stem_cases(c10::ScalarType dtype, bool constants_on_device);
 /// The different blocks of a network at 224 x 224, batch 1, each with how often it occurs: "MobileNetV2",
 /// "MobileNetV3-L" or "EfficientNet-B0".
 std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network);
+/// Stems of networks with their pools, at 224 x 224, batch 1 and 32.
+std::vector<Case> stems_of_networks(c10::ScalarType dtype, bool constants_on_device);
 
 /// The tactics that take blocks.
 std::vector<NamedTactic> block_tactics();

@@ -51,14 +51,23 @@ void put_specials(at::Tensor& t) {
   if (t.size(0) > 1) t[1].fill_(NAN);
 }
 
-/// Runs every offer of every case and compares; returns how many ran.
-int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
+/// In each sample one pixel of each kind, so that most windows have none.
+void put_lone_specials(at::Tensor& t) {
+  at::Tensor pixels = t.flatten(2);
+  int64_t last = pixels.size(2) - 1;
+  pixels.select(2, 0).fill_(INFINITY);
+  pixels.select(2, last / 2).fill_(-INFINITY);
+  pixels.select(2, last).fill_(NAN);
+}
+
+/// Runs every offer of every case and compares; returns how many ran. `put` changes the first input.
+int run_all(const std::vector<Case>& cases, int64_t offset, void (*put)(at::Tensor&)) {
   int ran = 0;
   for (const Case& c : cases) {
     std::vector<at::Tensor> inputs;
     for (const auto& value : c.graph->inputs()) {
       at::Tensor numbers = at::randn(value->type.shape);
-      if (specials && inputs.empty()) put_specials(numbers);
+      if (put && inputs.empty()) put(numbers);
       inputs.push_back(place(value->type, offset));
       inputs.back().copy_(numbers);
     }
@@ -106,15 +115,18 @@ int run_all(const std::vector<Case>& cases, int64_t offset, bool specials) {
   return ran;
 }
 
-TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) {
+using CasesOfDtype = std::vector<Case> (*)(c10::ScalarType dtype, bool constants_on_device);
+
+/// Compiles up to `most` programs of each case, one in bf16; none may spill registers.
+void expect_compiles(CasesOfDtype cases, size_t most) {
   std::map<std::string, std::pair<std::string, cuda::Program>> programs;
   for (c10::ScalarType dtype : {c10::kHalf, c10::kBFloat16}) {
-    for (const Case& c : block_cases(dtype, false)) {
+    for (const Case& c : cases(dtype, false)) {
       std::vector<cuda::Program> found = block_programs(c);
       EXPECT_FALSE(found.empty()) << c.name;
       // The other offers differ from these in sizes, or only in the type.
-      if (size_t most = dtype == c10::kHalf ? 4 : 1; found.size() > most)
-        found.erase(found.begin() + most, found.end());
+      if (size_t kept = dtype == c10::kHalf ? most : 1; found.size() > kept)
+        found.erase(found.begin() + static_cast<std::ptrdiff_t>(kept), found.end());
       for (const cuda::Program& program : found) programs.emplace(program.text, std::pair(c.name, program));
     }
   }
@@ -142,6 +154,13 @@ TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) {
   std::cout << list.size() << " programs, " << jobs.size() << " compilations\n";
 }
 
+TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) { expect_compiles(block_cases, 4); }
+
+TEST(BlockCode, StemsCompileForEveryArchitectureWithTensorCores) {
+  expect_compiles(stem_cases, 4);
+  expect_compiles(stems_of_networks, 4);
+}
+
 class CudaBlocks : public ::testing::TestWithParam<c10::ScalarType> {
  protected:
   void SetUp() override {
@@ -150,13 +169,21 @@ class CudaBlocks : public ::testing::TestWithParam<c10::ScalarType> {
   c10::InferenceMode inference_;
 };
 
-TEST_P(CudaBlocks, MeanWhatTheirPartsMean) {
-  std::vector<Case> cases = block_cases(GetParam(), true);
+/// Runs the cases with aligned and misaligned tensors.
+void expect_meaning(const std::vector<Case>& cases) {
   compile_ahead(cases, block_programs);
-  for (int64_t offset : {0, 1}) EXPECT_GT(run_all(cases, offset, false), 0);
+  for (int64_t offset : {0, 1}) EXPECT_GT(run_all(cases, offset, nullptr), 0);
 }
 
-TEST_P(CudaBlocks, KeepNanAndInfinities) { EXPECT_GT(run_all(block_cases(GetParam(), true), 0, true), 0); }
+TEST_P(CudaBlocks, MeanWhatTheirPartsMean) { expect_meaning(block_cases(GetParam(), true)); }
+
+TEST_P(CudaBlocks, KeepNanAndInfinities) { EXPECT_GT(run_all(block_cases(GetParam(), true), 0, put_specials), 0); }
+
+TEST_P(CudaBlocks, StemsMeanWhatTheirPartsMean) { expect_meaning(stem_cases(GetParam(), true)); }
+
+TEST_P(CudaBlocks, StemsKeepNanAndInfinities) {
+  EXPECT_GT(run_all(stem_cases(GetParam(), true), 0, put_lone_specials), 0);
+}
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaBlocks, ::testing::Values(c10::kHalf, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });

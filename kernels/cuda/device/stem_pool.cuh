@@ -1,0 +1,346 @@
+// A convolution of few input channels with pointwise functions and a max pool after it, as one kernel: a block of
+// threads takes tiles of pooled results, one after the other, and what the convolution gives for a tile's windows stays
+// in its shared memory, rounded to the storage type as if it were written. Where windows of neighbouring tiles overlap,
+// both compute the convolution.
+//
+// The host gives a struct C of constants (see kernels/cuda/stem_pool.cpp):
+//   S                                    storage type: f16 or bf16
+//   in, channels                         channels of the picture, at most 4; channels of the result in one slice
+//   rows, columns, stride_h, stride_w, pad_h, pad_w                        of the convolution's window
+//   pool_rows, pool_columns, pool_stride_*, pool_pad_*, pool_dilation_*    of the pool's window
+//   tile_h, tile_w                       pooled results of a tile
+//   row_tiles, channel_tiles             16 positions, and 16 channels, of the convolution that a warp computes at once
+//   warps                                of a block
+// and functions after_conv(acc), after_pool(acc).
+#pragma once
+
+#include "block.cuh"
+#include "math.cuh"
+#include "mma.cuh"
+
+namespace tw {
+
+// Sizes that follow from the constants. The region is what the convolution computes for a tile, the patch is the part
+// of the picture that this reads, in pixels of four numbers. k runs over the window's rows, then over its columns,
+// filled up to whole steps of four, then over the four numbers.
+template <class C>
+struct StemSizes {
+  static constexpr int threads = C::warps * 32, pixel_bytes = 8;
+  static constexpr int region_h = (C::tile_h - 1) * C::pool_stride_h + (C::pool_rows - 1) * C::pool_dilation_h + 1;
+  static constexpr int region_w = (C::tile_w - 1) * C::pool_stride_w + (C::pool_columns - 1) * C::pool_dilation_w + 1;
+  static constexpr int positions = region_h * region_w;
+  static constexpr int row_steps = (C::columns + 3) / 4, steps = C::rows * row_steps;
+  static constexpr int patch_h = (region_h - 1) * C::stride_h + C::rows;
+  static constexpr int patch_w = round_up((region_w - 1) * C::stride_w + row_steps * 4, 2);
+  static constexpr int padded = round_up(C::channels, 16);
+  // Odd multiples of 16 bytes, and of 32 bytes, so that neighbouring rows begin in different banks.
+  static constexpr int weight_step = steps * 16 + 8;
+  static constexpr int result_step = padded % 32 == 0 ? padded + 16 : padded;
+  static constexpr int weights_at = 16;  // Behind the barrier.
+  static constexpr int bias_at = weights_at + padded * weight_step * 2;
+  static constexpr int weights_bytes = padded * (weight_step * 2 + 4);
+  static constexpr int patch_at = weights_at + weights_bytes;
+  static constexpr int results_at = patch_at + patch_h * patch_w * pixel_bytes;
+  static constexpr int shared_bytes = results_at + positions * result_step * 2;
+};
+
+// Where a tile lies.
+template <class C>
+struct StemPlace {
+  int sample, row, column;  // Of the first pooled result.
+
+  template <class Params>
+  __device__ __forceinline__ StemPlace(int tile, const Params& p) {
+    const int line = tile / p.tiles_w;
+    column = (tile - line * p.tiles_w) * C::tile_w;
+    sample = line / p.tiles_h;
+    row = (line - sample * p.tiles_h) * C::tile_h;
+  }
+  // The first position of the region and the first pixel of the patch; both may lie outside.
+  __device__ __forceinline__ int region_row() const { return row * C::pool_stride_h - C::pool_pad_h; }
+  __device__ __forceinline__ int region_column() const { return column * C::pool_stride_w - C::pool_pad_w; }
+  __device__ __forceinline__ int picture_row() const { return region_row() * C::stride_h - C::pad_h; }
+  __device__ __forceinline__ int picture_column() const { return region_column() * C::stride_w - C::pad_w; }
+};
+
+// Brings a tile's patch from a picture of any strides into shared memory, with zeros for what lies outside. The first
+// pixels of each thread are under way between fetch and put.
+template <class C>
+struct StemPatch {
+  using S = typename C::S;
+  using Sizes = StemSizes<C>;
+  static constexpr int count = Sizes::patch_h * Sizes::patch_w;
+  static constexpr int rounds = (count + Sizes::threads - 1) / Sizes::threads, ahead = rounds < 6 ? rounds : 6;
+  union Pixel {
+    S elements[4];
+    uint2 word;
+  };
+  int offsets[ahead];  // From the sample's first element; negative outside of the picture.
+  Pixel held[ahead];
+
+  template <class Params>
+  __device__ __forceinline__ static int offset_of(int i, const StemPlace<C>& place, const Params& p) {
+    const int row = place.picture_row() + i / Sizes::patch_w, column = place.picture_column() + i % Sizes::patch_w;
+    const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
+                        static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+    return inside ? row * p.x[1] + column * p.x[2] : -1;
+  }
+  template <class Params>
+  __device__ __forceinline__ static Pixel pixel(const S* sample, int offset, const Params& p) {
+    Pixel one;
+#pragma unroll
+    for (int c = 0; c < 4; ++c)
+      one.elements[c] = c < C::in && offset >= 0 ? sample[offset + c * p.x[3]] : narrow<S>(0.f);
+    return one;
+  }
+
+  template <class Params>
+  __device__ __forceinline__ void find(const StemPlace<C>& place, const Params& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) {
+      offsets[r] = offset_of(static_cast<int>(threadIdx.x) + r * Sizes::threads, place, p);
+      asm volatile("" ::"r"(offsets[r]));
+    }
+  }
+  // `sample`: the tile's, as in put.
+  template <class Params>
+  __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) held[r] = pixel(sample, offsets[r], p);
+  }
+  template <class Params>
+  __device__ __forceinline__ void put(unsigned char* memory, const S* sample, const StemPlace<C>& place,
+                                      const Params& p) {
+    uint2* patch = reinterpret_cast<uint2*>(memory + Sizes::patch_at);
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) {
+      const int i = static_cast<int>(threadIdx.x) + r * Sizes::threads;
+      if (i < count) patch[i] = held[r].word;
+    }
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x) + ahead * Sizes::threads; i < count; i += Sizes::threads)
+      patch[i] = pixel(sample, offset_of(i, place, p), p).word;
+  }
+};
+
+// Rows of the region as tensor cores take them: 16 positions, 4 pixels of each.
+template <class C>
+struct StemRows {
+  using Sizes = StemSizes<C>;
+  static constexpr bool by_matrix = C::stride_w % 2 == 0;  // Every position's pixels begin at 16 bytes.
+  unsigned at[2];
+
+  __device__ __forceinline__ void find(unsigned base, int first) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < (by_matrix ? 1 : 2); ++h) {
+      // Rows past the end are never stored.
+      const int position = ::min(first + (by_matrix ? lane % 16 : lane / 4 + h * 8), Sizes::positions - 1);
+      const int row = position / Sizes::region_w, column = position % Sizes::region_w;
+      at[h] = base + Sizes::patch_at +
+              (row * C::stride_h * Sizes::patch_w + column * C::stride_w) * Sizes::pixel_bytes +
+              (by_matrix ? lane / 16 * 16 : lane % 4 * 4);
+    }
+  }
+  // `step`: four columns of the window, in its row `row`.
+  __device__ __forceinline__ void load(unsigned (&words)[4], int row, int step) const {
+    const int offset = row * Sizes::patch_w * Sizes::pixel_bytes + step * 32;
+    if constexpr (by_matrix) {
+      load_matrix(words, at[0] + offset);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(words[e]) : "r"(at[e % 2] + offset + e / 2 * 16));
+    }
+    // Columns past the window belong to other positions; their numbers must not even be multiplied by zero.
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int column = step * 4 + (threadIdx.x % 4 + e / 2 * 4) / 2;
+      if ((step + 1) * 4 > C::columns && column >= C::columns) words[e] = 0;
+    }
+  }
+};
+
+// The convolution of the whole region; minus infinity outside of its image, where the pool has its padding.
+template <class C, class Params>
+__device__ __forceinline__ void convolve_region(unsigned char* memory, unsigned base, const StemPlace<C>& place,
+                                                const Params& p) {
+  using S = typename C::S;
+  using Sizes = StemSizes<C>;
+  constexpr int M = C::row_tiles, N = C::channel_tiles, across = Sizes::padded / 16 / N;
+  static_assert(across * N * 16 == Sizes::padded, "channels are shared out evenly");
+  constexpr int units = (Sizes::positions + M * 16 - 1) / (M * 16) * across;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const float* bias = reinterpret_cast<const float*>(memory + Sizes::bias_at);
+  S* results = reinterpret_cast<S*>(memory + Sizes::results_at);
+  for (int unit = warp; unit < units; unit += C::warps) {
+    const int first_channel = unit % across * (N * 16), first_position = unit / across * (M * 16);
+    StemRows<C> rows[M];
+#pragma unroll
+    for (int i = 0; i < M; ++i) rows[i].find(base, first_position + i * 16);
+    const unsigned weights = base + Sizes::weights_at +
+                             ((first_channel + lane % 8 + lane / 16 * 8) * Sizes::weight_step + lane / 8 % 2 * 8) * 2;
+    float sum[M][N][2][4];
+#pragma unroll
+    for (int i = 0; i < M * N * 8; ++i) sum[i / (N * 8)][i / 8 % N][i / 4 % 2][i % 4] = 0.f;
+#pragma unroll 1
+    for (int r = 0; r < C::rows; ++r) {
+#pragma unroll
+      for (int s = 0; s < Sizes::row_steps; ++s) {
+        unsigned b[N][4];
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+          load_matrix(b[j], weights + j * 16 * Sizes::weight_step * 2 + (r * Sizes::row_steps + s) * 32);
+#pragma unroll
+        for (int i = 0; i < M; ++i) {
+          unsigned a[4];
+          rows[i].load(a, r, s);
+#pragma unroll
+          for (int j = 0; j < N; ++j) {
+            const unsigned left[2] = {b[j][0], b[j][1]}, right[2] = {b[j][2], b[j][3]};
+            multiply_add<S>(sum[i][j][0], a, left);
+            multiply_add<S>(sum[i][j][1], a, right);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int position = first_position + i * 16 + lane / 4 + h * 8;
+        if (position >= Sizes::positions) continue;
+        const int row = place.region_row() + position / Sizes::region_w;
+        const int column = place.region_column() + position % Sizes::region_w;
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(p.conv_height) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(p.conv_width);
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+          const int channel = first_channel + j * 16 + lane % 4 * 4;
+          const float4 add = *reinterpret_cast<const float4*>(bias + channel);
+          const float(&c)[2][4] = sum[i][j];
+          float v[4] = {c[0][2 * h] + add.x, c[0][2 * h + 1] + add.y, c[1][2 * h] + add.z, c[1][2 * h + 1] + add.w};
+          C::after_conv(v);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) v[e] = inside ? v[e] : -INFINITY;
+          write<4>(results + position * Sizes::result_step + channel, true, v);
+        }
+      }
+    }
+  }
+}
+
+// The larger of two pairs of elements; NaN wins.
+template <class S>
+__device__ __forceinline__ unsigned larger_pair(unsigned a, unsigned b) {
+#if __CUDA_ARCH__ >= 800
+  unsigned r;
+  if constexpr (same<S, f16>) {
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  } else {
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  }
+  return r;
+#else
+  __trap();
+  return a;
+#endif
+}
+
+// Pools the region and writes the tile's results, 8 channels per thread at once. `y`: the slice's first channel.
+template <class C, class Params>
+__device__ __forceinline__ void pool_region(const unsigned char* memory, typename C::S* y, const StemPlace<C>& place,
+                                            const Params& p) {
+  using S = typename C::S;
+  using Sizes = StemSizes<C>;
+  constexpr int chunks = C::channels / 8, window = C::pool_rows * C::pool_columns;
+  const bool aligned = is_aligned<8>(y);
+  const S* results = reinterpret_cast<const S*>(memory + Sizes::results_at);
+  S* image = y + static_cast<long long>(place.sample) * p.y[0];
+  for (int i = threadIdx.x; i < C::tile_h * C::tile_w * chunks; i += Sizes::threads) {
+    const int chunk = i % chunks, down = i / chunks / C::tile_w, across = i / chunks % C::tile_w;
+    const int row = place.row + down, column = place.column + across;
+    if (row >= p.out_height || column >= p.out_width) continue;
+    const S* corner = results +
+                      (down * C::pool_stride_h * Sizes::region_w + across * C::pool_stride_w) * Sizes::result_step +
+                      chunk * 8;
+    union {
+      uint4 word;
+      S elements[8];
+    } best;
+    best.word = *reinterpret_cast<const uint4*>(corner);
+#pragma unroll(window <= 9 ? window : 1)
+    for (int t = 1; t < window; ++t) {
+      const int at =
+          t / C::pool_columns * C::pool_dilation_h * Sizes::region_w + t % C::pool_columns * C::pool_dilation_w;
+      const uint4 one = *reinterpret_cast<const uint4*>(corner + at * Sizes::result_step);
+      best.word.x = larger_pair<S>(best.word.x, one.x);
+      best.word.y = larger_pair<S>(best.word.y, one.y);
+      best.word.z = larger_pair<S>(best.word.z, one.z);
+      best.word.w = larger_pair<S>(best.word.w, one.w);
+    }
+    float v[8];
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] = widen(best.elements[e]);
+    C::after_pool(v);
+    write<8>(image + (row * p.y[1] + column * p.y[2] + chunk * 8), aligned, v);
+  }
+}
+
+// Starts the copy of a slice's packed weights and biases.
+template <class C>
+__device__ __forceinline__ void fetch_stem_weights(const unsigned char* weights, unsigned base) {
+  using Sizes = StemSizes<C>;
+  if constexpr (has_bulk_copies) {
+    if (threadIdx.x == 0) {
+      init_barrier(base, 1);
+      barriers_ready();
+      expect_bytes(base, Sizes::weights_bytes);
+      copy_bulk(base + Sizes::weights_at, weights, Sizes::weights_bytes, base);
+    }
+  } else {
+    for (int i = threadIdx.x; i < Sizes::weights_bytes / 16; i += Sizes::threads)
+      copy_async16(base + Sizes::weights_at + i * 16, weights + i * 16, true);
+    commit_copies();
+  }
+}
+
+// Block y takes a slice of the channels.
+template <class C, class Params>
+__device__ __forceinline__ void stem_pool(const typename C::S* x, typename C::S* y, const Params& p) {
+  using Sizes = StemSizes<C>;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const unsigned base = shared_address(memory);
+  const int slice = static_cast<int>(blockIdx.y);
+  fetch_stem_weights<C>(static_cast<const unsigned char*>(p.weights) + slice * Sizes::weights_bytes, base);
+  y += slice * C::channels;
+  int tile = static_cast<int>(blockIdx.x);
+  StemPlace<C> place(tile, p);
+  StemPatch<C> patch;
+  auto sample_of = [&](const StemPlace<C>& at) { return x + static_cast<long long>(at.sample) * p.x[0]; };
+  patch.find(place, p);
+  wait_for_previous();
+  patch.fetch(sample_of(place), p);
+  patch.put(memory, sample_of(place), place, p);
+  wait_for_copies<0>();
+  __syncthreads();
+  if constexpr (has_bulk_copies) wait_for_phase(base, 0);
+  for (;;) {
+    convolve_region<C>(memory, base, place, p);
+    __syncthreads();
+    tile += static_cast<int>(gridDim.x);
+    const bool more = tile < p.tiles;
+    const StemPlace<C> next(tile, p);
+    if (more) {
+      patch.find(next, p);
+      patch.fetch(sample_of(next), p);
+    }
+    pool_region<C>(memory, y, place, p);
+    if (!more) return;
+    patch.put(memory, sample_of(next), next, p);
+    __syncthreads();
+    place = next;
+  }
+}
+
+}  // namespace tw

@@ -1,0 +1,329 @@
+#include "kernels/cuda/stem_pool.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "core/ops/conv.h"
+#include "core/ops/fused.h"
+#include "core/ops/pool.h"
+#include "kernels/cuda/block_parts.h"
+#include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/packed_bytes.h"
+
+namespace torchweld::cuda {
+namespace {
+
+constexpr int64_t kPixel = 4;  // numbers, the picture's channels filled up
+
+/// A block taken apart. Pairs are height and width.
+struct StemParts {
+  BlockPart conv;
+  BlockPart pool;
+  size_t x_index = 0;
+  TensorType x = {};
+  TensorType out = {};
+  Dims window = {};
+  Dims image = {};  ///< Of the convolution's result.
+  std::vector<size_t> packed = {};
+  const Conv& conv_op() const { return *conv.anchor().as<Conv>(); }
+  const MaxPool& pool_op() const { return *pool.anchor().as<MaxPool>(); }
+  int64_t channels() const { return out.shape[1]; }
+};
+
+StemParts take_apart(const Node& node) {
+  const Graph& body = *node.as<Fused>()->body;
+  std::vector<BlockPart> found;
+  for (const auto& inner : body.nodes()) {
+    found.push_back(take_part(node, *inner));
+    expect(found.size() == 1 || found.back().x == body.nodes().front()->output(), "the parts are no chain");
+  }
+  expect(found.size() == 2 && found[0].anchor().as<Conv>() && found[1].anchor().as<MaxPool>(),
+         "not a convolution with a max pool after it");
+  StemParts parts{.conv = found[0], .pool = found[1]};
+  expect(body.outputs().size() == 1 && body.outputs()[0] == parts.pool.node->output(),
+         "the convolution's result is one of the block's");
+  expect(!parts.conv.added && !parts.pool.added, "pointwise nodes inside read a tensor");
+  expect(!parts.conv.x->producer(), "the block's input is computed inside it");
+  parts.x_index = static_cast<size_t>(parts.conv.x->index());
+  parts.x = node.input(parts.x_index)->type;
+  parts.out = node.output()->type;
+  for (size_t i = 0; i < node.inputs().size(); ++i) {
+    if (i != parts.x_index) parts.packed.push_back(i);
+  }
+  const Conv& conv = parts.conv_op();
+  const at::Tensor& weight = parts.conv.weight;
+  expect(weight.dim() == 4 && conv.groups == 1 && !conv.transposed && conv.dilation == Dims{1, 1},
+         "not a 2-d convolution without groups and dilation");
+  expect(weight.size(1) <= kPixel, "more than 4 input channels");
+  parts.window = {weight.size(2), weight.size(3)};
+  for (size_t d : {0, 1})
+    parts.image.push_back((parts.x.shape[2 + d] + 2 * conv.padding[d] - parts.window[d]) / conv.stride[d] + 1);
+  expect(parts.x.dtype == c10::kHalf || parts.x.dtype == c10::kBFloat16, "only f16 and bf16");
+  for (const BlockPart* part : {&parts.conv, &parts.pool})
+    expect(part->node->output()->type.dtype == parts.x.dtype, "the parts have several dtypes");
+  constexpr int64_t kMost = int64_t{1} << 31;
+  expect(parts.x.storage_bytes() < kMost, "the picture is too large for 32-bit offsets");
+  expect_channels_last(parts.out, "the result");
+  return parts;
+}
+
+/// How the work is cut up, and what follows from that; members are those of device code (see device/stem_pool.cuh).
+struct StemLayout {
+  int64_t tile_h = 1, tile_w = 1;
+  int64_t row_tiles = 1, channel_tiles = 1;
+  int64_t warps = 4;
+  int64_t slices = 1;
+
+  int64_t channels = 0, padded = 0;  ///< Of one slice.
+  int64_t weight_step = 0, bias_at = 0, weights_bytes = 0, shared_bytes = 0;
+  int64_t resident = 1;  ///< Blocks of one SM at once.
+  double cycles = 0;     ///< What a model of an SM of sm_90 gives for one run; only good for comparisons.
+
+  std::string text() const {
+    return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " warps" +
+           std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" + std::to_string(channel_tiles);
+  }
+};
+
+/// The sizes of the problem that decide about layouts.
+class StemSearch {
+ public:
+  StemSearch(const StemParts& parts, const DeviceLimits& limits) : parts_(parts), limits_(limits) {}
+
+  /// Every layout that the device can run, the one that should be fastest first, and the best of each tile ahead of
+  /// others of that tile.
+  std::vector<StemLayout> ranked() {
+    constexpr int64_t kSizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28};
+    for (int64_t slices : {1, 2, 4, 8}) {
+      if (parts_.channels() / 8 % slices != 0) continue;
+      for (int64_t height : kSizes) {
+        for (int64_t width : kSizes) {
+          bool fits = height <= width && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
+          if (fits) add(height, width, slices);
+        }
+      }
+    }
+    std::stable_sort(layouts_.begin(), layouts_.end(),
+                     [](const StemLayout& a, const StemLayout& b) { return a.cycles < b.cycles; });
+    // The model errs most in how many warps pay, so several tiles come before further ways of the same.
+    std::set<std::array<int64_t, 4>> ways;
+    auto further = std::stable_partition(layouts_.begin(), layouts_.end(), [&](const StemLayout& l) {
+      return ways.insert({l.tile_h, l.tile_w, l.slices, l.warps}).second;
+    });
+    std::map<std::array<int64_t, 3>, int> seen;
+    constexpr int kOfOneTile = 2;
+    std::stable_partition(layouts_.begin(), further,
+                          [&](const StemLayout& l) { return ++seen[{l.tile_h, l.tile_w, l.slices}] <= kOfOneTile; });
+    return std::move(layouts_);
+  }
+
+ private:
+  void add(int64_t height, int64_t width, int64_t slices) {
+    for (int64_t channel_tiles : {1, 2, 3, 4}) {
+      for (int64_t row_tiles : {1, 2, 3, 4}) {
+        for (int64_t warps : {4, 8, 12, 16}) {
+          StemLayout l{.tile_h = height,
+                       .tile_w = width,
+                       .row_tiles = row_tiles,
+                       .channel_tiles = channel_tiles,
+                       .warps = warps,
+                       .slices = slices};
+          if (complete(l)) layouts_.push_back(l);
+        }
+      }
+    }
+  }
+
+  /// False when the layout cannot run, or leaves warps without work.
+  bool complete(StemLayout& l) const {
+    const Conv& conv = parts_.conv_op();
+    const MaxPool& pool = parts_.pool_op();
+    l.channels = parts_.channels() / l.slices;
+    l.padded = round_up(l.channels, 16);
+    if (l.padded / 16 % l.channel_tiles != 0) return false;
+    auto span = [](int64_t count, int64_t stride, int64_t window, int64_t dilation) {
+      return (count - 1) * stride + (window - 1) * dilation + 1;
+    };
+    int64_t region_h = span(l.tile_h, pool.stride[0], pool.kernel[0], pool.dilation[0]);
+    int64_t region_w = span(l.tile_w, pool.stride[1], pool.kernel[1], pool.dilation[1]);
+    int64_t positions = region_h * region_w;
+    int64_t row_steps = ceil_div(parts_.window[1], kPixel), steps = parts_.window[0] * row_steps;
+    int64_t patch_w = round_up((region_w - 1) * conv.stride[1] + row_steps * kPixel, 2);
+    int64_t patch = span(region_h, conv.stride[0], parts_.window[0], 1) * patch_w;
+    int64_t units = ceil_div(positions, l.row_tiles * 16) * (l.padded / 16 / l.channel_tiles);
+    constexpr int64_t kStep = 16, kBarrier = 16, kPad = 8, kFewWarps = 4;
+    l.weight_step = steps * kStep + kPad;
+    l.bias_at = l.padded * l.weight_step * 2;
+    l.weights_bytes = l.bias_at + l.padded * 4;
+    int64_t result_step = l.padded % 32 == 0 ? l.padded + 16 : l.padded;
+    l.shared_bytes = kBarrier + l.weights_bytes + patch * kPixel * 2 + positions * result_step * 2;
+    if (l.shared_bytes > limits_.shared_bytes || (units < l.warps && l.warps > kFewWarps)) return false;
+    constexpr int64_t kReserved = 1024, kThreads = 2048, kRegisters = 65536;
+    // Of a thread: sums, operands and what else the convolution holds; the pool needs about a hundred.
+    constexpr int64_t kLeast = 104;
+    int64_t registers =
+        std::max(kLeast, round_up(8 * l.row_tiles * l.channel_tiles + 5 * l.row_tiles + 4 * l.channel_tiles + 60, 8));
+    l.resident = std::min({limits_.shared_bytes / (l.shared_bytes + kReserved), kThreads / (32 * l.warps),
+                           kRegisters / (registers * 32 * l.warps)});
+    if (l.resident < 1) return false;
+    l.cycles = estimate(l, positions, patch, steps, units);
+    return true;
+  }
+
+  double estimate(const StemLayout& l, int64_t positions, int64_t patch, int64_t steps, int64_t units) const {
+    auto number = [](int64_t n) { return static_cast<double>(n); };
+    const MaxPool& pool = parts_.pool_op();
+    // Per SM and cycle: half an m16n8k16 product, 128 bytes of shared memory, four instructions of a warp.
+    double rounds = number(ceil_div(units, l.warps)), warps = number(l.warps);
+    double products = 2 * rounds * warps * number(steps * 2 * l.row_tiles * l.channel_tiles);
+    double loads = 4 * rounds * warps * number(steps * (l.row_tiles + l.channel_tiles));
+    double results = number(ceil_div(positions * l.padded, 128)) * 12;
+    int64_t pooled = l.tile_h * l.tile_w * l.channels / 8;
+    double pooling = number(ceil_div(pooled, 32) * (pool.kernel[0] * pool.kernel[1] * 4 + 16));
+    double gathering = number(ceil_div(patch, 32)) * 8;
+    double work = std::max(products, loads) + results + pooling + gathering;
+    // What a tile waits for: the picture, barriers, and one step after the other where warps are few.
+    constexpr double kWaits = 1500, kStep = 40;
+    double alone = kWaits + results + pooling + gathering + std::max({products, loads, rounds * kStep * number(steps)});
+    // What a block costs before its first tile: its start, and its weights from L2 at 22 bytes.
+    constexpr double kStart = 300, kBytes = 22;
+    double start = kStart + number(l.weights_bytes) / kBytes;
+    int64_t tiles = ceil_div(parts_.out.shape[2], l.tile_h) * ceil_div(parts_.out.shape[3], l.tile_w) *
+                    parts_.out.shape[0] * l.slices;
+    int64_t each = ceil_div(tiles, limits_.processors);
+    return number(std::min(each, l.resident)) * start +
+           std::max(number(each) * work, number(ceil_div(each, l.resident)) * alone);
+  }
+
+  const StemParts& parts_;
+  const DeviceLimits& limits_;
+  std::vector<StemLayout> layouts_;
+};
+
+/// Every slice's weights and biases as device code finds them in shared memory, one after the other.
+at::Tensor pack_weights(const StemParts& parts, const StemLayout& l) {
+  PackedBytes bytes(l.weights_bytes * l.slices, parts.x.dtype);
+  at::Tensor weight = as_f32(parts.conv.weight);
+  at::Tensor bias = parts.conv.bias.defined() ? as_f32(parts.conv.bias) : at::Tensor();
+  const float* numbers = weight.const_data_ptr<float>();
+  int64_t in = weight.size(1), height = parts.window[0], width = parts.window[1];
+  int64_t row = ceil_div(width, kPixel) * kPixel * kPixel;  // Numbers of a row of the window.
+  for (int64_t slice = 0; slice < l.slices; ++slice) {
+    int64_t at = slice * l.weights_bytes;
+    for (int64_t r = 0; r < l.padded; ++r) {
+      int64_t channel = channel_of_row(r);
+      if (channel >= l.channels) continue;
+      const float* filter = numbers + (slice * l.channels + channel) * in * height * width;
+      for (int64_t i = 0; i < in * height * width; ++i) {
+        int64_t c = i / (height * width), y = i / width % height, x = i % width;
+        bytes.put(at + (r * l.weight_step + y * row + x * kPixel + c) * 2, filter[i]);
+      }
+    }
+    for (int64_t c = 0; bias.defined() && c < l.channels; ++c)
+      bytes.put_f32(at + l.bias_at + c * 4, bias.const_data_ptr<float>()[slice * l.channels + c]);
+  }
+  return bytes.tensor();
+}
+
+std::string emit_config(const StemParts& parts, const StemLayout& l) {
+  const Conv& conv = parts.conv_op();
+  const MaxPool& pool = parts.pool_op();
+  return "struct Config {\n  using S = " + storage_type(parts.x.dtype) + ";\n" +
+         emit_constants({{"in", parts.conv.weight.size(1)}, {"channels", l.channels}}) +
+         emit_constants({{"rows", parts.window[0]},
+                         {"columns", parts.window[1]},
+                         {"stride_h", conv.stride[0]},
+                         {"stride_w", conv.stride[1]},
+                         {"pad_h", conv.padding[0]},
+                         {"pad_w", conv.padding[1]}}) +
+         emit_constants({{"pool_rows", pool.kernel[0]},
+                         {"pool_columns", pool.kernel[1]},
+                         {"pool_stride_h", pool.stride[0]},
+                         {"pool_stride_w", pool.stride[1]},
+                         {"pool_pad_h", pool.padding[0]},
+                         {"pool_pad_w", pool.padding[1]},
+                         {"pool_dilation_h", pool.dilation[0]},
+                         {"pool_dilation_w", pool.dilation[1]}}) +
+         emit_constants({{"tile_h", l.tile_h},
+                         {"tile_w", l.tile_w},
+                         {"row_tiles", l.row_tiles},
+                         {"channel_tiles", l.channel_tiles},
+                         {"warps", l.warps}}) +
+         emit_after(parts.conv, "after_conv", false) + emit_after(parts.pool, "after_pool", false) + "};\n";
+}
+
+Program program_of(const Node& node, const StemParts& parts, const StemLayout& l) {
+  return {"stem_pool",
+          "#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"stem_pool.cuh\"\n"
+          "struct Params {\n  const void* weights;\n  int height, width, conv_height, conv_width, out_height, "
+          "out_width, tiles_h, tiles_w, tiles;\n  int x[4], y[3];\n};\n" +
+              emit_config(parts, l) +
+              "static_assert(tw::StemSizes<Config>::shared_bytes == " + std::to_string(l.shared_bytes) +
+              " && tw::StemSizes<Config>::weights_bytes == " + std::to_string(l.weights_bytes) +
+              ", \"what the host says\");\n" + "extern \"C\" __global__ void __launch_bounds__(" +
+              std::to_string(32 * l.warps) + ", " + std::to_string(l.resident) + ") kernel(" +
+              emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  tw::stem_pool<Config>(x" +
+              std::to_string(parts.x_index) + ", y0, p);\n}\n",
+          true};
+}
+
+std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts, const StemLayout& l,
+                                       const DeviceLimits& limits) {
+  at::Tensor weights;
+  if (!is_collecting()) {
+    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+    weights = pack_weights(parts, l).to(device);
+  }
+  const TensorType& x = parts.x;
+  const TensorType& out = parts.out;
+  int64_t down = ceil_div(out.shape[2], l.tile_h), across = ceil_div(out.shape[3], l.tile_w);
+  int64_t tiles = out.shape[0] * down * across;
+  int64_t at_once = std::max<int64_t>(1, limits.processors * l.resident / l.slices);
+  // A block goes on to tiles past the last by the size of the grid.
+  expect(tiles + at_once < (int64_t{1} << 31), "too many tiles");
+  Arguments arguments;
+  arguments.add(weights.defined() ? weights.data_ptr() : nullptr);
+  for (int64_t number :
+       {x.shape[2], x.shape[3], parts.image[0], parts.image[1], out.shape[2], out.shape[3], down, across, tiles,
+        x.strides[0], x.strides[2], x.strides[3], x.strides[1], out.strides[0], out.strides[2], out.strides[3]}) {
+    arguments.add(static_cast<int32_t>(number));
+  }
+  Shape shape{.blocks = std::min(tiles, at_once),
+              .blocks_y = l.slices,
+              .threads = static_cast<unsigned>(32 * l.warps),
+              .shared_bytes = static_cast<unsigned>(l.shared_bytes)};
+  return make_own_kernel(node, program_of(node, parts, l), shape, std::move(arguments), parts.packed, {weights});
+}
+
+}  // namespace
+
+void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
+  auto* fused = node.as<Fused>();
+  if (!fused || !is_block(*fused)) return;
+  StemParts parts = take_apart(node);
+  DeviceLimits limits = limits_of(node);
+  constexpr int kTensorCores = 8;
+  expect(limits.major >= kTensorCores, "the GPU is older than sm_80");
+  std::vector<StemLayout> layouts = StemSearch(parts, limits).ranked();
+  expect(!layouts.empty(), "no tile fits into shared memory");
+  size_t begin = 0;
+  if (most == 1) {
+    begin = choose_untimed(
+        node, layouts.size(), [&](size_t i) { return program_of(node, parts, layouts[i]); },
+        [](size_t) { return int64_t{1}; });
+  }
+  for (size_t i = begin; i < std::min(layouts.size(), begin + most); ++i) {
+    offers.add(layouts[i].text(),
+               [&node, parts, limits, layout = layouts[i]] { return make_stem_pool(node, parts, layout, limits); });
+  }
+}
+
+void propose_stem_pool(const Node& node, const KernelContext& context, Offers& offers) {
+  constexpr size_t kOffers = 12;
+  offer_stem_pools(node, context.tune ? kOffers : 1, offers);
+}
+
+}  // namespace torchweld::cuda

@@ -1,6 +1,8 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <algorithm>
+
 #include "conversion/source_line.h"
 #include "core/environment.h"
 #include "core/error.h"

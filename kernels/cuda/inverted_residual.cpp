@@ -12,6 +12,7 @@
 #include "kernels/cuda/inverted_residual_tiling.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/packed_bytes.h"
+#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -301,7 +302,7 @@ std::unique_ptr<Kernel> make_inverted_residual(const Node& node, const BlockConv
   at::Tensor weights;
   if (!is_collecting()) {
     c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-    weights = pack_weights(convs, l).to(device);
+    weights = shared_constant(pack_weights(convs, l).to(device));
   }
   const TensorType& out = node.output()->type;
   Shape shape{.blocks = ceil_div(out.shape[3], l.tiling.width) * l.tiling.splits,

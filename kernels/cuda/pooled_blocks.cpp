@@ -14,6 +14,7 @@
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/packed_bytes.h"
+#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -235,7 +236,8 @@ std::unique_ptr<Kernel> make_kernel(const Node& node, const PooledParts& parts, 
                                     int64_t blocks_y) {
   at::Tensor weights;
   if (bytes) {
-    weights = bytes->tensor().to(c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node))));
+    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+    weights = shared_constant(bytes->tensor().to(device));
   }
   const TensorType& out = node.output()->type;
   Arguments arguments;

@@ -12,6 +12,7 @@
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/packed_bytes.h"
+#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -275,7 +276,7 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
   at::Tensor weights;
   if (!is_collecting()) {
     c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-    weights = pack_weights(parts, l).to(device);
+    weights = shared_constant(pack_weights(parts, l).to(device));
   }
   const TensorType& x = parts.x;
   const TensorType& out = parts.out;

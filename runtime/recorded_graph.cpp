@@ -179,12 +179,6 @@ std::vector<bool> direct_storages(const Plan& plan) {
   return direct;
 }
 
-/// All memory from a tensor's first to its last element in a row: copying it keeps any strides, overlapping ones too.
-at::Tensor elements_of(const at::Tensor& tensor) {
-  int64_t count = type_of(tensor).storage_bytes() / static_cast<int64_t>(tensor.element_size());
-  return tensor.as_strided({count}, {1});
-}
-
 std::vector<int> pointer_slots(const Step& step) {
   std::vector<size_t> packed = step.kernel->packed_inputs();
   std::vector<int> slots;
@@ -273,7 +267,10 @@ std::vector<at::Tensor> RecordedCudaGraph::launch(const std::vector<at::Tensor>&
     if (direct_[storage]) {
       base_[storage] = inputs[i].data_ptr();
     } else {
-      elements_of(slots_[slot]).copy_(elements_of(inputs[i]), /*non_blocking=*/true);
+      // All memory from the first to the last element, so that the strides do not matter.
+      auto bytes = static_cast<size_t>(plan.slots[slot].type.storage_bytes());
+      C10_CUDA_CHECK(cudaMemcpyAsync(slots_[slot].mutable_data_ptr(), inputs[i].const_data_ptr(), bytes,
+                                     cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)));
     }
   }
   std::vector<at::Tensor> fresh(fresh_.size());

@@ -1,9 +1,7 @@
 #include "kernels/cuda/stem_pool.h"
 
 #include <algorithm>
-#include <array>
-#include <map>
-#include <set>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/ops/conv.h"
@@ -81,7 +79,7 @@ struct StemLayout {
   int64_t channels = 0, padded = 0;  ///< Of one slice.
   int64_t weight_step = 0, bias_at = 0, weights_bytes = 0, shared_bytes = 0;
   int64_t resident = 1;  ///< Blocks of one SM at once.
-  double cycles = 0;     ///< What a model of an SM of sm_90 gives for one run; only good for comparisons.
+  double cycles = 0;     ///< Of one run, by StemSearch::estimate.
 
   std::string text() const {
     return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " warps" +
@@ -94,8 +92,7 @@ class StemSearch {
  public:
   StemSearch(const StemParts& parts, const DeviceLimits& limits) : parts_(parts), limits_(limits) {}
 
-  /// Every layout that the device can run, the one that should be fastest first, and the best of each tile ahead of
-  /// others of that tile.
+  /// Every layout that the device can run, the one that should be fastest first.
   std::vector<StemLayout> ranked() {
     constexpr int64_t kSizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28};
     for (int64_t slices : {1, 2, 4, 8}) {
@@ -109,15 +106,6 @@ class StemSearch {
     }
     std::stable_sort(layouts_.begin(), layouts_.end(),
                      [](const StemLayout& a, const StemLayout& b) { return a.cycles < b.cycles; });
-    // The model errs most in how many warps pay, so several tiles come before further ways of the same.
-    std::set<std::array<int64_t, 4>> ways;
-    auto further = std::stable_partition(layouts_.begin(), layouts_.end(), [&](const StemLayout& l) {
-      return ways.insert({l.tile_h, l.tile_w, l.slices, l.warps}).second;
-    });
-    std::map<std::array<int64_t, 3>, int> seen;
-    constexpr int kOfOneTile = 2;
-    std::stable_partition(layouts_.begin(), further,
-                          [&](const StemLayout& l) { return ++seen[{l.tile_h, l.tile_w, l.slices}] <= kOfOneTile; });
     return std::move(layouts_);
   }
 
@@ -174,29 +162,34 @@ class StemSearch {
     return true;
   }
 
+  /// Cycles of an H100 (1755 MHz). The numbers are fitted to 320 layouts of eight stems, of batch 1 and 32: the model
+  /// is off by 9 % on average, and its first choice was within 8 % of the fastest.
   double estimate(const StemLayout& l, int64_t positions, int64_t patch, int64_t steps, int64_t units) const {
     auto number = [](int64_t n) { return static_cast<double>(n); };
     const MaxPool& pool = parts_.pool_op();
-    // Per SM and cycle: half an m16n8k16 product, 128 bytes of shared memory, four instructions of a warp.
     double rounds = number(ceil_div(units, l.warps)), warps = number(l.warps);
-    double products = 2 * rounds * warps * number(steps * 2 * l.row_tiles * l.channel_tiles);
-    double loads = 4 * rounds * warps * number(steps * (l.row_tiles + l.channel_tiles));
-    double results = number(ceil_div(positions * l.padded, 128)) * 12;
+    double threads = 32 * warps, each = number(l.row_tiles * l.channel_tiles);
     int64_t pooled = l.tile_h * l.tile_w * l.channels / 8;
-    double pooling = number(ceil_div(pooled, 32) * (pool.kernel[0] * pool.kernel[1] * 4 + 16));
-    double gathering = number(ceil_div(patch, 32)) * 8;
-    double work = std::max(products, loads) + results + pooling + gathering;
-    // What a tile waits for: the picture, barriers, and one step after the other where warps are few.
-    constexpr double kWaits = 1500, kStep = 40;
-    double alone = kWaits + results + pooling + gathering + std::max({products, loads, rounds * kStep * number(steps)});
-    // What a block costs before its first tile: its start, and its weights from L2 at 22 bytes.
-    constexpr double kStart = 300, kBytes = 22;
-    double start = kStart + number(l.weights_bytes) / kBytes;
+    // What a tile takes of an SM that is always busy.
+    double products =
+        std::max(3.2 * each, 4.3 * number(l.row_tiles + l.channel_tiles)) * rounds * warps * number(steps);
+    double results = 9 * number(ceil_div(positions * l.padded, 128));
+    double pooling = 1.25 * number(ceil_div(pooled, 32) * (pool.kernel[0] * pool.kernel[1] * 4 + 16));
+    double gathering = 46 * number(ceil_div(patch, 32));
+    double busy = products + results + pooling + gathering;
+    // What it takes at least, one thing waiting for the other.
+    double alone = std::max(products, rounds * number(steps) * (54 + 11 * each)) +
+                   std::max(results, 300 * rounds * each) +
+                   std::max(pooling, 130 * std::ceil(number(pooled) / threads)) +
+                   std::max(gathering, 460 * std::ceil(number(patch) / threads));
+    // What blocks cost before their first tiles: their start, and their weights from L2.
+    double start = 760 + number(l.weights_bytes) / 11.5;
     int64_t tiles = ceil_div(parts_.out.shape[2], l.tile_h) * ceil_div(parts_.out.shape[3], l.tile_w) *
                     parts_.out.shape[0] * l.slices;
-    int64_t each = ceil_div(tiles, limits_.processors);
-    return number(std::min(each, l.resident)) * start +
-           std::max(number(each) * work, number(ceil_div(each, l.resident)) * alone);
+    int64_t share = ceil_div(tiles, limits_.processors);
+    constexpr double kLaunch = 470;
+    return kLaunch + number(std::min(share, l.resident)) * start +
+           std::max(number(share) * busy, number(ceil_div(share, l.resident)) * alone);
   }
 
   const StemParts& parts_;
@@ -317,8 +310,11 @@ void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
         [](size_t) { return int64_t{1}; });
   }
   for (size_t i = begin; i < std::min(layouts.size(), begin + most); ++i) {
-    offers.add(layouts[i].text(),
-               [&node, parts, limits, layout = layouts[i]] { return make_stem_pool(node, parts, layout, limits); });
+    constexpr double kCyclesPerMicrosecond = 1755;
+    offers.add(
+        layouts[i].text(),
+        [&node, parts, limits, layout = layouts[i]] { return make_stem_pool(node, parts, layout, limits); },
+        layouts[i].cycles / kCyclesPerMicrosecond);
   }
 }
 

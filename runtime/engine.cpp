@@ -3,6 +3,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/hash.h>
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -202,17 +203,18 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       warn_once(reason + " It runs in LibTorch.");
       return run_in_torch(segment, arguments);
     }
-    if (!is_worth_a_plan(signature)) return run_in_torch(segment, arguments);
+    if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
     entry = takes_long_to_plan(signature) ? plan_later(segment, signature) : plan_at_call(segment, signature);
   }
-  if (!entry || !entry->executor) {
-    if (entry && entry->is_being_planned && is_being_captured()) {
+  if (!entry || entry->is_being_planned) {
+    if (is_being_captured()) {
       warn_once("a CUDA graph is captured before " + state_.name +
                 " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
                 "inputs) before the capture.");
     }
-    return run_in_torch(segment, arguments);
+    return run_plainly(segment, arguments);
   }
+  if (!entry->executor) return run_in_torch(segment, arguments);
   try {
     std::vector<at::Tensor> outputs = entry->executor->run(tensors);
     // Looking at all weights takes longer than a launch does, so it is done while the device works.
@@ -431,6 +433,11 @@ std::vector<at::Tensor> Engine::run_in_torch(const c10::IValue& segment, c10::Ar
   stack.insert(stack.end(), arguments.begin(), arguments.end());
   segment.toObjectRef().type()->getMethod("forward").run(stack);
   return stack.at(0).toTensorVector();
+}
+
+std::vector<at::Tensor> Engine::run_plainly(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
+  torch::jit::GraphOptimizerEnabledGuard plain(false);
+  return run_in_torch(segment, arguments);
 }
 
 std::shared_ptr<Executor> Engine::executor_for(const CallSignature& signature) const {

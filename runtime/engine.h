@@ -123,6 +123,9 @@ class Engine : public torch::CustomClassHolder {
   bool is_worth_a_plan(const CallSignature& signature);
   void warn_once(const std::string& reason);
   static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
+  /// The same for sizes that run so only a few times: without LibTorch's own optimisation, whose compiler takes
+  /// seconds.
+  static std::vector<at::Tensor> run_plainly(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
   EngineState state_;
   TimingCache timings_;

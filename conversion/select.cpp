@@ -42,27 +42,34 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr first_error;
+  auto keep_error = [&] {
+    std::lock_guard lock(mutex);
+    if (!first_error) first_error = std::current_exception();
+  };
   auto loop = [&] {
-    c10::NoGradGuard no_grad;
-    c10::OptionalDeviceGuard on_device;
-    if (!device.is_cpu()) on_device.reset_device(device);
+    try {
+      c10::NoGradGuard no_grad;
+      c10::OptionalDeviceGuard on_device;
+      if (!device.is_cpu()) on_device.reset_device(device);
 #ifdef TORCHWELD_WITH_CUDA
-    // A program may capture a CUDA graph in another thread meanwhile.
-    std::optional<c10::cuda::CUDAStreamCaptureModeGuard> beside_captures;
-    if (device.is_cuda()) beside_captures.emplace(cudaStreamCaptureModeRelaxed);
+      // A program may capture a CUDA graph in another thread meanwhile.
+      std::optional<c10::cuda::CUDAStreamCaptureModeGuard> beside_captures;
+      if (device.is_cuda()) beside_captures.emplace(cudaStreamCaptureModeRelaxed);
 #endif
-    for (size_t i = next++; i < count; i = next++) {
-      try {
-        work(i);
-      } catch (...) {
-        std::lock_guard lock(mutex);
-        if (!first_error) first_error = std::current_exception();
+      for (size_t i = next++; i < count; i = next++) {
+        try {
+          work(i);
+        } catch (...) {
+          keep_error();
+        }
       }
+      // Weights are packed on this thread's stream, and kernels run on the caller's.
+      if (device.is_cpu()) return;
+      c10::impl::VirtualGuardImpl backend(device.type());
+      backend.synchronizeStream(backend.getStream(device));
+    } catch (...) {
+      keep_error();
     }
-    // Weights are packed on this thread's stream, and kernels run on the caller's.
-    if (device.is_cpu()) return;
-    c10::impl::VirtualGuardImpl backend(device.type());
-    backend.synchronizeStream(backend.getStream(device));
   };
   size_t workers = std::min(count, most_workers());
   std::vector<std::thread> threads;
@@ -192,9 +199,11 @@ class Selector {
       // What was timed elsewhere and is not on offer here, by another version of a library say, is timed again.
       std::vector<const Node*> stale;
       for (const Node* node : nodes) {
-        if (timed_.count(node)) continue;
+        std::string key = key_of(*node);
+        auto known = cache_.find(key);
+        if (timed_.count(node) || !known || known->microseconds == 0) continue;
         stale.push_back(node);
-        cache_.erase(key_of(*node));
+        cache_.erase(key);
       }
       time_unknown(stale, {});
       choose_known(stale);

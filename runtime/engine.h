@@ -55,7 +55,7 @@ struct EngineState {
   Options options;
   std::vector<Range> ranges;              ///< One per tensor input; empty: every shape is allowed.
   std::vector<CallSignature> signatures;  ///< Planned at compile, the tuned one first.
-  std::string timings;                    ///< TimingCache::text of this engine's nodes.
+  std::string timings;                    ///< TimingCache::text: this engine's nodes, and what other plans may want.
   bool left_to_torch = false;             ///< LibTorch was found to be faster and runs every call.
   void fields(auto&& f);
 };

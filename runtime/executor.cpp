@@ -49,6 +49,7 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
 std::string Executor::why_not_recorded() const {
   std::lock_guard lock(mutex_);
   for (const auto& [stream, own] : by_stream_) {
+    std::lock_guard stream_lock(own.mutex);
     if (own.context && !own.context->why_not_recorded().empty()) return own.context->why_not_recorded();
   }
   return why_not_;
@@ -57,6 +58,7 @@ std::string Executor::why_not_recorded() const {
 int64_t Executor::launches() const {
   std::lock_guard lock(mutex_);
   for (const auto& [stream, own] : by_stream_) {
+    std::lock_guard stream_lock(own.mutex);
     if (own.context && own.context->recorded_launches() > 0) return own.context->recorded_launches();
   }
   return static_cast<int64_t>(plan_->steps.size());

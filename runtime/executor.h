@@ -44,7 +44,7 @@ class Executor {
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<RunContext>> idle_;
   struct OfStream {
-    std::mutex mutex;
+    mutable std::mutex mutex;
     std::unique_ptr<RunContext> context;
   };
   std::unordered_map<void*, OfStream> by_stream_;

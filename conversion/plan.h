@@ -55,6 +55,7 @@ struct Step {
 class WeightMark {
  public:
   explicit WeightMark(at::Tensor weight);
+  const at::Tensor& tensor() const { return weight_; }
   /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`).
   bool is_current() const {
     const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();

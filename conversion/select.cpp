@@ -149,6 +149,7 @@ class Selector {
 
   Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
     std::vector<const Node*> nodes = steps_of(graph);
+    forget_blocks_not_on_offer(nodes);
     std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
     if (tune_) {
       time_unknown(nodes, progress);
@@ -198,13 +199,11 @@ class Selector {
     if (tune_) {
       // What was timed elsewhere and is not on offer here, by another version of a library say, is timed again.
       std::vector<const Node*> stale;
-      for (const Node* node : nodes) {
-        std::string key = key_of(*node);
-        auto known = cache_.find(key);
-        if (timed_.count(node) || !known || known->microseconds == 0) continue;
-        stale.push_back(node);
-        cache_.erase(key);
-      }
+      std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(stale), [&](const Node* node) {
+        auto known = cache_.find(key_of(*node));
+        return !timed_.count(node) && known && known->microseconds > 0;
+      });
+      for (const Node* node : stale) cache_.erase(key_of(*node));
       time_unknown(stale, {});
       choose_known(stale);
     }
@@ -213,6 +212,22 @@ class Selector {
     std::vector<Choice> choices(rest.size());
     for_each_in_parallel(rest.size(), device_, [&](size_t i) { choices[i] = choose_untimed(*rest[i]); });
     for (size_t i = 0; i < rest.size(); ++i) timed_.emplace(rest[i], std::move(choices[i]));
+  }
+
+  /// Blocks are kept for their times, so a time counts only where the kernel that took it is on offer.
+  void forget_blocks_not_on_offer(const std::vector<const Node*>& nodes) {
+    for_each_in_parallel(nodes.size(), device_, [&](size_t i) {
+      if (!is_block(*nodes[i])) return;
+      std::string key = key_of(*nodes[i]);
+      auto known = cache_.find(key);
+      if (!known || known->microseconds == 0) return;
+      KernelContext context = context_;
+      context.tune = true;
+      Offers offers = offers_for(*nodes[i], context, known->tactic);
+      bool on_offer = std::any_of(offers.offers().begin(), offers.offers().end(),
+                                  [&](const Offers::Offer& offer) { return offer.config == known->config; });
+      if (!on_offer) cache_.erase(key);
+    });
   }
 
   void choose_known(const std::vector<const Node*>& nodes) {

@@ -32,7 +32,7 @@
 namespace torchweld {
 
 const std::vector<Tactic>& tactics() {
-  static const std::vector<Tactic> table{
+  static const auto& table = *new std::vector<Tactic>{
       {"cpu_conv", c10::kCPU, cpu::propose_own_conv},
       {"cpu_linear", c10::kCPU, cpu::propose_own_linear},
       {"onednn_conv", c10::kCPU, cpu::propose_conv},

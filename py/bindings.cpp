@@ -246,6 +246,7 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("warm_up", &warm_up_module);
   m.def("finish_planning", [] { return Background::get().finish(); }, py::call_guard<py::gil_scoped_release>());
+  m.def("stop_planning", [] { Background::get().stop(); }, py::call_guard<py::gil_scoped_release>());
   m.attr("has_cuda") = has_cuda();
   m.def("module_of_function", &module_of_function);
 }

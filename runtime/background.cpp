@@ -1,5 +1,7 @@
 #include "runtime/background.h"
 
+#include <system_error>
+
 #include "core/environment.h"
 
 namespace torchweld {
@@ -9,30 +11,45 @@ Background& Background::get() {
   return background;
 }
 
-Background::~Background() {
-  {
-    std::lock_guard lock(mutex_);
-    stops_ = true;
-  }
-  changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
-  // What waits holds modules, whose memory on a device must not be freed this late.
-  new std::deque<std::function<void()>>(std::move(waiting_));
-}
-
-bool Background::post(std::function<void()> work, size_t most) {
+bool Background::post(std::function<void()> work) {
+  if (is_forked()) return false;
   std::lock_guard lock(mutex_);
-  if (waiting_.size() >= most) return false;
+  if (stops_ || waiting_.size() >= kMostWaiting) return false;
+  if (!thread_.joinable()) {
+    try {
+      thread_ = std::thread([this] { loop(); });
+    } catch (const std::system_error& error) {
+      log(1, std::string("no thread for work in the background: ") + error.what());
+      return false;
+    }
+    owner_ = getpid();
+  }
   waiting_.push_back(std::move(work));
-  if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
   changed_.notify_all();
   return true;
 }
 
 int64_t Background::finish() {
+  if (is_forked()) return 0;
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return waiting_.empty() && !working_; });
   return done_;
+}
+
+void Background::stop() {
+  if (is_forked()) {
+    thread_.detach();
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    stops_ = true;
+    // What waits holds modules, whose memory on a device must not be freed this late.
+    new std::deque<std::function<void()>>(std::move(waiting_));
+    waiting_.clear();
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Background::loop() {

@@ -296,11 +296,15 @@ bool has_cuda() {
 
 void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
-  // At a new shape the first call begins a plan (where sizes depend on data, the second); the second call that the plan
-  // runs records the CUDA graph.
-  for (int i = 0; i < 4; ++i) {
+  // At a new shape the first call begins a plan (where sizes depend on data, the second). Two calls that begin none are
+  // run by plans: the second of them records the CUDA graph. The limit is for other threads that plan all the time.
+  constexpr int kMostCalls = 64;
+  int64_t plans = Background::get().finish();
+  for (int calls = 0, quiet = 0; calls < kMostCalls && (calls < 4 || quiet < 2); ++calls) {
     compiled.forward(arguments);
-    Background::get().finish();
+    int64_t now = Background::get().finish();
+    quiet = now == plans ? quiet + 1 : 0;
+    plans = now;
   }
 }
 

@@ -17,8 +17,10 @@
 #include "runtime/background.h"
 
 #ifdef TORCHWELD_WITH_CUDA
+#include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 
+#include "kernels/cuda/driver.h"
 #include "kernels/cuda/jit.h"
 #include "kernels/cuda/launch.h"
 #endif
@@ -117,6 +119,60 @@ bool is_being_captured() {
 #endif
 }
 
+/// Where plans are made that no call waits for. What its thread uses until it is stopped must be loaded before it.
+Background& planner() {
+#ifdef TORCHWELD_WITH_CUDA
+  try {
+    cuda::nvrtc();
+  } catch (const std::exception&) {
+    // A plan without it says what is missing.
+  }
+#endif
+  return Background::get();
+}
+
+/// A module by other names: its own tensors' memory in tensors that nobody else has.
+class Aliases {
+ public:
+  c10::IValue of(const c10::IValue& value) {
+    if (value.isObject() && !value.isCustomClass()) {
+      auto copy = value.toObjectRef().copy();
+      for (size_t i = 0; i < copy->slots().size(); ++i) copy->setSlot(i, of(copy->slots()[i]));
+      return copy;
+    }
+    if (!value.isTensor() || !value.toTensor().defined()) return value;
+    at::Tensor& alias = aliases_[value.toTensor().unsafeGetTensorImpl()];
+    if (!alias.defined()) {
+      alias = value.toTensor().variable_data();
+      marks_.emplace(alias.unsafeGetTensorImpl(), WeightMark(value.toTensor()));
+    }
+    return alias;
+  }
+  /// Of the module's own tensors, by their aliases.
+  const std::unordered_map<const c10::TensorImpl*, WeightMark>& marks() const { return marks_; }
+
+ private:
+  std::unordered_map<const c10::TensorImpl*, at::Tensor> aliases_;
+  std::unordered_map<const c10::TensorImpl*, WeightMark> marks_;
+};
+
+/// What the caller's stream has to write, so that another thread reads weights behind it.
+class WritesSoFar {
+ public:
+#ifdef TORCHWELD_WITH_CUDA
+  explicit WritesSoFar(const CallSignature& signature) : done_(std::make_shared<at::cuda::CUDAEvent>()) {
+    done_->record(c10::cuda::getCurrentCUDAStream(signature.tensors.front().device.index()));
+  }
+  void wait() const { done_->synchronize(); }
+
+ private:
+  std::shared_ptr<at::cuda::CUDAEvent> done_;
+#else
+  explicit WritesSoFar(const CallSignature&) {}
+  void wait() const {}
+#endif
+};
+
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {
   for (const Step& step : plan.steps) {
@@ -204,7 +260,13 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       return run_in_torch(segment, arguments);
     }
     if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
-    entry = takes_long_to_plan(signature) ? plan_later(segment, signature) : plan_at_call(segment, signature);
+    bool on_cuda = !tensors.empty() && tensors.front().is_cuda();
+    // The compiler has run for remembered signatures; during a capture nothing can be planned.
+    if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
+      entry = plan_at_call(segment, signature);
+    } else if (!is_being_captured()) {
+      entry = plan_later(segment, signature);
+    }
   }
   if (!entry || entry->is_being_planned) {
     if (is_being_captured()) {
@@ -246,7 +308,8 @@ std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arg
 }
 
 std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
-                                                  const std::function<void(size_t, size_t)>& progress) {
+                                                  const std::function<void(size_t, size_t)>& progress,
+                                                  const Marks& marks) {
   expect(!signature.tensors.empty(), "the segment has no tensor input");
   c10::Device device = signature.tensors.front().device;
   for (const TensorType& type : signature.tensors) {
@@ -268,6 +331,10 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
   auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
                       rehearses ? IsFaster(Rehearsal()) : IsFaster());
+  for (WeightMark& mark : plan->weights) {
+    auto own = marks.find(mark.tensor().unsafeGetTensorImpl());
+    if (own != marks.end()) mark = own->second;
+  }
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
   entry->executor = faster_executor(std::move(plan), tune);
@@ -328,12 +395,13 @@ void Engine::build_remembered(const c10::IValue& segment) {
   }
 }
 
-std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature) {
+std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature,
+                                                          const Marks& marks) {
   std::lock_guard lock(plan_mutex_);
   std::shared_ptr<const Entry> entry = find(signature);
   if (entry && !entry->is_being_planned) return entry;  // another thread was first
   try {
-    entry = plan(segment, signature, /*tune=*/false, {});
+    entry = plan(segment, signature, /*tune=*/false, {}, marks);
   } catch (const std::exception& error) {
     warn_once(state_.name + " cannot be planned for this call and runs in LibTorch: " + error.what());
     auto failed = std::make_shared<Entry>();
@@ -345,19 +413,29 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
 }
 
 std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
-  auto entry = std::make_shared<Entry>();
-  entry->signature = signature;
-  entry->is_being_planned = true;
-  add(entry);
+  // The other thread reads weights by names of its own: the module may be moved or given others meanwhile.
+  auto aliases = std::make_shared<Aliases>();
+  c10::IValue view = aliases->of(segment);
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
-  auto work = [self, segment, signature] {
+  auto work = [self, view, aliases, signature, writes = WritesSoFar(signature)] {
     c10::NoGradGuard no_grad;
 #ifdef TORCHWELD_WITH_CUDA
     c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
 #endif
-    self->plan_at_call(segment, signature);
+    writes.wait();
+    self->plan_at_call(view, signature, aliases->marks());
   };
-  if (Background::get().post(work, static_cast<size_t>(state_.options.max_cached_plans))) return entry;
+  auto entry = std::make_shared<Entry>();
+  entry->signature = signature;
+  entry->is_being_planned = true;
+  {
+    std::lock_guard lock(table_mutex_);
+    if (auto known = find(signature)) return known;  // another thread was first
+    auto table = std::make_shared<Table>(*table_.load());
+    put(*table, entry);
+    table_.store(std::move(table));
+  }
+  if (planner().post(work)) return entry;
   remove(entry);
   return nullptr;
 }
@@ -365,15 +443,18 @@ std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segme
 void Engine::add(std::shared_ptr<const Entry> entry) {
   std::lock_guard lock(table_mutex_);
   auto table = std::make_shared<Table>(*table_.load());
-  std::erase_if(*table, [&](const auto& other) { return other->signature == entry->signature; });
-  entry->last_use = clock_.fetch_add(1);
-  if (static_cast<int64_t>(table->size()) >= state_.options.max_cached_plans) {
-    table->erase(std::min_element(table->begin(), table->end(), [](const auto& a, const auto& b) {
-      return a->last_use.load() < b->last_use.load();
-    }));
-  }
-  table->push_back(std::move(entry));
+  put(*table, std::move(entry));
   table_.store(std::move(table));
+}
+
+void Engine::put(Table& table, std::shared_ptr<const Entry> entry) {
+  std::erase_if(table, [&](const auto& other) { return other->signature == entry->signature; });
+  entry->last_use = clock_.fetch_add(1);
+  if (static_cast<int64_t>(table.size()) >= state_.options.max_cached_plans) {
+    table.erase(std::min_element(table.begin(), table.end(),
+                                 [](const auto& a, const auto& b) { return a->last_use.load() < b->last_use.load(); }));
+  }
+  table.push_back(std::move(entry));
 }
 
 void Engine::remove(const std::shared_ptr<const Entry>& entry) {
@@ -398,11 +479,9 @@ std::string Engine::outside_range(const CallSignature& signature) const {
   return "";
 }
 
-bool Engine::takes_long_to_plan(const CallSignature& signature) const {
-  bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
-  // The machine code of remembered plans is saved with the module.
+bool Engine::is_remembered(const CallSignature& signature) const {
   auto& remembered = state_.signatures;
-  return on_cuda && std::find(remembered.begin(), remembered.end(), signature) == remembered.end();
+  return std::find(remembered.begin(), remembered.end(), signature) != remembered.end();
 }
 
 bool Engine::is_worth_a_plan(const CallSignature& signature) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "conversion/timing_cache.h"
@@ -105,18 +106,21 @@ class Engine : public torch::CustomClassHolder {
 
   std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
   std::shared_ptr<const Entry> find(const CallSignature& signature) const;
+  /// `marks`: of the module's own weights, by what stands for them in `segment` where that is another thread's view.
+  using Marks = std::unordered_map<const c10::TensorImpl*, WeightMark>;
   std::shared_ptr<const Entry> plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
-                                    const std::function<void(size_t, size_t)>& progress);
+                                    const std::function<void(size_t, size_t)>& progress, const Marks& marks = {});
   /// The executor of a plan, with branches in parallel where the timing cache says that they pay, or (tune) where that
   /// is measured now: on random data, and only when the run gets clearly shorter.
   std::shared_ptr<Executor> faster_executor(std::shared_ptr<const Plan> plan, bool tune);
-  /// A plan for a GPU takes a compiler, unless its machine code is kept.
-  bool takes_long_to_plan(const CallSignature& signature) const;
-  std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature);
-  /// Plans in the background. Returns what the table has for the signature until then, or null when too much is
-  /// waiting.
+  bool is_remembered(const CallSignature& signature) const;
+  std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
+                                            const Marks& marks = {});
+  /// Plans in the background, from the weights as they are now. Returns what the table has for the signature, or null
+  /// when too much is waiting.
   std::shared_ptr<const Entry> plan_later(const c10::IValue& segment, const CallSignature& signature);
   void add(std::shared_ptr<const Entry> entry);
+  void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
   /// False for a signature that comes for the first time where signatures were not known at compile.

@@ -132,8 +132,12 @@ std::vector<at::Tensor> RunContext::run_graph(const std::vector<at::Tensor>& inp
   if (!recorded_) {
     try {
       recorded_ = RecordedGraph::record(*this, inputs);
+    } catch (const c10::Error& error) {
+      why_not_recorded_ = error.what_without_backtrace();
     } catch (const std::exception& error) {
       why_not_recorded_ = error.what();
+    }
+    if (!recorded_) {
       log(1, "a plan cannot be recorded as CUDA graph and runs launch by launch: " + why_not_recorded_);
       return run_steps(inputs, stream);
     }

@@ -70,7 +70,7 @@ void separate_outputs(Graph& graph, const SharedPairs& shared_before) {
 }  // namespace
 
 const std::vector<Pass>& passes() {
-  static const std::vector<Pass> table{
+  static const auto& table = *new std::vector<Pass>{
       {"fold_constants", fold_constants},
       {"simplify", simplify},
       {"fold_batch_norm", fold_batch_norm},

@@ -49,12 +49,13 @@ std::vector<std::string> compile_options(const Program& program, const std::stri
 }
 
 std::string key_of(const Program& program, const std::string& arch) {
-  static const std::string headers = [] {
+  // Never destroyed: programs may still be compiled when the process ends.
+  static const auto& headers = *new const std::string([] {
     std::string all;
     for (const EmbeddedHeader& header : embedded_headers()) all += std::string(header.name) + "\n" + header.text;
     return digest(all);
-  }();
-  static const std::string version = nvrtc_version();
+  }());
+  static const auto& version = *new const std::string(nvrtc_version());
   std::string all = version + "\n" + headers + "\n";
   for (const std::string& option : compile_options(program, arch)) all += option + "\n";
   return program.name + "-" + arch + "-" + digest(all + program.text);

@@ -5,6 +5,7 @@ compiled(x)
 torch.jit.save(compiled, "compiled.ts")       # torch.jit.load reads it wherever torchweld is imported
 """
 
+import atexit
 from pkgutil import extend_path
 
 # In a build tree the compiled part lies in another folder of the same name.
@@ -14,10 +15,13 @@ from . import _startup
 
 _startup.check_torch()
 
+from . import _C
 from ._C import Report, has_cuda
 from ._compare import Comparison, compare
 from ._compile import compile, dry_run, explain, load, warm_up
 from ._inputs import Input
+
+atexit.register(_C.stop_planning)
 
 __version__ = "0.1.0"
 __all__ = ["Comparison", "Input", "Report", "compare", "compile", "dry_run", "explain", "has_cuda", "load", "warm_up"]

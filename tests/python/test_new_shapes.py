@@ -135,6 +135,38 @@ def test_new_weights_at_a_shape_planned_in_the_background():
         _C.finish_planning()
 
 
+def double_in_place(compiled):
+    for parameter in compiled.parameters():
+        parameter.mul_(2.0)
+
+
+def double_elsewhere(compiled):
+    for parameter in compiled.parameters():
+        parameter.data = parameter.data * 2.0
+
+
+def move_and_double(compiled):
+    compiled.cpu()
+    compiled.cuda()
+    double_in_place(compiled)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [double_in_place, double_elsewhere, move_and_double])
+def test_weights_that_change_while_planning(change):
+    for size in range(9, 14):
+        net, compiled = compiled_net(depth=3)
+        x = picture(2, 8, size, size)
+        compiled(x)
+        change(compiled)
+        for own, new in zip(net.parameters(), compiled.parameters(), strict=True):
+            own.copy_(new)
+        _C.finish_planning()
+        for _ in range(3):
+            equal(net, compiled, x)
+            _C.finish_planning()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("disabled", ["", "cuda_implicit_gemm"])
 def test_plans_share_packed_weights(monkeypatch, disabled):

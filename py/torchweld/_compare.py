@@ -77,7 +77,7 @@ def compare(module, compiled, inputs, *, precision=None):
     run in TF32: the operands of all its products rounded to that format (LibTorch, where TF32 is allowed, takes it for
     some layers and for others not, by the algorithm that cuDNN prefers). In the float64 run all float32 is float64,
     also where the module asks for float32 by name. An original that cannot run so is its own reference, which allows no
-    error of its own. Modules must be functional: each is run once or twice.
+    error of its own. Modules must be functional: each is run a few times.
     """
     args, kwargs = bind_call(inputs)
     with torch.no_grad():

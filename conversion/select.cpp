@@ -116,27 +116,36 @@ bool is_block(const Node& node) {
   return fused && torchweld::is_block(*fused);
 }
 
-KernelContext context_of(const Options& options) {
+/// `all`: for every configuration, not only the one that heuristics put first.
+KernelContext context_of(const Options& options, bool all) {
   KernelContext context;
+  context.tune = all;
   context.allow_tf32 = !options.disable_tf32;
   if (options.workspace_size > 0) context.workspace_limit = options.workspace_size;
   return context;
 }
 
+/// Where among the offers is what the timing cache names.
+std::optional<size_t> find_offer(const Offers& offers, const TimingCache::Entry& entry) {
+  const auto& all = offers.offers();
+  auto found = std::find_if(all.begin(), all.end(), [&](const Offers::Offer& offer) {
+    return offer.tactic == entry.tactic && offer.config == entry.config;
+  });
+  return found == all.end() ? std::nullopt : std::optional(static_cast<size_t>(found - all.begin()));
+}
+
 /// This offer for a node; nothing when it is not among the node's, or does not build.
 std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& node, const Options& options) {
-  KernelContext context = context_of(options);
-  context.tune = true;
-  Offers offers = offers_for(node, context, entry.tactic);
-  for (const Offers::Offer& offer : offers.offers()) {
-    if (offer.config != entry.config) continue;
-    try {
-      return Choice{offer.build(), entry.tactic, entry.config, entry.microseconds};
-    } catch (const std::exception& error) {
-      log_drop(node, offer, error);
-    }
+  Offers offers = offers_for(node, context_of(options, /*all=*/true), entry.tactic);
+  std::optional<size_t> place = find_offer(offers, entry);
+  if (!place) return std::nullopt;
+  const Offers::Offer& offer = offers.offers()[*place];
+  try {
+    return Choice{offer.build(), entry.tactic, entry.config, entry.microseconds};
+  } catch (const std::exception& error) {
+    log_drop(node, offer, error);
+    return std::nullopt;
   }
-  return std::nullopt;
 }
 
 /// Decides in three rounds: unknown kinds of node (and of parts of blocks, where these may be faster) are timed, each
@@ -145,7 +154,7 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
 class Selector {
  public:
   Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
-      : options_(options), tune_(tune), cache_(cache), device_(device), context_(context_of(options)) {}
+      : options_(options), tune_(tune), cache_(cache), device_(device) {}
 
   Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
     std::vector<const Node*> nodes = steps_of(graph);
@@ -221,12 +230,8 @@ class Selector {
       std::string key = key_of(*nodes[i]);
       auto known = cache_.find(key);
       if (!known || known->microseconds == 0) return;
-      KernelContext context = context_;
-      context.tune = true;
-      Offers offers = offers_for(*nodes[i], context, known->tactic);
-      bool on_offer = std::any_of(offers.offers().begin(), offers.offers().end(),
-                                  [&](const Offers::Offer& offer) { return offer.config == known->config; });
-      if (!on_offer) cache_.erase(key);
+      Offers offers = offers_for(*nodes[i], context_of(options_, /*all=*/true), known->tactic);
+      if (!find_offer(offers, *known)) cache_.erase(key);
     });
   }
 
@@ -256,9 +261,7 @@ class Selector {
     constexpr double kSurely = 0.8;
     auto known = cache_.find(key_of(node));
     if (known && known->microseconds > 0) return known->microseconds;
-    KernelContext context = context_;
-    context.tune = true;
-    double expected = offers_for(node, context).least_expected();
+    double expected = offers_for(node, context_of(options_, /*all=*/true)).least_expected();
     return std::isfinite(expected) ? std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom)) : kLeastStep;
   }
 
@@ -345,9 +348,7 @@ class Selector {
 
   /// Nothing is built yet. `all`: every configuration, not only the one that heuristics put first.
   Candidates candidates_for(const Node& node, bool all) {
-    KernelContext context = context_;
-    context.tune = all;
-    Candidates result{.offers = offers_for(node, context), .kernels = {}, .failures = {}};
+    Candidates result{.offers = offers_for(node, context_of(options_, all)), .kernels = {}, .failures = {}};
     // Running a block's parts one by one is what dissolving it does better.
     if (is_block(node)) result.offers.drop("aten");
     for (const auto& [tactic, reason] : result.offers.refusals()) log(4, node.op() + ": " + tactic + ": " + reason);
@@ -430,12 +431,9 @@ class Selector {
     for (bool all : {false, true}) {
       if (!known || (!all && known->microseconds > 0)) continue;
       Candidates candidates = candidates_for(node, all);
-      const auto& offers = candidates.offers.offers();
-      for (size_t i = 0; i < offers.size(); ++i) {
-        if (offers[i].tactic != known->tactic || offers[i].config != known->config) continue;
-        if (build(node, candidates, i)) {
-          return Choice{candidates.kernels[i], offers[i].tactic, offers[i].config, known->microseconds};
-        }
+      std::optional<size_t> place = find_offer(candidates.offers, *known);
+      if (place && build(node, candidates, *place)) {
+        return Choice{candidates.kernels[*place], known->tactic, known->config, known->microseconds};
       }
     }
     return std::nullopt;
@@ -469,7 +467,6 @@ class Selector {
   bool tune_;
   TimingCache& cache_;
   c10::Device device_;
-  KernelContext context_;
   Selection timed_;
   std::map<std::string, std::vector<TimingCache::Entry>> runners_up_;
 };

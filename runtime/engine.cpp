@@ -15,9 +15,9 @@
 #include "core/environment.h"
 #include "core/error.h"
 #include "runtime/background.h"
+#include "runtime/rehearsal.h"
 
 #ifdef TORCHWELD_WITH_CUDA
-#include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 
 #include "kernels/cuda/driver.h"
@@ -66,51 +66,6 @@ std::string branches_key(const Plan& plan) {
          c10::sha1(text).str();
 }
 
-/// Microseconds of two ways to run the same plan, on random data; nothing where that cannot be measured: an operator
-/// raises on random numbers, or memory is short.
-std::optional<Contest> race(Executor& first, Executor& second, double budget_ms) try {
-  // Short ones several times in a row, so that launching does not hide the device's time.
-  constexpr double kTurn = 2000;
-  double expected = 0;
-  for (const Step& step : first.plan().steps) expected += step.microseconds;
-  int runs = static_cast<int>(std::clamp(kTurn / std::max(expected, 1.0), 1.0, 8.0));
-  std::vector<at::Tensor> inputs;
-  for (int slot : first.plan().inputs) inputs.push_back(random_tensor(first.plan().slots[slot].type));
-  auto runs_of = [&](Executor& executor) {
-    return [&] {
-      for (int i = 0; i < runs; ++i) executor.run(inputs);
-    };
-  };
-  Contest times = contest(runs_of(first), runs_of(second), first.plan().device, budget_ms);
-  return Contest{times.first / runs, times.second / runs};
-} catch (const std::exception& error) {
-  log(3, std::string("two plans cannot be compared: ") + error.what());
-  return std::nullopt;
-}
-
-/// Compares plans by running them, as convert() asks for. Keeps the faster one ready for the next comparison.
-class Rehearsal {
- public:
-  bool operator()(const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>& other) {
-    // A short look, and a longer one at what seems to be a gain.
-    constexpr double kMargin = 0.995;
-    constexpr double kLook = 10;
-    constexpr double kLongLook = 40;
-    if (!standing_ || &standing_->plan() != plan.get())
-      standing_ = std::make_shared<Executor>(plan, /*cuda_graphs=*/true);
-    auto trial = std::make_shared<Executor>(other, /*cuda_graphs=*/true);
-    for (double budget_ms : {kLook, kLongLook}) {
-      std::optional<Contest> times = race(*standing_, *trial, budget_ms);
-      if (!times || times->second > kMargin * times->first) return false;
-    }
-    standing_ = std::move(trial);
-    return true;
-  }
-
- private:
-  std::shared_ptr<Executor> standing_;
-};
-
 bool is_being_captured() {
 #ifdef TORCHWELD_WITH_CUDA
   return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
@@ -130,48 +85,6 @@ Background& planner() {
 #endif
   return Background::get();
 }
-
-/// A module by other names: its own tensors' memory in tensors that nobody else has.
-class Aliases {
- public:
-  c10::IValue of(const c10::IValue& value) {
-    if (value.isObject() && !value.isCustomClass()) {
-      auto copy = value.toObjectRef().copy();
-      for (size_t i = 0; i < copy->slots().size(); ++i) copy->setSlot(i, of(copy->slots()[i]));
-      return copy;
-    }
-    if (!value.isTensor() || !value.toTensor().defined()) return value;
-    at::Tensor& alias = aliases_[value.toTensor().unsafeGetTensorImpl()];
-    if (!alias.defined()) {
-      alias = value.toTensor().variable_data();
-      marks_.emplace(alias.unsafeGetTensorImpl(), WeightMark(value.toTensor()));
-    }
-    return alias;
-  }
-  /// Of the module's own tensors, by their aliases.
-  const std::unordered_map<const c10::TensorImpl*, WeightMark>& marks() const { return marks_; }
-
- private:
-  std::unordered_map<const c10::TensorImpl*, at::Tensor> aliases_;
-  std::unordered_map<const c10::TensorImpl*, WeightMark> marks_;
-};
-
-/// What the caller's stream has to write, so that another thread reads weights behind it.
-class WritesSoFar {
- public:
-#ifdef TORCHWELD_WITH_CUDA
-  explicit WritesSoFar(const CallSignature& signature) : done_(std::make_shared<at::cuda::CUDAEvent>()) {
-    done_->record(c10::cuda::getCurrentCUDAStream(signature.tensors.front().device.index()));
-  }
-  void wait() const { done_->synchronize(); }
-
- private:
-  std::shared_ptr<at::cuda::CUDAEvent> done_;
-#else
-  explicit WritesSoFar(const CallSignature&) {}
-  void wait() const {}
-#endif
-};
 
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {
@@ -309,7 +222,7 @@ std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arg
 
 std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
                                                   const std::function<void(size_t, size_t)>& progress,
-                                                  const Marks& marks) {
+                                                  const WeightMarks& marks) {
   expect(!signature.tensors.empty(), "the segment has no tensor input");
   c10::Device device = signature.tensors.front().device;
   for (const TensorType& type : signature.tensors) {
@@ -396,7 +309,7 @@ void Engine::build_remembered(const c10::IValue& segment) {
 }
 
 std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature,
-                                                          const Marks& marks) {
+                                                          const WeightMarks& marks) {
   std::lock_guard lock(plan_mutex_);
   std::shared_ptr<const Entry> entry = find(signature);
   if (entry && !entry->is_being_planned) return entry;  // another thread was first
@@ -413,17 +326,14 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
 }
 
 std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
-  // The other thread reads weights by names of its own: the module may be moved or given others meanwhile.
-  auto aliases = std::make_shared<Aliases>();
-  c10::IValue view = aliases->of(segment);
+  auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
-  auto work = [self, view, aliases, signature, writes = WritesSoFar(signature)] {
+  auto work = [self, view, signature] {
     c10::NoGradGuard no_grad;
 #ifdef TORCHWELD_WITH_CUDA
     c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
 #endif
-    writes.wait();
-    self->plan_at_call(view, signature, aliases->marks());
+    self->plan_at_call(view->module(), signature, view->marks());
   };
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
@@ -548,10 +458,10 @@ EngineReport Engine::report() const {
   }
   for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;
   report.arena_bytes = plan.arena_bytes;
-  report.streams = executor->why_not_recorded().empty() ? plan.lanes : 1;
   for (const at::Tensor& constant : plan.constants) report.constant_bytes += static_cast<int64_t>(constant.nbytes());
   report.launches = executor->launches();
   report.not_recorded = executor->why_not_recorded();
+  report.streams = report.not_recorded.empty() ? plan.lanes : 1;
   report.flops = plan.flops;
   return report;
 }

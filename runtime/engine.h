@@ -8,13 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "conversion/timing_cache.h"
 #include "core/options.h"
 #include "runtime/executor.h"
 #include "runtime/torchweld.h"
+#include "runtime/weights_view.h"
 
 namespace torchweld {
 
@@ -106,16 +106,15 @@ class Engine : public torch::CustomClassHolder {
 
   std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
   std::shared_ptr<const Entry> find(const CallSignature& signature) const;
-  /// `marks`: of the module's own weights, by what stands for them in `segment` where that is another thread's view.
-  using Marks = std::unordered_map<const c10::TensorImpl*, WeightMark>;
+  /// `marks`: where `segment` is a view of the module's weights, what marks these.
   std::shared_ptr<const Entry> plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
-                                    const std::function<void(size_t, size_t)>& progress, const Marks& marks = {});
+                                    const std::function<void(size_t, size_t)>& progress, const WeightMarks& marks = {});
   /// The executor of a plan, with branches in parallel where the timing cache says that they pay, or (tune) where that
   /// is measured now: on random data, and only when the run gets clearly shorter.
   std::shared_ptr<Executor> faster_executor(std::shared_ptr<const Plan> plan, bool tune);
   bool is_remembered(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
-                                            const Marks& marks = {});
+                                            const WeightMarks& marks = {});
   /// Plans in the background, from the weights as they are now. Returns what the table has for the signature, or null
   /// when too much is waiting.
   std::shared_ptr<const Entry> plan_later(const c10::IValue& segment, const CallSignature& signature);

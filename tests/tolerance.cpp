@@ -44,19 +44,18 @@ std::string compare(const at::Tensor& engine, const at::Tensor& eager, const at:
     return std::string(what) + " at element " + std::to_string(i) + ": engine " + text(ours[i]) + ", eager " +
            text(theirs[i]) + ", f64 " + text(exact[i]);
   };
+  auto is_same = [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); };
   bool is_exact = !eager.is_floating_point();
   double eager_error = 0;
   double error = 0;
   size_t worst = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
     if (is_exact || !std::isfinite(theirs[i])) {
-      bool same = ours[i] == theirs[i] || (std::isnan(ours[i]) && std::isnan(theirs[i]));
-      if (!same) return describe("different", i);
+      if (!is_same(ours[i], theirs[i])) return describe("different", i);
       continue;
     }
     if (!std::isfinite(exact[i])) {
-      bool same = std::isfinite(ours[i]) || ours[i] == exact[i] || (std::isnan(ours[i]) && std::isnan(exact[i]));
-      if (!same) return describe("not finite", i);
+      if (!std::isfinite(ours[i]) && !is_same(ours[i], exact[i])) return describe("not finite", i);
       continue;
     }
     if (!std::isfinite(ours[i])) return describe("not finite", i);

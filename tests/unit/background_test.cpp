@@ -5,10 +5,21 @@
 
 #include <atomic>
 #include <latch>
+#include <memory>
 #include <stdexcept>
 
 namespace torchweld {
 namespace {
+
+/// Gives the thread a piece of work that lasts until `may_end`, and returns when it has begun.
+void occupy(Background& background, std::latch& may_end) {
+  auto begun = std::make_shared<std::latch>(1);
+  background.post([begun, &may_end] {
+    begun->count_down();
+    may_end.wait();
+  });
+  begun->wait();
+}
 
 TEST(Background, DoesWorkInOrderAndCountsIt) {
   Background background;
@@ -20,13 +31,9 @@ TEST(Background, DoesWorkInOrderAndCountsIt) {
 }
 
 TEST(Background, RefusesWorkWhenTooMuchIsWaiting) {
+  std::latch may_end(1);
   Background background;
-  std::latch begun(1), may_end(1);
-  background.post([&] {
-    begun.count_down();
-    may_end.wait();
-  });
-  begun.wait();
+  occupy(background, may_end);
   int accepted = 0;
   while (accepted < 1000 && background.post([] {})) ++accepted;
   EXPECT_GT(accepted, 0);
@@ -63,13 +70,9 @@ TEST(Background, StoppingWaitsForWhatIsAtHandOnly) {
 }
 
 TEST(Background, AForkedProcessDoesNotWaitForIt) {
+  std::latch may_end(1);
   Background background;
-  std::latch begun(1), may_end(1);
-  background.post([&] {
-    begun.count_down();
-    may_end.wait();
-  });
-  begun.wait();
+  occupy(background, may_end);
   pid_t child = fork();
   if (child == 0) {
     bool refused = !background.post([] {});

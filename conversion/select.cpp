@@ -158,13 +158,14 @@ class Selector {
 
   Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
     std::vector<const Node*> nodes = steps_of(graph);
-    forget_blocks_not_on_offer(nodes);
-    std::vector<std::unique_ptr<Graph>> parts = parts_of_blocks(nodes);
-    if (tune_) {
-      time_unknown(nodes, progress);
-      time_unknown(parts_that_may_win(nodes, parts), progress);
+    std::vector<std::unique_ptr<Graph>> parts;  // For as long as their kernels may be used.
+    while (!nodes.empty()) {
+      forget_blocks_not_on_offer(nodes);
+      if (tune_) time_unknown(nodes, progress);
+      std::vector<Block> blocks = blocks_among(nodes, parts);
+      nodes = tune_ ? parts_that_may_win(blocks) : all_parts(blocks);
     }
-    if (!parts.empty()) expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); });
+    while (expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); }) > 0) continue;
     // The first of its kind decides for all of them, as it will when a saved module is planned again.
     std::map<std::string, std::vector<const Node*>> kinds;
     std::vector<const Node*> firsts, others;
@@ -243,14 +244,6 @@ class Selector {
     }
   }
 
-  static std::vector<std::unique_ptr<Graph>> parts_of_blocks(const std::vector<const Node*>& nodes) {
-    std::vector<std::unique_ptr<Graph>> parts;
-    for (const Node* node : nodes) {
-      if (is_block(*node)) parts.push_back(parts_of(*node));
-    }
-    return parts;
-  }
-
   /// Kernels timed in a row of their like look faster than between unlike neighbours, about this much each.
   static constexpr double kBoundary = 0.1;
 
@@ -265,22 +258,40 @@ class Selector {
     return std::isfinite(expected) ? std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom)) : kLeastStep;
   }
 
-  /// The steps that would be left of timed blocks, but for blocks that are sure to be faster than these.
-  std::vector<const Node*> parts_that_may_win(const std::vector<const Node*>& nodes,
-                                              const std::vector<std::unique_ptr<Graph>>& parts) {
-    std::map<std::string, const Node*> kinds;
-    for (const auto& graph : parts) {
-      for (const Node* step : steps_of(*graph)) kinds.emplace(key_of(*step), step);
+  /// A block, and the steps that would be left of it; blocks may be among these.
+  struct Block {
+    const Node* node;
+    std::vector<const Node*> steps;
+  };
+
+  /// The graphs of the blocks' parts go into `kept`.
+  static std::vector<Block> blocks_among(const std::vector<const Node*>& nodes,
+                                         std::vector<std::unique_ptr<Graph>>& kept) {
+    std::vector<Block> blocks;
+    for (const Node* node : nodes) {
+      if (!is_block(*node)) continue;
+      kept.push_back(parts_of(*node));
+      blocks.push_back({node, steps_of(*kept.back())});
     }
+    return blocks;
+  }
+
+  static std::vector<const Node*> all_parts(const std::vector<Block>& blocks) {
+    std::vector<const Node*> parts;
+    for (const Block& block : blocks) parts.insert(parts.end(), block.steps.begin(), block.steps.end());
+    return parts;
+  }
+
+  /// The parts of timed blocks, but for blocks that are sure to be faster than these.
+  std::vector<const Node*> parts_that_may_win(const std::vector<Block>& blocks) {
+    std::map<std::string, const Node*> kinds;
+    for (const Node* step : all_parts(blocks)) kinds.emplace(key_of(*step), step);
     std::vector<std::pair<const Node*, double*>> wanted;
     std::map<std::string, double> least;
     for (const auto& [key, step] : kinds) wanted.emplace_back(step, &least[key]);
     for_each_in_parallel(wanted.size(), device_, [&](size_t i) { *wanted[i].second = least_time(*wanted[i].first); });
     std::vector<const Node*> chosen;
-    size_t next = 0;
-    for (const Node* node : nodes) {
-      if (!is_block(*node)) continue;
-      std::vector<const Node*> steps = steps_of(*parts[next++]);
+    for (const auto& [node, steps] : blocks) {
       auto block = cache_.find(key_of(*node));
       double sum = -kBoundary;
       for (const Node* step : steps) sum += least.at(key_of(*step)) + kBoundary;
@@ -290,19 +301,33 @@ class Selector {
     return chosen;
   }
 
-  /// Whether one kernel for a block is faster than its parts, each by its best kernel. Without timings the tactic's own
-  /// rule decides, which makes no offer where it expects less.
+  /// Microseconds by the best kernel that was timed; of a block, by its parts where these are faster.
+  std::optional<double> best_time(const Node& node) {
+    auto known = cache_.find(key_of(node));
+    std::optional<double> time = known && known->microseconds > 0 ? std::optional(known->microseconds) : std::nullopt;
+    std::optional<double> parts = is_block(node) ? time_of_parts(node) : std::nullopt;
+    return time && parts ? std::min(*time, *parts) : time ? time : parts;
+  }
+
+  /// Microseconds of a block's parts, each by what is best for it; nothing where one has not been timed.
+  std::optional<double> time_of_parts(const Node& block) {
+    double sum = -kBoundary;
+    std::unique_ptr<Graph> graph = parts_of(block);
+    for (const Node* node : steps_of(*graph)) {
+      std::optional<double> part = best_time(*node);
+      if (!part) return std::nullopt;
+      sum += *part + kBoundary;
+    }
+    return sum;
+  }
+
+  /// Whether one kernel for a block is faster than its parts. Without timings the tactic's own rule decides, which
+  /// makes no offer where it expects less.
   bool is_worth_it(const Node& block) {
     auto known = cache_.find(key_of(block));
     if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
-    double parts = -kBoundary;
-    std::unique_ptr<Graph> graph = parts_of(block);
-    for (const Node* node : steps_of(*graph)) {
-      auto part = cache_.find(key_of(*node));
-      if (!part || part->microseconds == 0) return true;
-      parts += part->microseconds + kBoundary;
-    }
-    return known->microseconds < parts;
+    std::optional<double> parts = time_of_parts(block);
+    return !parts || known->microseconds < *parts;
   }
 
   void time_unknown(const std::vector<const Node*>& nodes, const std::function<void(size_t, size_t)>& progress) {

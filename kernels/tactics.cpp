@@ -15,6 +15,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/deferred_norm.h"
+#include "kernels/cuda/excited_residual.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/linear.h"
@@ -44,6 +45,7 @@ const std::vector<Tactic>& tactics() {
       {"split", c10::kCPU, propose_split},
       {"aten", c10::kCPU, propose_aten},
 #ifdef TORCHWELD_WITH_CUDA
+      {"cuda_excited_residual", c10::kCUDA, cuda::propose_excited_residual},
       {"cuda_inverted_residual", c10::kCUDA, cuda::propose_inverted_residual},
       {"cuda_squeeze_excite", c10::kCUDA, cuda::propose_squeeze_excite},
       {"cuda_pooled_linear", c10::kCUDA, cuda::propose_pooled_linear},

@@ -150,6 +150,44 @@ Group squeeze_excite(Graph& graph, Node* node) {
   return group;
 }
 
+/// True for a depthwise convolution, alone or at the end of a block.
+bool ends_depthwise(const Node& node) {
+  auto* fused = node.as<Fused>();
+  if (!fused || !is_block(*fused)) return depthwise_conv(node).has_value();
+  const Node& last = *fused->body->nodes().back();
+  auto* part = last.as<Fused>();
+  const Node* anchor = !part ? &last : is_block(*part) ? nullptr : anchor_of(*part);
+  return anchor && anchor->as<Conv>() && anchor->as<Conv>()->groups > 1;
+}
+
+/// depthwise or a block that ends so -> squeeze-excitation -> scaled projection: three blocks as one.
+Group excited_residual(Graph& graph, Node* node) {
+  auto block_of = [](const Node* n) {
+    return n && n->as<Fused>() && is_block(*n->as<Fused>()) ? n->as<Fused>() : nullptr;
+  };
+  auto begins_with_mean = [](const Fused& block) { return block.body->nodes().front()->as<Reduce>() != nullptr; };
+  if (!block_of(node)) return {};
+  for (Value* gate : node->inputs()) {
+    Node* excite = only_producer(graph, gate);
+    if (!block_of(excite) || !begins_with_mean(*block_of(excite)) || gate->type.rank() != 4) continue;
+    auto is_hidden = [](const Value* v) { return v->producer() && !v->from<Constant>(); };
+    auto hidden = std::find_if(excite->inputs().begin(), excite->inputs().end(), is_hidden);
+    if (hidden == excite->inputs().end() || graph.is_output(*hidden)) continue;
+    Node* depthwise = (*hidden)->producer();
+    const auto& users = (*hidden)->users();
+    bool ours = std::all_of(users.begin(), users.end(), [&](const Node* n) { return n == excite || n == node; });
+    if (!ours || depthwise->outputs().size() != 1 || !ends_depthwise(*depthwise)) continue;
+    // The kernel's first half is a block also where it is the depthwise convolution alone.
+    if (!block_of(depthwise)) {
+      Node* part = fuse_group(graph, {depthwise});
+      graph.erase(depthwise);
+      depthwise = part;
+    }
+    return {depthwise, excite, node};
+  }
+  return {};
+}
+
 /// mean [-> reshape] -> linear [-> cast to f32].
 Group pooled_classifier(Graph& graph, Node* node) {
   if (!pooled_by(*node)) return {};
@@ -278,8 +316,8 @@ Group siblings(Graph& graph, Node* node) {
 
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
-  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, pooled_classifier, pooled_stem, deferred_norm,
-                    siblings<Conv>, siblings<Linear>}) {
+  for (auto find : {inverted_residual, scaled_projection, squeeze_excite, excited_residual, pooled_classifier,
+                    pooled_stem, deferred_norm, siblings<Conv>, siblings<Linear>}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {
       if (taken.count(node)) continue;

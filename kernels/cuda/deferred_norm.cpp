@@ -13,11 +13,12 @@
 #include "core/ops/norm.h"
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_program.h"
+#include "kernels/cuda/launch_chain.h"
 
 namespace torchweld::cuda {
 namespace {
 
-/// A data pointer of a launch.
+/// A data pointer of one of the launches.
 struct Pointer {
   enum Kind { kInput, kOutput, kMoments, kX } kind;
   size_t index = 0;
@@ -107,64 +108,30 @@ Block take_block_apart(const Node& node, const KernelContext& context) {
   return block;
 }
 
-class DeferredNormKernel : public Kernel {
- public:
-  DeferredNormKernel(const Node& node, const Block& block, const GemmConfig& first, const GemmConfig& second)
-      : x_bytes_(block.x_bytes) {
-    GemmParts behind = block.second.parts;
-    behind.norm->parts = moment_parts(first, block.first.parts.problem);
-    moment_bytes_ = block.rows * behind.norm->parts * static_cast<int64_t>(2 * sizeof(float));
-    moment_bytes_ = ceil_div(moment_bytes_, kAlignment) * kAlignment;
-    add(node, block.first, block.first.parts, first);
-    add(node, block.second, behind, second);
-    for (size_t i = 0; i < node.inputs().size(); ++i) {
-      bool read = std::any_of(halves_.begin(), halves_.end(), [i](const LaunchedHalf& half) {
-        return std::any_of(half.pointers.begin(), half.pointers.end(),
-                           [i](const Pointer& p) { return p.kind == Pointer::kInput && p.index == i; });
-      });
-      if (!read) packed_.push_back(i);
-    }
-  }
-
-  void run(const StepArgs& args) const override {
-    auto* moments = static_cast<char*>(args.workspace);
-    for (const LaunchedHalf& half : halves_) {
-      std::vector<void*> pointers;
-      for (const Pointer& p : half.pointers) {
-        pointers.push_back(p.kind == Pointer::kInput    ? args.in[p.index]->data_ptr()
-                           : p.kind == Pointer::kOutput ? args.out[p.index]->data_ptr()
-                           : p.kind == Pointer::kX      ? moments + moment_bytes_
-                                                        : moments);
-      }
-      bool is_first = &half == &halves_.front();
-      enqueue(half.launch, pointers.data(), static_cast<CUstream>(args.stream), args.early_start || !is_first);
-    }
-  }
-  int64_t workspace_bytes() const override { return moment_bytes_ + x_bytes_; }
-  bool may_overlap() const override { return true; }
-  std::vector<const Launch*> launches() const override { return {&halves_[0].launch, &halves_[1].launch}; }
-  std::vector<size_t> packed_inputs() const override { return packed_; }
-
- private:
-  static constexpr int64_t kAlignment = 256;
-  struct LaunchedHalf {
-    Launch launch;
-    std::vector<at::Tensor> packed;
-    std::vector<Pointer> pointers;
-  };
-
-  void add(const Node& node, const Half& half, const GemmParts& parts, const GemmConfig& config) {
+/// Both layers as launches: the moments, and the first result unless it is one of the block's, lie in the workspace.
+std::unique_ptr<Kernel> make_deferred_norm(const Node& node, const Block& block, const GemmConfig& first,
+                                           const GemmConfig& second) {
+  GemmParts behind = block.second.parts;
+  behind.norm->parts = moment_parts(first, block.first.parts.problem);
+  int64_t moment_bytes = aligned_workspace(block.rows * behind.norm->parts * static_cast<int64_t>(2 * sizeof(float)));
+  auto link = [&](const Half& half, const GemmParts& parts, const GemmConfig& config) {
     GemmLaunch gemm = gemm_launch(half.node(), parts, config);
-    halves_.push_back(
-        {make_launch(gemm.program, gemm.shape, std::move(gemm.arguments), half.pointers.size(), device_of(node)),
-         std::move(gemm.packed), half.pointers});
-  }
-
-  std::vector<LaunchedHalf> halves_;
-  std::vector<size_t> packed_;
-  int64_t moment_bytes_ = 0;
-  int64_t x_bytes_ = 0;
-};
+    std::vector<LaunchChain::Pointer> pointers;
+    for (const Pointer& p : half.pointers) {
+      bool inside = p.kind == Pointer::kMoments || p.kind == Pointer::kX;
+      pointers.push_back({inside                      ? LaunchChain::Pointer::kWorkspace
+                          : p.kind == Pointer::kInput ? LaunchChain::Pointer::kInput
+                                                      : LaunchChain::Pointer::kOutput,
+                          p.kind == Pointer::kX ? static_cast<size_t>(moment_bytes) : p.index});
+    }
+    Launch launch = make_launch(gemm.program, gemm.shape, std::move(gemm.arguments), pointers.size(), device_of(node));
+    return LaunchChain::Link{std::move(launch), std::move(gemm.packed), std::move(pointers)};
+  };
+  std::vector<LaunchChain::Link> links;
+  links.push_back(link(block.first, block.first.parts, first));
+  links.push_back(link(block.second, behind, second));
+  return std::make_unique<LaunchChain>(std::move(links), moment_bytes + block.x_bytes, node.inputs().size());
+}
 
 /// All configurations, best first, beside `states` bytes of shared memory.
 std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states) {
@@ -217,9 +184,7 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   expect(context.tune || small, "a large product, and kernels are not timed");
   for (const GemmConfig& one : firsts) {
     for (const GemmConfig& other : seconds) {
-      auto build = [&node, block, one, other] {
-        return std::make_unique<DeferredNormKernel>(node, *block, one, other);
-      };
+      auto build = [&node, block, one, other] { return make_deferred_norm(node, *block, one, other); };
       offers.add(one.text() + ", " + other.text(), build, one.microseconds + other.microseconds);
       if (!context.tune) return;
     }

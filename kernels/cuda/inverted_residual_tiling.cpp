@@ -4,6 +4,7 @@
 #include <map>
 
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/pooled_parts.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -42,7 +43,7 @@ double resident_blocks(const InvertedResidual& block, const ResidualLayout& layo
   const Tiling& tiling = layout.tiling;
   int64_t each = std::max<int64_t>(
       1, std::min(limits.shared_bytes / (layout.shared_bytes + kReserved), kThreads / (32 * tiling.warps)));
-  if (!block.projects || tiling.splits == 1) return static_cast<double>(limits.processors * each);
+  if (cluster_of(block, layout) == 1) return static_cast<double>(limits.processors * each);
   int64_t clusters = limits.processors / kGroup * (kGroup * each / tiling.splits);
   return static_cast<double>(std::max<int64_t>(clusters, 1) * tiling.splits);
 }
@@ -68,9 +69,15 @@ std::string Tiling::text() const {
          std::to_string(warps);
 }
 
+int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout) {
+  return block.projects ? layout.tiling.splits : 1;
+}
+
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
   ResidualLayout layout{.tiling = tiling};
-  constexpr int64_t kPad = 8;  // elements, so that ldmatrix finds 8 rows in 8 different banks
+  constexpr int64_t kPad = 8;              // elements, so that ldmatrix finds 8 rows in 8 different banks
+  constexpr int64_t kPooledChannels = 32;  // Of a warp that adds up results; see pooled_depthwise.
+  constexpr int64_t kMostShares = 16;
   layout.hidden = block.hidden / tiling.splits;
   layout.region_h = (tiling.height - 1) * block.stride[0] + (block.window[0] - 1) * block.dilation[0] + 1;
   layout.region_w = (tiling.width - 1) * block.stride[1] + (block.window[1] - 1) * block.dilation[1] + 1;
@@ -89,10 +96,19 @@ ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
   take(layout.expand_bias_at, block.expands ? hidden_rows * 4 : 0);
   take(layout.depthwise_bias_at, block.scales ? 0 : layout.hidden * 4);
   take(layout.project_bias_at, block.projects ? out_rows * 4 : 0);
+  int64_t squeezed4 = round_up(block.squeezed, 4);
+  if (block.squeezed > 0) {
+    layout.squeeze_step = row_step(layout.hidden);
+    layout.excite_step = row_step(block.squeezed);
+    take(layout.squeeze_at, squeezed4 * layout.squeeze_step * 2);
+    take(layout.excite_at, layout.hidden * layout.excite_step * 2);
+    take(layout.squeeze_bias_at, block.squeezed * 4);
+    take(layout.excite_bias_at, layout.hidden * 4);
+  }
   layout.weights_bytes = end;
   int64_t region = round_up(layout.region_h * layout.region_w, 16);
   int64_t tile = tiling.height * tiling.width;
-  constexpr int64_t kBarriers = 16;
+  constexpr int64_t kBarriers = 32;
   end = kBarriers;
   take(layout.weights_at, layout.weights_bytes);
   take(layout.covered_at, block.expands ? region : 0);
@@ -104,10 +120,23 @@ ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
     take(layout.gates_at, layout.hidden * 2);
     take(layout.added_at, block.adds_input ? tile * layout.out_step * 2 : 0);
   } else {
-    take(layout.result_at, block.projects ? round_up(tile, 16) * layout.hidden_step * 2 : 0);
+    take(layout.result_at, block.projects || block.pools ? round_up(tile, 16) * layout.hidden_step * 2 : 0);
   }
   bool reduces = block.projects && tiling.splits > 1;
   take(layout.sums_at, reduces ? tiling.splits * ceil_div(tile * block.out / 4, tiling.splits) * 16 : 0);
+  int64_t threads = 32 * tiling.warps;
+  if (block.pools) {
+    layout.pool_shares = std::max<int64_t>(1, tiling.warps / ceil_div(layout.hidden, kPooledChannels));
+    take(layout.pool_at, layout.pool_shares * layout.hidden * 4);
+  }
+  if (block.squeezed > 0) {
+    layout.pool_shares = std::clamp<int64_t>(threads / (layout.hidden / 4), 1, kMostShares);
+    take(layout.pool_at, layout.pool_shares * layout.hidden * 4);
+    take(layout.means_at, layout.hidden * 4);
+    take(layout.partial_at, squeezed4 * 4);
+    take(layout.exchanged_at, tiling.splits > 1 ? tiling.splits * squeezed4 * 4 : 0);
+    take(layout.squeezed_at, round_up(block.squeezed, 8) * 4);
+  }
   layout.shared_bytes = end;
   return layout;
 }
@@ -133,6 +162,12 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
   }
   double fixed = 1.22 + (tiling.warps > 8 ? 0.04 : tiling.warps < 8 ? 0.22 : 0);
   if (block.projects && tiling.splits > 1) fixed += 0.44 + 1.28e-5 * number(tiling.splits * tile * block.out);
+  // Guesses beside the other kernel's model.
+  if (block.pools) fixed += 0.15;
+  if (block.squeezed > 0) {
+    fixed += 0.8 + (tiling.splits > 1 ? 0.4 : 0);
+    work += 7.8e-6 * number(2 * block.squeezed * layout.hidden);
+  }
   fixed += 0.58 * std::min(number(blocks) / limits.processors, 3.0);
   // The next kernel starts early where there is room for its blocks beside this one's.
   double share = number(blocks) / resident_blocks(block, layout, limits);

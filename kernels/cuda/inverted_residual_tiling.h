@@ -14,7 +14,10 @@ struct InvertedResidual {
   bool expands = false;
   bool projects = false;
   bool adds_input = false;
-  bool scales = false;  ///< Channels are scaled instead of a depthwise convolution; then `adds_input` adds any tensor.
+  bool scales = false;   ///< Channels are scaled instead of a depthwise convolution; then `adds_input` adds any tensor.
+  bool pools = false;    ///< Each channel's sum over each tile of results is written beside them; no projection.
+  int64_t squeezed = 0;  ///< When not 0, such sums are read, and the scales are two small products of the means with
+                         ///< so many numbers between them.
   bool costly_functions = false;  ///< Exponentials and the like after the first two convolutions.
   int64_t in = 0;
   int64_t hidden = 0;
@@ -45,13 +48,18 @@ struct ResidualLayout {
   int64_t region_h = 0, region_w = 0;
   int64_t group_h = 1, group_w = 1, width = 8;
   int64_t in_step = 0, hidden_step = 0, out_step = 0;
+  int64_t squeeze_step = 0, excite_step = 0, pool_shares = 1;
   int64_t expand_at = 0, project_at = 0, depthwise_at = 0, expand_bias_at = 0, depthwise_bias_at = 0,
           project_bias_at = 0, weights_bytes = 0;
   int64_t weights_at = 0, covered_at = 0, x_at = 0, hidden_at = 0, result_at = 0, sums_at = 0, gates_at = 0,
           added_at = 0, shared_bytes = 0;
+  int64_t squeeze_at = 0, excite_at = 0, squeeze_bias_at = 0, excite_bias_at = 0, pool_at = 0, means_at = 0,
+          partial_at = 0, exchanged_at = 0, squeezed_at = 0;
   double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 
+/// Blocks of a cluster: those that share the hidden channels of a projection.
+int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout);
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling);
 /// Microseconds that a model of the hardware gives for one run.
 double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits);

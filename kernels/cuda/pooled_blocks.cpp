@@ -11,84 +11,12 @@
 #include "core/ops/pointwise.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
-#include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/packed_bytes.h"
+#include "kernels/cuda/pooled_parts.h"
 #include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
-
-/// A block taken apart: what is pooled, the products after it, and what applies the gate.
-struct PooledParts {
-  TensorType x;
-  size_t x_index = 0;
-  std::vector<BlockPart> products;
-  std::optional<Body> gate;  ///< Inputs are those of the pointwise node.
-  size_t gate_input = 0;     ///< Which of them is the gate.
-  std::vector<size_t> packed;
-  int64_t channels() const { return x.shape[1]; }
-  int64_t pixels() const { return x.shape[2] * x.shape[3]; }
-};
-
-void expect_position_product(const BlockPart& part) {
-  if (part.anchor().as<Linear>()) return;
-  auto* conv = part.anchor().as<Conv>();
-  expect(conv && conv->groups == 1 && !conv->transposed && conv->padding == Dims{0, 0} &&
-             part.weight.numel() == part.weight.size(0) * part.weight.size(1),
-         "a product after the mean is no plain 1x1 convolution or linear");
-}
-
-/// What the pointwise node at the end reads: x and the gate.
-void take_gate(const Node& inner, const Value* x, const Value* gate, PooledParts& parts) {
-  parts.gate = body_of(inner);
-  expect(inner.outputs().size() == 1 && inner.output()->type.shape == x->type.shape, "the gate has another use");
-  bool found = false;
-  for (size_t i = 0; i < inner.inputs().size(); ++i) {
-    const Value* v = inner.input(i);
-    if (v == gate) parts.gate_input = i;
-    expect(v != gate || !found, "the gate is read twice");
-    found = found || v == gate;
-    expect(v == x || v == gate || parts.gate->is_literal(i), "the gate's node reads something else");
-  }
-  expect(found, "the last node does not read the gate");
-}
-
-PooledParts take_apart(const Node& node) {
-  const Graph& body = *node.as<Fused>()->body;
-  expect(!body.nodes().empty() && body.nodes().front()->as<Reduce>(), "not a block that begins with a mean");
-  const Node& mean = *body.nodes().front();
-  const Reduce& reduce = *mean.as<Reduce>();
-  const Value* x = mean.input(0);
-  expect(reduce.kind == "mean" && reduce.axes == Dims{2, 3} && x->type.rank() == 4, "no mean over positions");
-  expect(!x->producer(), "the block's input is computed inside it");
-  PooledParts parts;
-  parts.x_index = static_cast<size_t>(x->index());
-  parts.x = node.input(parts.x_index)->type;
-  const Value* value = mean.output();
-  for (const auto& inner : body.nodes()) {
-    if (inner.get() == &mean || inner->op() == "constant") continue;
-    expect(!parts.gate, "work after the gate");
-    if (inner->as<Reshape>()) {
-      expect(inner->input(0) == value && parts.products.empty(), "a reshape after a product");
-    } else if (inner->as<Cast>()) {
-      expect(inner->input(0) == value && inner == body.nodes().back(), "a cast inside the block");
-    } else if (is_pointwise(*inner)) {
-      take_gate(*inner, x, value, parts);
-    } else {
-      BlockPart part = take_part(node, *inner);
-      expect_position_product(part);
-      expect(part.x == value && !part.added, "the products are no chain");
-      parts.products.push_back(std::move(part));
-    }
-    value = inner->output();
-  }
-  expect(body.outputs().size() == 1 && body.outputs()[0] == value, "a value inside the block is a result");
-  for (size_t i = 0; i < node.inputs().size(); ++i) {
-    if (i != parts.x_index) parts.packed.push_back(i);
-  }
-  return parts;
-}
 
 /// True when all positions of a tensor lie at one distance from one another, and channels side by side.
 bool has_even_pixels(const TensorType& t) {
@@ -142,19 +70,6 @@ int64_t thread_width(const Sharing& sharing, bool keeps) {
   return 8;
 }
 
-/// Lanes that work on one row: as many as keep all threads busy, but not more than there is work for.
-int64_t lanes_per_row(int64_t rows, int64_t depth, int64_t threads) {
-  int64_t lanes = 1;
-  while (lanes < 32 && lanes * 2 * rows <= threads && lanes * 2 * 8 <= depth) lanes *= 2;
-  return lanes;
-}
-
-/// Elements from row to row, an odd multiple of 16 bytes, so that rows begin in different banks.
-int64_t row_step(int64_t depth) {
-  int64_t eights = ceil_div(depth, 8);
-  return (eights % 2 == 0 ? eights + 1 : eights) * 8;
-}
-
 /// Where things lie in shared memory; names are those of device code.
 struct SharedPlaces {
   std::vector<std::pair<std::string, int64_t>> constants;
@@ -201,24 +116,6 @@ struct Config {
   }
   std::string finish() const { return text + weights.text() + memory.text() + "};\n"; }
 };
-
-/// Rows first ... of a matrix [rows, columns] from column `from` on, as many as there are.
-void put_rows(PackedBytes& bytes, int64_t at, int64_t step, const at::Tensor& matrix, int64_t first, int64_t rows,
-              int64_t from, int64_t columns) {
-  const float* data = matrix.const_data_ptr<float>();
-  int64_t all_rows = matrix.size(0), all_columns = matrix.numel() / std::max<int64_t>(all_rows, 1);
-  for (int64_t r = 0; r < std::min(rows, all_rows - first); ++r) {
-    for (int64_t c = 0; c < std::min(columns, all_columns - from); ++c)
-      bytes.put(at + (r * step + c) * 2, data[(first + r) * all_columns + from + c]);
-  }
-}
-
-void put_bias(PackedBytes& bytes, int64_t at, const at::Tensor& bias, int64_t first, int64_t count) {
-  if (!bias.defined()) return;
-  at::Tensor numbers = as_f32(bias);
-  for (int64_t i = 0; i < std::min(count, numbers.numel() - first); ++i)
-    bytes.put_f32(at + i * 4, numbers.const_data_ptr<float>()[first + i]);
-}
 
 Program program_of(const Node& node, const PooledParts& parts, const Config& config, const std::string& name) {
   return {name,
@@ -374,7 +271,7 @@ void offer_layouts(const Node& node, const PooledParts& parts, const std::vector
 
 void propose_squeeze_excite(const Node& node, const KernelContext& context, Offers& offers) {
   if (!is_pooled_block(node)) return;
-  PooledParts parts = take_apart(node);
+  PooledParts parts = take_pooled_apart(node);
   expect(parts.products.size() == 2, "not two products after the mean");
   DeviceLimits limits = expect_kernel_takes(node, parts);
   const TensorType& out = node.output()->type;
@@ -403,7 +300,7 @@ void propose_squeeze_excite(const Node& node, const KernelContext& context, Offe
 
 void propose_pooled_linear(const Node& node, const KernelContext& context, Offers& offers) {
   if (!is_pooled_block(node)) return;
-  PooledParts parts = take_apart(node);
+  PooledParts parts = take_pooled_apart(node);
   expect(parts.products.size() == 1 && !parts.gate, "not one product after the mean");
   DeviceLimits limits = expect_kernel_takes(node, parts);
   const TensorType& out = node.output()->type;

@@ -13,6 +13,7 @@
 #include "conversion/place.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "kernels/cuda/excited_residual.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
 #include "kernels/cuda/stem_pool.h"
@@ -85,6 +86,7 @@ BlockTime time_block(const Case& c, size_t most) {
     }
   };
   offers.set_tactic("block");
+  offer([&](const Node& n, Offers& o) { cuda::propose_excited_residual(n, {}, o); });
   offer([&](const Node& n, Offers& o) { cuda::offer_inverted_residuals(n, most, o); });
   offer([&](const Node& n, Offers& o) { cuda::offer_stem_pools(n, most, o); });
   offer([&](const Node& n, Offers& o) { cuda::propose_squeeze_excite(n, {}, o); });

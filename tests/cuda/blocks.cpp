@@ -15,6 +15,7 @@
 #include "core/ops/pool.h"
 #include "core/ops/reduce.h"
 #include "core/ops/shape.h"
+#include "kernels/cuda/excited_residual.h"
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
@@ -144,6 +145,13 @@ Case make_block(const ResidualSpec& spec, c10::ScalarType dtype, bool constants_
   if (spec.expands) v = build.activation(build.conv(v, spec.hidden, 1, 1, 1, false, spec.biased), spec.activation);
   v = build.conv(v, v->type.shape[1], spec.window, spec.stride, spec.dilation, true, spec.biased);
   v = build.activation(v, spec.activation);
+  if (spec.squeezed > 0) {
+    int64_t hidden = v->type.shape[1];
+    Value* gate = build.add(Reduce{.kind = "mean", .axes = {2, 3}, .keepdim = true}, {v});
+    gate = build.activation(build.conv(gate, spec.squeezed, 1, 1, 1, false, spec.biased), spec.activation);
+    gate = build.activation(build.conv(gate, hidden, 1, 1, 1, false, spec.biased), spec.gate);
+    v = build.add(Pointwise{"mul"}, {v, gate});
+  }
   if (spec.projects) v = build.conv(v, spec.out, 1, 1, 1, false, spec.biased);
   if (spec.adds_input) v = build.add(Pointwise{"add"}, {v, x});
   if (spec.projects) v = build.activation(v, spec.last_activation);
@@ -365,6 +373,67 @@ std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
        .stride = 2,
        .activation = "silu",
        .projects = false},
+      {.name = "excited",
+       .batch = 2,
+       .height = 15,
+       .width = 13,
+       .in = 24,
+       .hidden = 144,
+       .out = 24,
+       .activation = "silu",
+       .adds_input = true,
+       .squeezed = 6},
+      {.name = "excited_stride2",
+       .batch = 3,
+       .height = 29,
+       .width = 31,
+       .in = 16,
+       .hidden = 96,
+       .out = 40,
+       .window = 5,
+       .stride = 2,
+       .activation = "hardswish",
+       .squeezed = 24,
+       .gate = "hardsigmoid"},
+      {.name = "excited_deep",
+       .height = 7,
+       .width = 7,
+       .in = 192,
+       .hidden = 1152,
+       .out = 192,
+       .window = 5,
+       .activation = "silu",
+       .adds_input = true,
+       .squeezed = 48},
+      {.name = "excited_wide",
+       .height = 14,
+       .width = 14,
+       .in = 112,
+       .hidden = 672,
+       .out = 112,
+       .activation = "hardswish",
+       .adds_input = true,
+       .squeezed = 168,
+       .gate = "hardsigmoid"},
+      {.name = "excited_large",
+       .height = 112,
+       .width = 112,
+       .in = 32,
+       .out = 16,
+       .activation = "silu",
+       .expands = false,
+       .squeezed = 8},
+      {.name = "excited_odd",
+       .batch = 2,
+       .height = 9,
+       .width = 10,
+       .in = 8,
+       .hidden = 40,
+       .out = 24,
+       .activation = "relu",
+       .biased = false,
+       .last_activation = "relu",
+       .squeezed = 3},
       {.name = "one_pixel", .batch = 5, .height = 1, .width = 1, .in = 16, .hidden = 32, .out = 16, .adds_input = true},
   };
   const std::vector<PooledSpec> pooled{
@@ -439,41 +508,20 @@ std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network) 
     std::string name = network + " " + std::to_string(s.size) + " " + std::to_string(s.in) + "-" +
                        std::to_string(s.hidden) + "-" + std::to_string(s.out) + " w" + std::to_string(s.window) + "s" +
                        std::to_string(s.stride);
-    bool expands = s.in != s.hidden;
-    if (expands || !s.squeezed) {
-      ResidualSpec spec{.name = name,
-                        .height = s.size,
-                        .width = s.size,
-                        .in = s.in,
-                        .hidden = s.hidden,
-                        .out = s.out,
-                        .window = s.window,
-                        .stride = s.stride,
-                        .activation = s.activation,
-                        .expands = expands,
-                        .projects = s.squeezed == 0,
-                        .adds_input = s.adds_input && s.squeezed == 0};
-      blocks.emplace_back(make_block(spec, c10::kHalf, true), s.count);
-    }
-    if (s.squeezed) {
-      bool hard = network == "MobileNetV3-L";
-      PooledSpec spec{.name = name + " excite",
-                      .height = (s.size - 1) / s.stride + 1,
-                      .width = (s.size - 1) / s.stride + 1,
-                      .channels = s.hidden,
+    ResidualSpec spec{.name = name,
+                      .height = s.size,
+                      .width = s.size,
+                      .in = s.in,
+                      .hidden = s.hidden,
+                      .out = s.out,
+                      .window = s.window,
+                      .stride = s.stride,
+                      .activation = s.activation,
+                      .expands = s.in != s.hidden,
+                      .adds_input = s.adds_input,
                       .squeezed = s.squeezed,
-                      .activation = hard ? "relu" : "silu",
-                      .gate = hard ? "hardsigmoid" : "sigmoid",
-                      .multiplies = false};
-      blocks.emplace_back(make_block(spec, c10::kHalf, true), s.count);
-      ScaledSpec end{.name = name + " scaled",
-                     .height = spec.height,
-                     .width = spec.height,
-                     .in = s.hidden,
-                     .out = s.out,
-                     .adds = s.adds_input};
-      blocks.emplace_back(make_block(end, c10::kHalf, true), s.count);
-    }
+                      .gate = network == "MobileNetV3-L" ? "hardsigmoid" : "sigmoid"};
+    blocks.emplace_back(make_block(spec, c10::kHalf, true), s.count);
   }
   bool hard = network == "MobileNetV3-L";
   PooledSpec classifier{.name = network + " classifier",
@@ -521,7 +569,8 @@ std::vector<Case> stems_of_networks(c10::ScalarType dtype, bool constants_on_dev
 }
 
 std::vector<NamedTactic> block_tactics() {
-  return {{"inverted_residual", cuda::propose_inverted_residual},
+  return {{"excited_residual", cuda::propose_excited_residual},
+          {"inverted_residual", cuda::propose_inverted_residual},
           {"squeeze_excite", cuda::propose_squeeze_excite},
           {"pooled_linear", cuda::propose_pooled_linear},
           {"stem_pool", cuda::propose_stem_pool},

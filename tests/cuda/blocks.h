@@ -26,6 +26,8 @@ struct ResidualSpec {
   bool biased = true;
   int64_t dilation = 1;
   std::string last_activation = "";
+  int64_t squeezed = 0;  ///< Numbers between the products of a squeeze-excitation before the projection; 0 for none.
+  std::string gate = "sigmoid";
 };
 
 /// A mean over positions, two 1x1 convolutions and the gating, or (`squeezed` 0) a mean and a linear.

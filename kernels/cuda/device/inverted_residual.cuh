@@ -5,6 +5,7 @@
 // The host gives a struct C of constants (see kernels/cuda/inverted_residual.cpp):
 //   S                                    storage type: f16 or bf16
 //   expands, projects, adds_input        which parts there are; whether the block's input is an operand at the end
+//   scales, pools, excites               see below, and excited_residual.cuh
 //   in, hidden, out                      channels; `hidden` are those of one of the `splits` shares of the work
 //   rows, columns, stride_*, dilation_*, pad_*        of the depthwise window
 //   tile_h, tile_w, splits, warps        a block's results; shares of the hidden channels; warps of a block
@@ -49,6 +50,9 @@ __device__ __forceinline__ void multiply_rows(unsigned a, unsigned b, float (&c)
     }
   }
 }
+
+// Where the barriers of a cluster lie, behind that of the weights.
+inline constexpr unsigned sums_barrier = 8, exchange_barrier = 16;
 
 // One tile of the image: where it and its input lie.
 template <class C>
@@ -291,7 +295,7 @@ __device__ __forceinline__ void project(unsigned char* memory, unsigned base, ty
   const unsigned a = base + C::result_at + ((lane & 15) * C::hidden_step + (lane >> 4) * 8) * 2;
   const unsigned b = base + C::weights_at + C::project_at +
                      (((lane & 7) + ((lane >> 4) << 3)) * C::hidden_step + ((lane >> 3) & 1) * 8) * 2;
-  if constexpr (C::splits > 1) cluster_wait();
+  if constexpr (C::splits > 1 && !C::excites) cluster_wait();
   for (int unit = warp; unit < tiles_m * tiles_n; unit += C::warps) {
     const int n = unit % tiles_n, m = unit / tiles_n;
     float c[1][2][4];
@@ -307,12 +311,12 @@ __device__ __forceinline__ void project(unsigned char* memory, unsigned base, ty
       } else {
         const int item = result * (C::out / 4) + channel / 4, rank = item / share;
         const unsigned to = base + C::sums_at + (place.split * share + item - rank * share) * 16;
-        store_async(peer_address(to, rank), v[0], v[1], v[2], v[3], peer_address(base + 8, rank));
+        store_async(peer_address(to, rank), v[0], v[1], v[2], v[3], peer_address(base + sums_barrier, rank));
       }
     }
   }
   if constexpr (C::splits > 1) {
-    wait_for_phase(base + 8, 0);
+    wait_for_phase(base + sums_barrier, 0);
     const float4* sums = reinterpret_cast<const float4*>(memory + C::sums_at);
     for (int i = threadIdx.x; i < share && place.split * share + i < items; i += C::warps * 32) {
       float v[4] = {0.f, 0.f, 0.f, 0.f};
@@ -334,14 +338,16 @@ __device__ __forceinline__ void fetch_weights(const unsigned char* weights, unsi
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {
       init_barrier(base, 1);
-      if constexpr (C::projects && C::splits > 1) init_barrier(base + 8, 1);
+      if constexpr (C::projects && C::splits > 1) init_barrier(base + sums_barrier, 1);
+      if constexpr (C::excites && C::splits > 1) init_barrier(base + exchange_barrier, 1);
       barriers_ready();
       expect_bytes(base, C::weights_bytes);
       copy_bulk(base + C::weights_at, weights + static_cast<long long>(split) * C::weights_bytes, C::weights_bytes,
                 base);
       if constexpr (C::projects && C::splits > 1) {
         const int mine = items - split * share;
-        expect_bytes(base + 8, (mine < 0 ? 0 : mine < share ? mine : share) * 16 * C::splits);
+        expect_bytes(base + sums_barrier, (mine < 0 ? 0 : mine < share ? mine : share) * 16 * C::splits);
+        if constexpr (C::excites) expect_bytes(base + exchange_barrier, C::splits * round_up(C::squeezed, 4) * 4);
       }
     }
     __syncthreads();
@@ -354,12 +360,19 @@ __device__ __forceinline__ void fetch_weights(const unsigned char* weights, unsi
   }
 }
 
+// Waits until they are there; without bulk copies only for what this thread has copied.
+__device__ __forceinline__ void wait_for_weights(unsigned base) {
+  if constexpr (has_bulk_copies) {
+    wait_for_phase(base, 0);
+  } else {
+    wait_for_copies<0>();
+  }
+}
+
+// All that comes before the depthwise part: its weights are there, and its input.
 template <class C, class Params>
-__device__ __forceinline__ void inverted_residual(const typename C::S* x, typename C::S* y, const Params& p) {
-  using S = typename C::S;
-  extern __shared__ __align__(128) unsigned char memory[];
-  const unsigned base = shared_address(memory);
-  const TilePlace<C> place(p);
+__device__ __forceinline__ void prepare_depthwise(const typename C::S* x, unsigned char* memory, unsigned base,
+                                                  const TilePlace<C>& place, const Params& p) {
   fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
   if constexpr (C::expands) {
     note_covered<C>(memory, place, p);
@@ -368,12 +381,21 @@ __device__ __forceinline__ void inverted_residual(const typename C::S* x, typena
     load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
   }
   wait_for_copies<0>();
-  if constexpr (has_bulk_copies) wait_for_phase(base, 0);
+  wait_for_weights(base);
   __syncthreads();
   if constexpr (C::expands) {
     expand<C>(memory, base);
     __syncthreads();
   }
+}
+
+template <class C, class Params>
+__device__ __forceinline__ void inverted_residual(const typename C::S* x, typename C::S* y, const Params& p) {
+  using S = typename C::S;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const unsigned base = shared_address(memory);
+  const TilePlace<C> place(p);
+  prepare_depthwise<C>(x, memory, base, place, p);
   if constexpr (C::projects) {
     S* results = reinterpret_cast<S*>(memory + C::result_at);
     depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
@@ -395,50 +417,47 @@ __device__ __forceinline__ void inverted_residual(const typename C::S* x, typena
   }
 }
 
-// Copies the gates of this split's channels and the tile of the tensor that is added, behind load_region.
+template <class S>
+__device__ __forceinline__ void copy_chunk(unsigned to, const S* from, bool aligned, bool valid) {
+  if (aligned || !valid) {
+    copy_async16(to, from, valid);
+  } else {
+    copy_one_by_one(to, from);
+  }
+}
+
+// Copies the tile of the tensor that is added, behind load_region.
 template <class C, class Params>
-__device__ __forceinline__ void load_operands(const typename C::S* gates, const typename C::S* added, unsigned base,
-                                              const TilePlace<C>& place, const Params& p) {
-  using S = typename C::S;
-  constexpr int threads = C::warps * 32;
-  auto copy = [](unsigned to, const S* from, bool aligned, bool valid) {
-    if (aligned || !valid) {
-      copy_async16(to, from, valid);
-    } else {
-      copy_one_by_one(to, from);
-    }
-  };
-  const S* own = gates + static_cast<long long>(place.sample) * p.gates + place.split * C::hidden;
-  const bool gates_aligned = is_aligned<8>(gates), added_aligned = is_aligned<8>(added);
-  for (int i = threadIdx.x; i < C::hidden / 8; i += threads)
-    copy(base + C::gates_at + i * 16, own + i * 8, gates_aligned, true);
+__device__ __forceinline__ void load_added(const typename C::S* added, unsigned base, const TilePlace<C>& place,
+                                           const Params& p) {
   if constexpr (C::adds_input) {
     constexpr int chunks = C::out / 8;
-    const S* image = added + static_cast<long long>(place.sample) * p.added[0];
-    for (int i = threadIdx.x; i < TilePlace<C>::tile * chunks; i += threads) {
+    const bool aligned = is_aligned<8>(added);
+    const typename C::S* image = added + static_cast<long long>(place.sample) * p.added[0];
+    for (int i = threadIdx.x; i < TilePlace<C>::tile * chunks; i += C::warps * 32) {
       const int result = i / chunks, chunk = i % chunks;
       const int h = place.row + result / C::tile_w, w = place.column + result % C::tile_w;
       const bool valid = h < p.out_height && w < p.out_width;
-      copy(base + C::added_at + (result * C::out_step + chunk * 8) * 2,
-           valid ? image + (h * p.added[1] + w * p.added[2] + chunk * 8) : image, added_aligned, valid);
+      copy_chunk(base + C::added_at + (result * C::out_step + chunk * 8) * 2,
+                 valid ? image + (h * p.added[1] + w * p.added[2] + chunk * 8) : image, aligned, valid);
     }
   }
-  commit_copies();
 }
 
+// Copies the gates of this split's channels, behind load_region.
 template <class C, class Params>
-__device__ __forceinline__ void scaled_projection(const typename C::S* x, const typename C::S* gates,
-                                                  const typename C::S* added, typename C::S* y, const Params& p) {
+__device__ __forceinline__ void load_gates(const typename C::S* gates, unsigned base, const TilePlace<C>& place,
+                                           const Params& p) {
+  const typename C::S* own = gates + static_cast<long long>(place.sample) * p.gates + place.split * C::hidden;
+  const bool aligned = is_aligned<8>(gates);
+  for (int i = threadIdx.x; i < C::hidden / 8; i += C::warps * 32)
+    copy_chunk(base + C::gates_at + i * 16, own + i * 8, aligned, true);
+}
+
+// Scales the pixels by the gates, channel by channel, and fills up the channels with zeros.
+template <class C>
+__device__ __forceinline__ void scale_pixels(unsigned char* memory) {
   using S = typename C::S;
-  extern __shared__ __align__(128) unsigned char memory[];
-  const unsigned base = shared_address(memory);
-  const TilePlace<C> place(p);
-  fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
-  load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
-  load_operands<C>(gates, added, base, place, p);
-  wait_for_copies<0>();
-  if constexpr (has_bulk_copies) wait_for_phase(base, 0);
-  __syncthreads();
   constexpr int chunks = round_up(C::hidden, 16) / 8;
   S* pixels = reinterpret_cast<S*>(memory + C::hidden_at);
   for (int i = threadIdx.x; i < TilePlace<C>::tile * chunks; i += C::warps * 32) {
@@ -451,6 +470,24 @@ __device__ __forceinline__ void scaled_projection(const typename C::S* x, const 
     }
     write<8>(at, true, v);
   }
+}
+
+template <class C, class Params>
+__device__ __forceinline__ void scaled_projection(const typename C::S* x, const typename C::S* gates,
+                                                  const typename C::S* added, typename C::S* y, const Params& p) {
+  using S = typename C::S;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const unsigned base = shared_address(memory);
+  const TilePlace<C> place(p);
+  fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
+  load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
+  load_gates<C>(gates, base, place, p);
+  load_added<C>(added, base, place, p);
+  commit_copies();
+  wait_for_copies<0>();
+  wait_for_weights(base);
+  __syncthreads();
+  scale_pixels<C>(memory);
   __syncthreads();
   project<C>(memory, base, y, place, p);
 }

@@ -9,7 +9,7 @@
 // shared memory. Rows of weights are packed with zeros where there are none.
 #pragma once
 
-#include "block.cuh"
+#include "small_products.cuh"
 
 namespace tw {
 
@@ -120,41 +120,6 @@ __device__ __forceinline__ void pool_share(const typename C::S* x, unsigned char
   __syncthreads();
 }
 
-// dot products of `rows` rows of weights with `depth` (a multiple of 8) numbers: `take(row, dot)` by one lane each.
-template <class S, int threads, int lanes, int rows, int depth, int step, class F>
-__device__ __forceinline__ void dot_rows(const S* weights, const float* numbers, const F& take) {
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
-  for (int first = 0; first < rows; first += threads / lanes) {
-    const int row = first + static_cast<int>(threadIdx.x) / lanes;
-    float dot = 0.f;
-    if (row < rows) {
-#pragma unroll 4
-      for (int k = lane * 8; k < depth; k += lanes * 8) {
-        float w[8], v[8];
-        read<8>(weights + row * step + k, true, w);
-        read_eight(numbers + k, v);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) dot += w[e] * v[e];
-      }
-    }
-#pragma unroll
-    for (int mask = lanes / 2; mask > 0; mask /= 2) dot += __shfl_xor_sync(~0u, dot, mask);
-    if (lane == 0 && row < rows) take(row, dot);
-  }
-}
-
-// Sends `count` (a multiple of 4) f32 numbers at shared address `from` to place `to` of every block of the cluster.
-template <class C, int count>
-__device__ __forceinline__ void send_to_all(const float* from, unsigned to, unsigned barrier) {
-  cluster_wait();
-  for (int i = threadIdx.x; i < C::blocks * count / 4; i += C::threads) {
-    const int peer = i / (count / 4), at = i % (count / 4);
-    const float4 v = reinterpret_cast<const float4*>(from)[at];
-    store_async(peer_address(to + at * 16, peer), v.x, v.y, v.z, v.w, peer_address(barrier, peer));
-  }
-  wait_for_phase(barrier, 0);
-}
-
 // y = after_gate(x, gate) or the gate alone; gate = after_excite(W2 after_squeeze(W1 mean(x) + b1) + b2). Every block
 // adds its channels' part of W1 mean(x), and the cluster exchanges these.
 template <class C, class Params>
@@ -175,7 +140,7 @@ __device__ __forceinline__ void squeeze_excite(const typename C::S* x, typename 
   dot_rows<S, C::threads, C::squeeze_lanes, squeezed4, C::channels, C::squeeze_step>(
       reinterpret_cast<const S*>(weights + C::squeeze_at), means, [&](int row, float dot) { partial[row] = dot; });
   __syncthreads();
-  send_to_all<C, squeezed4>(partial, base + C::sums_at + share.rank * squeezed4 * 4, base + 8);
+  send_to_all<C::blocks, C::threads, squeezed4>(partial, base + C::sums_at + share.rank * squeezed4 * 4, base + 8);
   float* squeezed = floats(C::squeezed_at);
   for (int q = threadIdx.x; q < squeezed8; q += C::threads) {
     float v[1] = {0.f};
@@ -236,7 +201,7 @@ __device__ __forceinline__ void pooled_linear(const typename C::S* x, Y* y, cons
   float* own = reinterpret_cast<float*>(memory + C::means_at);
   float* means = reinterpret_cast<float*>(memory + C::sums_at);
   pool_share<C>(x, memory, base, own, share, p);
-  send_to_all<C, C::channels>(own, base + C::sums_at + share.rank * C::channels * 4, base + 8);
+  send_to_all<C::blocks, C::threads, C::channels>(own, base + C::sums_at + share.rank * C::channels * 4, base + 8);
   wait_for_phase(base, 0);
   const unsigned char* weights = memory + C::weights_at;
   Y* out = y + static_cast<long long>(share.sample) * p.y[0];

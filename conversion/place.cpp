@@ -102,6 +102,8 @@ class Placer {
               .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),
               .origin = node.origin,
               .microseconds = choice.microseconds,
+              .flops = flops_of(node),
+              .traffic = traffic_of(node),
               .attrs = node.attrs};
     for (const Value* input : node.inputs()) step.inputs.push_back(slots_.at(input));
     auto kind = choice.kernel->allocates_outputs() ? Storage::Kind::kKernel : Storage::Kind::kArena;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "conversion/traffic.h"
 #include "core/graph.h"
 #include "kernels/kernel.h"
 
@@ -48,6 +49,8 @@ struct Step {
   std::string tactic;
   std::string origin;
   double microseconds = 0;
+  double flops = 0;
+  Traffic traffic{};
   Attrs attrs;  ///< For TORCHWELD_VERIFY: what the step means.
 };
 

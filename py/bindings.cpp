@@ -190,7 +190,10 @@ void bind_report(py::module_& m) {
       .def_readonly("op", &EngineReport::Step::op)
       .def_readonly("tactic", &EngineReport::Step::tactic)
       .def_readonly("source", &EngineReport::Step::source)
-      .def_readonly("microseconds", &EngineReport::Step::microseconds);
+      .def_readonly("microseconds", &EngineReport::Step::microseconds)
+      .def_readonly("flops", &EngineReport::Step::flops)
+      .def_readonly("bytes", &EngineReport::Step::bytes)
+      .def_readonly("weight_bytes", &EngineReport::Step::weight_bytes);
   py::class_<EngineReport>(m, "Engine")
       .def_readonly("name", &EngineReport::name)
       .def_readonly("precision", &EngineReport::precision)

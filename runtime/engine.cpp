@@ -450,7 +450,8 @@ EngineReport Engine::report() const {
   bool tf32 = plan.device.is_cuda() && !state_.options.disable_tf32 && plan.flops > 0;
   std::set<std::string> precisions;
   for (const Step& step : plan.steps) {
-    report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds});
+    report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds, step.flops,
+                            step.traffic.weights + step.traffic.others, step.traffic.weights});
     for (int slot : step.outputs) {
       const TensorType& type = plan.slots[slot].type;
       if (type.is_floating()) precisions.insert(type.dtype == c10::kFloat && tf32 ? "tf32" : dtype_name(type.dtype));

@@ -152,7 +152,9 @@ std::string Report::text() const {
 std::string Report::json() const {
   auto step = [](const EngineReport::Step& s) {
     return "{\"op\": " + quoted(short_op(s.op)) + ", \"tactic\": " + quoted(s.tactic) +
-           ", \"source\": " + quoted(s.source) + ", \"microseconds\": " + number(s.microseconds, 3) + "}";
+           ", \"source\": " + quoted(s.source) + ", \"microseconds\": " + number(s.microseconds, 3) +
+           ", \"flops\": " + number(s.flops, 0) + ", \"bytes\": " + std::to_string(s.bytes) +
+           ", \"weight_bytes\": " + std::to_string(s.weight_bytes) + "}";
   };
   auto engine = [&](const EngineReport& e) {
     return "{\"name\": " + quoted(e.name) + ", \"precision\": " + quoted(e.precision) +

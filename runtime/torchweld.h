@@ -51,6 +51,10 @@ struct EngineReport {
     std::string tactic;       ///< With its configuration.
     std::string source;       ///< The user's line; may be empty.
     double microseconds = 0;  ///< As timed when chosen; 0 when not timed.
+    double flops = 0;         ///< Floating-point operations of one run.
+    /// Bytes of inputs and outputs, each counted once, of a table only the rows picked; 0 before planning.
+    int64_t bytes = 0;
+    int64_t weight_bytes = 0;  ///< Those of them that are the module's constants.
   };
   std::vector<Step> steps;
   int64_t arena_bytes = 0;

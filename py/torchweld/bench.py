@@ -8,15 +8,18 @@ its fields are in docs/performance/README.md.
 import copy
 import datetime
 import json
+import os
 import platform
 import re
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 
 import torch
 
-from . import __version__, _inputs
+from . import __version__, _floors, _inputs
 from ._compare import compare
 from ._compile import compile, explain
 
@@ -74,19 +77,19 @@ def measure(name, batch, precision, args):
     on_cuda = torch.device(args.device).type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    compiled = compile(
-        script,
-        inputs,
-        enabled_precisions={torch.float32, dtype},
-        timing_cache=args.timing_cache,
-        optimization_level=args.optimization_level,
-    )
-    with torch.inference_mode():
-        compiled(*inputs)
-    build_s = time.perf_counter() - start
-    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        options = dict(
+            enabled_precisions={torch.float32, dtype},
+            timing_cache=args.timing_cache or os.path.join(folder, "timings"),
+            optimization_level=args.optimization_level,
+        )
+        compiled, build_s = _build(script, inputs, options)
+        peak_mb = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else 0.0
+        warm_build_s = _warm_build_seconds(script, inputs, options, folder)
     report = explain(compiled)
+    steps = [step for engine in report.engines for step in engine.steps]
+    device = device_name(args.device)
+    floors = _floors.floors(steps, _floors.device_of(device), dtype)
     accuracy = compare(module, compiled, inputs).worst
     runners = {"torchweld": lambda: compiled(*inputs)} | _peers(module, script, inputs, args)
     with torch.inference_mode():
@@ -95,7 +98,7 @@ def measure(name, batch, precision, args):
         host_us = _host_microseconds(runners["torchweld"], on_cuda)
         operator_us = _host_microseconds(_scripted_operator(inputs[0]), on_cuda)
     return {
-        "model": name, "batch": batch, "precision": precision, "device": device_name(args.device),
+        "model": name, "batch": batch, "precision": precision, "device": device,
         "threads": torch.get_num_threads(), "clocks": _clocks() if on_cuda else "", "commit": _commit(),
         "torch": torch.__version__, "torchweld": __version__, "python": platform.python_version(),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
@@ -103,13 +106,64 @@ def measure(name, batch, precision, args):
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
         "operator_us": operator_us,
         "kernels_per_call": sum(engine.launches for engine in report.engines),
-        "steps": [[_name(s.op), s.tactic, round(s.microseconds, 2)] for e in report.engines for s in e.steps],
+        "steps": [
+            [_name(step.op), step.tactic, round(step.microseconds, 2), floor and round(floor, 2)]
+            for step, floor in zip(steps, floors, strict=True)
+        ],
         "engines": len(report.engines),
-        "fallbacks": [f.op for f in report.fallbacks], "build_s": build_s, "peak_gpu_mb": peak_mb,
+        "fallbacks": [f.op for f in report.fallbacks], "optimization_level": args.optimization_level,
+        "build_s": build_s, "warm_build_s": warm_build_s, "peak_gpu_mb": peak_mb,
         "peers": {peer: statistics.median(values) for peer, values in times.items() if peer != "torchweld"},
         "raw_ms": times, "error": accuracy.error, "eager_error": accuracy.eager_error,
         "error_ratio": accuracy.ratio,
     }  # fmt: skip
+
+
+def _build(script, inputs, options):
+    """The compiled module, and the seconds of compile() and the first call."""
+    start = time.perf_counter()
+    compiled = compile(script, inputs, **options)
+    with torch.inference_mode():
+        compiled(*inputs)
+        _sync(inputs[0].is_cuda)
+    return compiled, time.perf_counter() - start
+
+
+def _warm_build_seconds(script, inputs, options, folder):
+    """The seconds of _build in a new process, which finds on disk what the first build left there, and nothing else.
+
+    In this one machine code would be in memory.
+    """
+    module, arguments = os.path.join(folder, "module.ts"), os.path.join(folder, "arguments.pt")
+    torch.jit.save(script, module)
+    torch.save({"inputs": inputs, "options": options, "tf32": torch.backends.cuda.matmul.allow_tf32}, arguments)
+    # Files may hold operators of torchvision.
+    program = ("import torchvision; " if "torchvision" in sys.modules else "") + (
+        f"from torchweld import bench; print('seconds', bench.build_saved({module!r}, {arguments!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the module was compiled once and could not be again in a new process: {done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def build_saved(module, arguments):
+    """The seconds of _build for a file of torch.jit.save and one of torch.save with its arguments.
+
+    As before the first build, LibTorch has run the module once, so that its libraries are there.
+    """
+    given = torch.load(arguments)
+    torch.backends.cuda.matmul.allow_tf32 = given["tf32"]
+    script = torch.jit.load(module)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        script(*given["inputs"])
+        _sync(given["inputs"][0].is_cuda)
+    return _build(script, given["inputs"], given["options"])[1]
 
 
 def _name(op):

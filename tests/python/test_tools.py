@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -98,6 +99,61 @@ def test_bench_writes_records(original, tmp_path, capsys):
         "error_ratio",
     }
     assert set(record["peers"]) == {"eager", "frozen_graph"} and record["torchweld_ms"] > 0
+    assert record["optimization_level"] == 3 and 0 < record["warm_build_s"] < 60
+    assert all(floor is None for _, _, _, floor in record["steps"])  # of this device no limits are known
+
+
+def test_bench_builds_again_from_what_it_left_on_disk(small_net, tmp_path):
+    from torchweld import bench
+
+    inputs = [torch.randn(2, 3, 16, 16)]
+    script = torch.jit.script(small_net.cpu())
+    timings = tmp_path / "timings"
+    options = {"timing_cache": str(timings), "optimization_level": 1, "enabled_precisions": {torch.float32}}
+    _, seconds = bench._build(script, inputs, options)
+    before = timings.read_text()
+    assert before and seconds > 0
+    assert 0 < bench._warm_build_seconds(script, inputs, options, str(tmp_path)) < 60
+    assert timings.read_text() == before  # nothing was timed again
+    options["optimization_level"] = 9
+    with pytest.raises(RuntimeError, match="optimization_level"):
+        bench._warm_build_seconds(script, inputs, options, str(tmp_path))
+
+
+def test_steps_say_what_they_move_and_compute():
+    net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 16)).eval()
+    compiled = torchweld.compile(torch.jit.script(net), [torchweld.Input((4, 64))], min_block_size=1)
+    report = torchweld.explain(compiled)
+    steps = [step for engine in report.engines for step in engine.steps]
+    assert sum(step.weight_bytes for step in steps) == 4 * (64 * 32 + 32 + 32 * 16 + 16)
+    assert all(step.bytes > step.weight_bytes for step in steps)
+    assert sum(step.flops for step in steps) == pytest.approx(report.flops)
+    (first, *_) = json.loads(report.to_json())["engines"][0]["steps"]
+    assert first["bytes"] == steps[0].bytes and first["weight_bytes"] == steps[0].weight_bytes
+
+
+def test_floors_are_the_tightest_limit():
+    from torchweld import _floors
+
+    def step(bytes=0, weight_bytes=0, flops=0):
+        return types.SimpleNamespace(bytes=bytes, weight_bytes=weight_bytes, flops=flops)
+
+    h100 = _floors.device_of("NVIDIA H100 80GB HBM3")
+
+    def floors(*steps, dtype=torch.float16):
+        return _floors.floors(steps, h100, dtype)
+
+    assert floors(step(100, 0, 100)) == [h100.boundary_us]
+    few = step(11_000_000, 6_700_000)
+    assert floors(few) == [pytest.approx(2.0)]  # from the cache
+    many = step(40_000_000, 40_000_000)
+    assert floors(few, many)[0] == pytest.approx(2.0)  # 6.7 MB from memory take as long
+    assert floors(many)[0] == pytest.approx(40 / 3.35)
+    assert floors(step(100_000_000))[0] == pytest.approx(100 / 3.35)  # does not fit the cache
+    assert floors(step(1000, 0, 989e6 * 5))[0] == pytest.approx(5)
+    assert floors(step(1000, 0, 495e6 * 5), dtype=torch.float32)[0] == pytest.approx(5)
+    assert floors(step(1000, 0, 1e15), dtype=torch.float64) == [h100.boundary_us]
+    assert _floors.floors([few, many], _floors.device_of("a toaster"), torch.float16) == [None, None]
 
 
 def run(*command):
@@ -123,6 +179,40 @@ def test_figures_of_a_model_without_peers(tmp_path, all_alone):
     page = (tmp_path / "page.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith("| alone |"))
     assert "| none |  |" in row and ("Geometric mean" in page) != all_alone
+
+
+def _recorded(**changes):
+    """The first record with steps of the folder, changed."""
+    records = json.loads((ROOT / "docs/performance/h100_batch1_f16.json").read_text())
+    return records[0] | changes
+
+
+def _page_of(tmp_path, *records):
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    assert cli.main(["figures", str(tmp_path / "records.json"), "--page", str(tmp_path / "page.md")]) == 0
+    return (tmp_path / "page.md").read_text()
+
+
+def test_figures_compare_steps_with_their_floors(tmp_path):
+    steps = [["conv", "cuda_conv a", 4.0, 2.0], ["conv", "cuda_conv a", 5.0, 1.0], ["mean", "aten", 3.0, 0.76]]
+    steps += [[f"odd{i}", "aten", 1.0, 0.8] for i in range(9)]
+    page = _page_of(tmp_path, _recorded(steps=steps, torchweld_ms=0.0225))
+    assert "21 us in 12 steps, each timed alone; a call takes 22 us, the floor is 11." in page
+    rows = page.splitlines()
+    at = rows.index("| us | floor us | us / floor | share | steps | each us | operation | tactic |")
+    assert rows[at + 2] == "| 9 | 3 | 3.0 | 43% | 2 | 4.50 | `conv` | `cuda_conv a` |"
+    assert rows[at + 3] == "| 3 | 1 | 3.9 | 14% | 1 | 3.00 | `mean` | `aten` |"
+    assert rows[at + 10] == "| 3 | 2 | 1.2 | 14% | 3 | 1.00 | 3 other kinds |  |"
+    assert rows[at + 11] == "| 21 | 11 | 1.9 | 100% | 12 | 1.75 | all |  |"
+
+
+def test_figures_tell_records_of_other_levels_and_warm_builds(tmp_path):
+    usual = _recorded(model="net", optimization_level=3, warm_build_s=1.25)
+    page = _page_of(tmp_path, usual, usual | {"optimization_level": 5}, _recorded(model="old"))
+    assert "| build s | warm build s | peak MiB |" in page
+    rows = {line.split("|")[1].strip(): line.split("|") for line in page.splitlines() if line.startswith("| ")}
+    assert {"net", "net (level 5)", "old"} <= set(rows)
+    assert rows["net"][9].strip() == "1.2" and rows["old"][9].strip() == ""
 
 
 def test_python_quickstart():

@@ -125,7 +125,8 @@ TEST(DeviceCode, LargeProductsCompile) {
 }
 
 TEST(DeviceCode, AttentionCompiles) {
-  const std::set<std::string> chosen = {"encoder", "odd_heads", "causal", "many_mask", "added_f32", "long_keys"};
+  const std::set<std::string> chosen = {"encoder",   "odd_heads", "causal",     "many_mask",   "added_f32",
+                                        "long_keys", "image",     "image_mask", "uneven_heads"};
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
     Programs programs;
     for (const Case& c : attention_nodes(dtype, kDevice)) {

@@ -100,8 +100,9 @@ std::vector<AttentionConfig> configs_of(const AttentionProblem& p, const DeviceL
   return found;
 }
 
-/// Configurations of attention_whole.cuh, the likely best first: few warps share a processor's tensor cores, so all
-/// keys go to as few warps as have registers for them.
+/// Configurations of attention_whole.cuh. Of more keys than four warps take 32 of, eight warps take 32 each (which
+/// leaves two warps to hide each other's waiting) or four 64 (which halves the exponentials that go through shared
+/// memory).
 std::vector<AttentionConfig> whole_configs_of(const AttentionProblem& p, const DeviceLimits& device) {
   constexpr int64_t kMostKeys = 256;
   constexpr int kMostWarps = 16;

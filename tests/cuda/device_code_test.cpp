@@ -138,6 +138,11 @@ TEST(DeviceCode, AttentionCompiles) {
   }
 }
 
+TEST(DeviceCode, AttentionOfEncodersCompilesWithoutSpills) {
+  compile_all(programs_with("tw::attention", encoder_attention(c10::kHalf, kDevice)), {"sm_90a"});
+  compile_all(programs_with("tw::attention_whole<", encoder_attention(c10::kBFloat16, kDevice)), {"sm_80"});
+}
+
 TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {
   Programs programs;
   for (c10::ScalarType dtype : {c10::kFloat, c10::kBFloat16, c10::kDouble, c10::kHalf}) {

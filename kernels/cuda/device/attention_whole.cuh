@@ -137,37 +137,19 @@ struct OwnChunks {
   }
 };
 
-// Where the mask has this lane's numbers, in elements from that of the block's head. Behind the last row or column
-// comes that one again.
-template <class T, class Warp>
-struct MaskPlaces {
-  static constexpr bool alike = Warp::mask_numbers == 2;
-  int rows[2], columns[T::key_tiles][2];
-
-  template <class Params>
-  __device__ __forceinline__ void prepare(const Params& p, int row, int column) {
+// AttentionWarp::fetch_mask without a condition for each number: behind the last row or column comes that one again.
+template <class T, class Warp, class M, class Params>
+__device__ __forceinline__ void fetch_mask_at_once(Warp& warp, const M* data, const Params& p, int row, int column) {
+  auto* words = reinterpret_cast<const Word<sizeof(M)>*>(data);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) rows[r] = alike ? 0 : ::min(row + r * 8, p.queries - 1) * p.mask[2];
+  for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
-    for (int j = 0; j < T::key_tiles; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        columns[j][e] = ::min(column + j * 8 + e, p.keys - 1) * p.mask[3];
-        have_ready(columns[j][e]);
-      }
+    for (int e = 0; e < Warp::mask_numbers; ++e) {
+      const int r = ::min(row + e / 2 * 8, p.queries - 1), c = ::min(column + j * 8 + e % 2, p.keys - 1);
+      warp.mask[j][e].fetch(words + ((Warp::mask_numbers == 2 ? 0 : r * p.mask[2]) + c * p.mask[3]), true);
     }
   }
-  template <class M>
-  __device__ __forceinline__ void fetch(Warp& warp, const M* data) const {
-    auto* words = reinterpret_cast<const Word<sizeof(M)>*>(data);
-#pragma unroll
-    for (int j = 0; j < T::key_tiles; ++j) {
-#pragma unroll
-      for (int e = 0; e < Warp::mask_numbers; ++e)
-        warp.mask[j][e].fetch(words + (alike ? columns[j][e % 2] : rows[e / 2] + columns[j][e % 2]), true);
-    }
-  }
-};
+}
 
 // What warps tell each other through shared memory: the exponentials of 16 queries as fragments, [warp_q][step along
 // all keys][lane] of 16 bytes; and the largest score and the sum of each query, [warp_k][query].
@@ -339,8 +321,6 @@ __device__ __forceinline__ void attention_whole(const typename T::Element* q, co
   const bool has_keys = first_key < last_key;
   OwnChunks<T, in_registers> own;
   own.prepare(q, k, p, p.queries - first_query, T::warp_q() * 16, first_key, values_at + places_at);
-  MaskPlaces<T, Warp> mask_places;
-  if constexpr (Warp::has_mask) mask_places.prepare(p, row, column);
   RowCopies<S, T::keys, T::value, T::threads> value_rows;
   value_rows.prepare(v, p.v[2], 1);
   Exponentials exponentials;
@@ -357,7 +337,7 @@ __device__ __forceinline__ void attention_whole(const typename T::Element* q, co
     } else {
       own.template fetch<false>();
     }
-    if constexpr (Warp::has_mask) mask_places.fetch(warp, mask);
+    if constexpr (Warp::has_mask) fetch_mask_at_once<T>(warp, mask, p, row, column);
   }
   commit_copies();
   value_rows.load(values_at, 0, last_key, vector);

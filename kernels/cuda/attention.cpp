@@ -12,10 +12,15 @@
 namespace torchweld::cuda {
 namespace {
 
+/// How keys come to the tensor cores: tile by tile through shared memory (attention.cuh); or all at once, to the lanes
+/// that multiply them, in registers or in places in shared memory of their own (attention_whole.cuh).
+enum class KeyRoute { kTiles, kRegisters, kPlaces };
+
 /// One way to run it; see AttentionTile in attention.cuh.
 struct AttentionConfig {
   int warps_q = 1, warps_k = 1, warp_keys = 32;
   int stages = 1;
+  KeyRoute route = KeyRoute::kTiles;
   int64_t shared_bytes = 0;
   double cycles = 0;  ///< Estimate for the whole kernel.
 
@@ -24,7 +29,10 @@ struct AttentionConfig {
   int keys() const { return warps_k * warp_keys; }
   std::string text() const {
     return std::to_string(queries()) + "x" + std::to_string(keys()) + " w" + std::to_string(warps_q) + "," +
-           std::to_string(warps_k);
+           std::to_string(warps_k) +
+           (route == KeyRoute::kRegisters ? " whole"
+            : route == KeyRoute::kPlaces  ? " whole staged"
+                                          : "");
   }
 };
 
@@ -92,6 +100,33 @@ std::vector<AttentionConfig> configs_of(const AttentionProblem& p, const DeviceL
   return found;
 }
 
+/// Configurations of attention_whole.cuh. Of more keys than four warps take 32 of, eight warps take 32 each (which
+/// leaves two warps to hide each other's waiting) or four 64 (which halves the exponentials that go through shared
+/// memory).
+std::vector<AttentionConfig> whole_configs_of(const AttentionProblem& p, const DeviceLimits& device) {
+  constexpr int64_t kMostKeys = 256;
+  constexpr int kMostWarps = 16;
+  std::vector<AttentionConfig> found;
+  if (p.element_bytes != 2 || p.head % 32 != 0 || p.keys > kMostKeys) return found;
+  auto offer = [&](KeyRoute route, int warps_q, int warp_keys) {
+    AttentionConfig c{.warps_q = warps_q, .warp_keys = warp_keys, .route = route};
+    while (c.keys() < p.keys) c.warps_k *= 2;
+    bool even = p.value % (8 * c.warps_k) == 0;
+    int64_t value_tiles = p.value / 8 / c.warps_k;
+    bool idle = 16 * (warps_q - 1) >= p.queries;
+    if (!even || (value_tiles % 2 != 0 && value_tiles != 1) || idle || warps_q * c.warps_k > kMostWarps) return;
+    c.shared_bytes = c.keys() * (2 * padded(p.value) + 16) + c.queries() * (2 * c.keys() + 8 * c.warps_k) +
+                     (route == KeyRoute::kPlaces ? 2 * warps_q * c.keys() * p.head : 0);
+    if (c.shared_bytes <= device.shared_bytes) found.push_back(c);
+  };
+  offer(KeyRoute::kRegisters, 1, 32);
+  offer(KeyRoute::kPlaces, 1, 32);
+  offer(KeyRoute::kRegisters, 2, 32);
+  constexpr int64_t kManyKeys = 128;
+  if (p.keys > kManyKeys) offer(KeyRoute::kRegisters, 1, 64);
+  return found;
+}
+
 /// A node taken apart.
 struct AttentionParts {
   Attention op;
@@ -156,17 +191,22 @@ Program program_of(const Node& node, const AttentionParts& parts, const Attentio
   bool many = ceil_div(p.queries, c.queries()) * p.heads >= 2 * limits_of(node).processors;
   int64_t together =
       many && p.element_bytes * std::max(p.head, p.value) <= kFewRegistersHead ? kThreads / c.threads() : 1;
+  bool whole = c.route != KeyRoute::kTiles;
+  constexpr int kThreadsOfTwo = 256;
+  if (whole) together = c.threads() <= kThreadsOfTwo ? 2 : 1;
   bool alike = mask_strides(parts.mask)[2] == 0;
   std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
-  return {.name = "attention",
-          .text = std::string("#include \"attention.cuh\"\n") +
+  std::string name = whole ? "attention_whole" : "attention";
+  return {.name = name,
+          .text = "#include \"" + name + ".cuh\"\n" +
                   "struct Params {\n  float scale;\n  int queries, keys;\n  tw::Divider tiles, heads, group;\n"
                   "  int q[4], k[4], v[4], mask[4], y[4];\n  int vector, vector_writes;\n};\nusing Tile = " +
                   tile + ">;\nextern \"C\" __global__ void __launch_bounds__(Tile::threads, " +
                   std::to_string(std::max<int64_t>(together, 1)) + ") kernel(" + emit_pointers(node, {}) +
-                  "const __grid_constant__ Params p) {\n  tw::attention<Tile, " + mask +
+                  "const __grid_constant__ Params p) {\n  tw::" + name + "<Tile, " + mask +
                   (parts.op.causal ? ", true" : ", false") + (parts.op.nan_rows ? ", true" : ", false") +
-                  (alike ? ", true" : ", false") + ">(x0, x1, x2, " +
+                  (alike ? ", true" : ", false") +
+                  (whole ? c.route == KeyRoute::kRegisters ? ", true" : ", false" : "") + ">(x0, x1, x2, " +
                   (parts.mask ? "x3" : "static_cast<const tw::NoMask*>(nullptr)") + ", y0, p);\n}\n",
           .coarse = true};
 }
@@ -176,6 +216,10 @@ bool moves_words(const TensorType& type) {
   auto chunk = static_cast<int64_t>(16 / c10::elementSize(type.dtype));
   return type.strides[3] == 1 && std::all_of(type.strides.begin(), type.strides.begin() + 3,
                                              [chunk](int64_t stride) { return stride % chunk == 0; });
+}
+
+bool moves_words(const AttentionParts& parts) {
+  return moves_words(*parts.q) && moves_words(*parts.k) && moves_words(*parts.v);
 }
 
 std::unique_ptr<Kernel> make(const Node& node, const AttentionParts& parts, const AttentionConfig& config) {
@@ -193,7 +237,7 @@ std::unique_ptr<Kernel> make(const Node& node, const AttentionParts& parts, cons
        {parts.q->strides, parts.k->strides, parts.v->strides, mask_strides(parts.mask), parts.y->strides}) {
     for (int64_t stride : strides) arguments.add(static_cast<int32_t>(stride));
   }
-  arguments.add(static_cast<int32_t>(moves_words(*parts.q) && moves_words(*parts.k) && moves_words(*parts.v)));
+  arguments.add(static_cast<int32_t>(moves_words(parts)));
   arguments.add(static_cast<int32_t>(moves_words(*parts.y)));
   Shape shape{.blocks = tiles * p.heads,
               .threads = static_cast<unsigned>(config.threads()),
@@ -211,6 +255,9 @@ void propose_attention(const Node& node, const KernelContext& context, Offers& o
   constexpr size_t kMostOffers = 6;
   std::vector<AttentionConfig> configs = configs_of(parts.problem, limits, kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
+  if (moves_words(parts)) {
+    for (const AttentionConfig& config : whole_configs_of(parts.problem, limits)) configs.push_back(config);
+  }
   if (!context.tune) {
     size_t chosen = choose_untimed(
         node, configs.size(), [&](size_t i) { return program_of(node, parts, configs[i]); },

@@ -1,5 +1,5 @@
-// Times of blocks against their parts, and of products by every offer; only on a GPU, and only when
-// TORCHWELD_BLOCK_TIMES or TORCHWELD_PRODUCT_TIMES is set.
+// Times of blocks against their parts, and of products and attention by every offer; only on a GPU, and only when
+// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES or TORCHWELD_ATTENTION_TIMES is set.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -19,6 +19,7 @@
 #include "kernels/cuda/stem_pool.h"
 #include "tests/cuda/blocks.h"
 #include "tests/cuda/conv_nodes.h"
+#include "tests/cuda/transformer_nodes.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -140,6 +141,15 @@ TEST(BlockTimes, StemsAgainstTheirParts) {
   for (const Case& c : stems_of_networks(c10::kHalf, true)) EXPECT_GT(time_block(c, most).block, 0) << c.name;
 }
 
+/// Times and prints a node by every offer, the fastest first.
+void print_offers(const Case& c) {
+  std::vector<Timed> times = time_offers(c.node(), offers_for(c.node(), {}));
+  std::sort(times.begin(), times.end(), [](const Timed& a, const Timed& b) { return a.microseconds < b.microseconds; });
+  std::printf("%s\n", c.name.c_str());
+  for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
+  std::fflush(stdout);
+}
+
 // TORCHWELD_PRODUCT_TIMES: the rows.
 TEST(ProductTimes, OfAnEncoderLayerByEveryOffer) {
   const char* rows = std::getenv("TORCHWELD_PRODUCT_TIMES");
@@ -147,14 +157,16 @@ TEST(ProductTimes, OfAnEncoderLayerByEveryOffer) {
   c10::InferenceMode inference;
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
     for (const Case& c : encoder_products(dtype, kDevice, std::max(1, std::atoi(rows)))) {
-      std::vector<Timed> times = time_offers(c.node(), offers_for(c.node(), {}));
-      std::sort(times.begin(), times.end(),
-                [](const Timed& a, const Timed& b) { return a.microseconds < b.microseconds; });
-      std::printf("%s\n", c.name.c_str());
-      for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
-      std::fflush(stdout);
+      print_offers(c);
     }
   }
+}
+
+TEST(AttentionTimes, OfEncodersByEveryOffer) {
+  if (!std::getenv("TORCHWELD_ATTENTION_TIMES") || !at::cuda::is_available())
+    GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  for (const Case& c : encoder_attention(c10::kHalf, kDevice)) print_offers(c);
 }
 
 }  // namespace

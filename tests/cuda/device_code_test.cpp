@@ -125,7 +125,8 @@ TEST(DeviceCode, LargeProductsCompile) {
 }
 
 TEST(DeviceCode, AttentionCompiles) {
-  const std::set<std::string> chosen = {"encoder", "odd_heads", "causal", "many_mask", "added_f32", "long_keys"};
+  const std::set<std::string> chosen = {"encoder",   "odd_heads", "causal",     "many_mask",   "added_f32",
+                                        "long_keys", "image",     "image_mask", "uneven_heads"};
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
     Programs programs;
     for (const Case& c : attention_nodes(dtype, kDevice)) {
@@ -135,6 +136,11 @@ TEST(DeviceCode, AttentionCompiles) {
     compile_all(programs, {"sm_80", "sm_90a", "sm_120"});
     if (dtype == c10::kHalf) compile_all(programs, {"sm_75"}, kAnySpill);
   }
+}
+
+TEST(DeviceCode, AttentionOfEncodersCompilesWithoutSpills) {
+  compile_all(programs_with("tw::attention", encoder_attention(c10::kHalf, kDevice)), {"sm_90a"});
+  compile_all(programs_with("tw::attention_whole<", encoder_attention(c10::kBFloat16, kDevice)), {"sm_80"});
 }
 
 TEST(DeviceCode, KernelsThatWriteIntoSlicesCompile) {

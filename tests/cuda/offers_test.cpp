@@ -1,8 +1,11 @@
 // Which tactics are asked for offers; no GPU is needed.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "kernels/cuda/own_kernel.h"
 #include "tests/cuda/conv_nodes.h"
+#include "tests/cuda/transformer_nodes.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -25,6 +28,32 @@ TEST(Offers, LibrariesAreAskedAboutLargeLayersOnly) {
   EXPECT_EQ(refusal_of("cudnn_conv", 1), small);
   EXPECT_EQ(refusal_of("cuda_implicit_gemm", 64), "");
   EXPECT_NE(refusal_of("cudnn_conv", 64), small);
+}
+
+/// The configurations that our attention offers for the case of this name and have all keys at once.
+std::set<std::string> whole_attention(const std::string& name, c10::ScalarType dtype) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  std::set<std::string> found;
+  for (const Case& c : attention_nodes(dtype, kDevice)) {
+    if (!c.name.starts_with("attention_" + name + "/")) continue;
+    Offers offers = offers_for(c.node(), {});
+    for (const Offers::Offer& offer : offers.offers()) {
+      if (offer.config.find("whole") != std::string::npos) found.insert(offer.config);
+    }
+  }
+  return found;
+}
+
+TEST(Offers, AttentionOverFewKeysHasThemAllAtOnce) {
+  using Configs = std::set<std::string>;
+  EXPECT_EQ(whole_attention("encoder", c10::kHalf),
+            (Configs{"16x128 w1,4 whole", "16x128 w1,4 whole staged", "32x128 w2,4 whole"}));
+  EXPECT_EQ(whole_attention("image", c10::kBFloat16),
+            (Configs{"16x256 w1,8 whole", "16x256 w1,8 whole staged", "32x256 w2,8 whole", "16x256 w1,4 whole"}));
+  EXPECT_EQ(whole_attention("most_keys", c10::kHalf).size(), 4u);
+  EXPECT_EQ(whole_attention("too_many_keys", c10::kHalf), Configs{});
+  EXPECT_EQ(whole_attention("turned", c10::kHalf), Configs{});
+  EXPECT_EQ(whole_attention("encoder", c10::kFloat), Configs{});
 }
 
 }  // namespace

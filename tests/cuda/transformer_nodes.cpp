@@ -73,6 +73,16 @@ Case make_case(const Spec& s, c10::ScalarType dtype, c10::Device device, const a
 
 }  // namespace
 
+std::vector<Case> encoder_attention(c10::ScalarType dtype, c10::Device device) {
+  const Spec specs[] = {{"bert", 1, 12, 12, 128, 128, 64, 64, Layout::kJoined, {1, 1, 1, 128}},
+                        {"gpt2", 1, 12, 12, 128, 128, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+                        {"vit", 1, 12, 12, 197, 197, 64, 64},
+                        {"bert_256", 1, 12, 12, 256, 256, 64, 64, Layout::kJoined, {1, 1, 1, 256}}};
+  std::vector<Case> list;
+  for (const Spec& spec : specs) list.push_back(make_case(spec, dtype, device, {}));
+  return list;
+}
+
 std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
   const Spec specs[] = {
       {"encoder", 1, 12, 12, 128, 128, 64, 64},
@@ -92,6 +102,16 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
       {"mask_of_scores", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {50, 70}},
       {"added", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {2, 3, 50, 70}, dtype},
       {"added_f32", 2, 3, 3, 50, 300, 64, 64, Layout::kHeadsApart, {2, 1, 1, 300}, c10::kFloat},
+      // Sizes round those where a block has all keys at once.
+      {"most_keys", 1, 2, 2, 256, 256, 64, 64},
+      {"too_many_keys", 1, 2, 2, 40, 257, 64, 64},
+      {"causal_image", 1, 3, 3, 197, 197, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"causal_more_keys", 2, 3, 3, 35, 190, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"causal_grouped", 2, 4, 2, 100, 100, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"few_queries", 2, 2, 2, 5, 131, 64, 64},
+      {"image_mask", 1, 2, 2, 197, 197, 64, 64, Layout::kJoined, {197, 197}},
+      {"wide_heads", 1, 2, 2, 40, 97, 128, 64, Layout::kHeadsApart},
+      {"uneven_heads", 1, 2, 2, 40, 120, 96, 32, Layout::kHeadsApart, {1, 2, 1, 120}, dtype},
   };
   std::vector<Case> list;
   for (const Spec& spec : specs) list.push_back(make_case(spec, dtype, device, {}));

@@ -8,6 +8,8 @@ namespace torchweld::cuda_tests {
 /// Nodes of odd and even sizes, with each kind of mask, and operands that lie as slices of joined projections, as
 /// contiguous heads, or with their head dimension apart.
 std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device);
+/// Attention of BERT-base (with a mask), GPT-2 and ViT-B/16 at batch 1.
+std::vector<Case> encoder_attention(c10::ScalarType dtype, c10::Device device);
 /// Nodes some of whose rows have no column that takes part.
 std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Device device);
 

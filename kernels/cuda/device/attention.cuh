@@ -24,8 +24,8 @@ struct AttentionTile {
   static constexpr int head = head_, value = value_, warps_q = warps_q_, warps_k = warps_k_, warp_keys = warp_keys_;
   static constexpr int stages = stages_, threads = 32 * warps_q * warps_k;
   static constexpr int queries = 16 * warps_q, keys = warps_k * warp_keys;
-  static constexpr int chunk = 16 / sizeof(S);              // Elements of 16 bytes.
-  static constexpr int value_pairs = (value + 15) / 16;     // Of 16 numbers.
+  static constexpr int chunk = 16 / sizeof(S);                                    // Elements of 16 bytes.
+  static constexpr int value_pairs = (value + 15) / 16;                           // Of 16 numbers.
   static constexpr int key_tiles = warp_keys / 8, value_tiles = 2 * value_pairs;  // Of 8 columns.
   static constexpr int head_chunks = (head + 15) / 16 * 16 / chunk, value_chunks = value_pairs * 16 / chunk;
   static constexpr int steps = head_chunks / 2;  // Of multiply_add.
@@ -323,16 +323,11 @@ __device__ __forceinline__ void merge_warps(const Warp& warp, float* parts, S* y
   }
 }
 
-// M: NoMask, bool (true: takes part) or a floating type (added); `alike`: see AttentionWarp. Blocks: queries / T::queries x heads x batch along x.
-// Params: see kernels/cuda/attention.cpp.
-template <class T, class M, bool causal, bool nan_rows, bool alike, class Params>
-__device__ __forceinline__ void attention(const typename T::Element* q, const typename T::Element* k,
-                                          const typename T::Element* v, const M* mask, typename T::Element* y,
+// Moves the pointers to what this block works on, and returns its first query: that of q, which the others do not skip.
+// Blocks: queries / T::queries x heads x batch along x.
+template <class T, class S, class M, class Params>
+__device__ __forceinline__ int find_block(const S*& q, const S*& k, const S*& v, const M*& mask, S*& y,
                                           const Params& p) {
-  using S = typename T::Element;
-  extern __shared__ __align__(128) unsigned char shared[];
-  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries * T::head_pitch;
-  float* parts = reinterpret_cast<float*>(shared + T::queries * T::head_pitch + T::stages * T::stage_bytes);
   int rest, tile, batch, head, key_head, unused;
   divide(static_cast<int>(blockIdx.x), p.tiles, rest, tile);
   divide(rest, p.heads, batch, head);
@@ -343,6 +338,20 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
   v += batch * p.v[0] + key_head * p.v[1];
   y += batch * p.y[0] + head * p.y[1];
   if constexpr (!same<M, NoMask>) mask += batch * p.mask[0] + head * p.mask[1];
+  return first_query;
+}
+
+// M: NoMask, bool (true: takes part) or a floating type (added); `alike`: see AttentionWarp. Blocks: see find_block.
+// Params: see kernels/cuda/attention.cpp.
+template <class T, class M, bool causal, bool nan_rows, bool alike, class Params>
+__device__ __forceinline__ void attention(const typename T::Element* q, const typename T::Element* k,
+                                          const typename T::Element* v, const M* mask, typename T::Element* y,
+                                          const Params& p) {
+  using S = typename T::Element;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries * T::head_pitch;
+  float* parts = reinterpret_cast<float*>(shared + T::queries * T::head_pitch + T::stages * T::stage_bytes);
+  const int first_query = find_block<T>(q, k, v, mask, y, p);
   const int lane = threadIdx.x % 32, row = first_query + T::warp_q() * 16 + lane / 4;
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
   const int last_key = causal ? min(p.keys, first_query + T::queries) : p.keys;

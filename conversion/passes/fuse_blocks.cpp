@@ -83,7 +83,8 @@ Group inverted_residual(Graph& graph, Node* node) {
   const Value* x = depthwise->x;
   Node* before = only_producer(graph, x);
   auto expand = before ? position_conv(*before) : std::nullopt;
-  if (expand && expand->others.empty()) {
+  // One that makes fewer channels is the end of a block ahead, which has other uses for it.
+  if (expand && expand->others.empty() && expand->weight->type.shape[0] >= expand->weight->type.shape[1]) {
     group.insert(group.begin(), before);
     x = expand->x;
   }
@@ -175,7 +176,9 @@ Group excited_residual(Graph& graph, Node* node) {
     if (hidden == excite->inputs().end() || graph.is_output(*hidden)) continue;
     Node* depthwise = (*hidden)->producer();
     const auto& users = (*hidden)->users();
-    bool ours = std::all_of(users.begin(), users.end(), [&](const Node* n) { return n == excite || n == node; });
+    bool scaled = std::find(users.begin(), users.end(), node) != users.end();
+    bool ours =
+        scaled && std::all_of(users.begin(), users.end(), [&](const Node* n) { return n == excite || n == node; });
     if (!ours || depthwise->outputs().size() != 1 || !ends_depthwise(*depthwise)) continue;
     // The kernel's first half is a block also where it is the depthwise convolution alone.
     if (!block_of(depthwise)) {

@@ -151,6 +151,16 @@ TEST(DeviceCode, DeferredNormsCompile) {
   compile_all(programs, {"sm_90a"});
 }
 
+TEST(DeviceCode, LookupsAndComputedRowsCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    Programs programs;
+    for (auto make : {lookups, computed_rows}) {
+      for (const Case& c : make(dtype, kDevice, false)) collect(c, programs);
+    }
+    compile_all(programs, {"sm_75", "sm_90a"});
+  }
+}
+
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {
   Programs programs;
   for (c10::ScalarType dtype :

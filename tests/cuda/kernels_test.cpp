@@ -245,6 +245,20 @@ TEST_P(CudaProducts, LargeSizesMeanWhatAtenMeans) {
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
+using CudaShortcuts = CudaKernels;
+
+TEST_P(CudaShortcuts, JoinedConvolutionsMeanWhatAtenMeans) {
+  std::vector<Case> list = joined_shortcuts(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
+    Ran ran = run_cases(list, own_tactics(), manner);
+    for (const Case& c : list) EXPECT_GT(ran["implicit_gemm"][c.name], 0) << c.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaShortcuts, ::testing::Values(c10::kHalf, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
 using CudaAttention = CudaKernels;
 
 TEST_P(CudaAttention, MeansWhatAtenMeans) {

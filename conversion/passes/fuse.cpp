@@ -9,6 +9,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
+#include "core/ops/index.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
@@ -27,6 +28,43 @@ constexpr size_t kMaxNodes = 48;
 bool is_pointwise(const Node& node) { return node.as<Pointwise>() || node.as<Cast>(); }
 /// Part of a pointwise group: a copy is nothing but other strides for the group's result or operand.
 bool joins_pointwise(const Node& node) { return is_pointwise(node) || node.as<Copy>(); }
+
+/// A take of rows that a kernel for CUDA reads as an operand of a computation with this result: neighbours in the
+/// result are neighbours in a row.
+bool is_read_through(const Node& node, const TensorType& result) {
+  auto* take = node.as<Take>();
+  if (!take || !result.device.is_cuda() || !is_contiguous(result)) return false;
+  const TensorType& table = node.input(0)->type;
+  const TensorType& rows = node.output()->type;
+  if (is_inner_constant(node.input(0)) || is_inner_constant(node.input(1))) return false;
+  return take->axis + 1 < table.rank() && table.strides.back() == 1 && rows.shape.back() > 1 && result.rank() > 0 &&
+         rows.shape.back() == result.shape.back() && table.device == result.device &&
+         node.input(1)->type.device == result.device;
+}
+
+/// True when a take in the group reads `value`, which must then come from outside.
+bool is_taken_in(const Group& group, const Value* value) {
+  return std::any_of(group.begin(), group.end(), [value](const Node* member) {
+    return member->as<Take>() && (member->input(0) == value || member->input(1) == value);
+  });
+}
+
+bool contains(const Group& group, const Node* node) {
+  return std::find(group.begin(), group.end(), node) != group.end();
+}
+
+/// True when `node` is a take of what the group computes.
+bool takes_from(const Node& node, const Group& group) {
+  return node.as<Take>() && (contains(group, node.input(0)->producer()) || contains(group, node.input(1)->producer()));
+}
+
+/// Computing it once for each element of a larger result costs less than a kernel of its own.
+bool is_cheap(const Node& node) {
+  static constexpr std::array<std::string_view, 9> names{"add",   "sub",         "mul",     "neg",    "relu",
+                                                         "clamp", "hardsigmoid", "maximum", "minimum"};
+  auto* op = node.as<Pointwise>();
+  return !op || std::find(names.begin(), names.end(), op->fn) != names.end();
+}
 
 // ---- an anchor and what follows it ----
 
@@ -85,7 +123,7 @@ bool joins_epilogue(const Node& user, const Group& group, const Epilogue& epilog
   if (!same_layout(result.shape, user.output()->type.strides, result.strides)) return false;
   int full = full_operands;
   for (const Value* operand : user.inputs()) {
-    bool inside = std::find(group.begin(), group.end(), operand->producer()) != group.end();
+    bool inside = contains(group, operand->producer());
     if (inside || is_inner_constant(operand)) continue;
     if (operand->type.dtype != result.dtype) return false;
     if (epilogue.per_channel && operand->from<Constant>() && is_per_channel(operand, anchor.output(), anchor)) continue;
@@ -122,6 +160,70 @@ Group with_epilogue(const Graph& graph, Node* anchor, const Epilogue& epilogue, 
   return group;
 }
 
+// ---- what comes ahead of an anchor that works by rows ----
+
+/// True when a kernel that holds whole rows of the anchor's input can compute them instead of reading them.
+bool holds_rows(const Node& anchor) {
+  constexpr int64_t kLongest = 8192;
+  auto* softmax = anchor.as<Softmax>();
+  auto* layer = anchor.as<LayerNorm>();
+  auto* rms = anchor.as<RmsNorm>();
+  if (!softmax && !layer && !rms) return false;
+  const TensorType& x = anchor.input(0)->type;
+  bool last = softmax ? softmax->axis + 1 == x.rank() : (layer ? layer->rank : rms->rank) == 1;
+  return last && x.device.is_cuda() && x.is_floating() && x.dtype != c10::kDouble && is_contiguous(x) &&
+         x.numel() > 0 && x.shape.back() <= kLongest;
+}
+
+/// True when rows of a result with this last dimension can be computed from `operand` by reading neighbours.
+bool reads_along_rows(const Value* operand, const TensorType& result) {
+  const TensorType& type = operand->type;
+  bool repeated = type.rank() == 0 || type.shape.back() == 1;
+  return repeated || (type.shape.back() == result.shape.back() && type.strides.back() == 1);
+}
+
+/// Adds to the group of a row anchor the pointwise nodes and takes that its input is computed from. Nothing else may
+/// read their results, except that the anchor's input may become a result of the group too. `free`: nodes that are in
+/// no group yet.
+void compute_rows(const Graph& graph, Group& group, const Positions& free) {
+  const Node& anchor = *group.front();
+  const TensorType& x = anchor.input(0)->type;
+  const int64_t end = free.at(group.back());
+  auto can_join = [&](const Node* node, const Value* value) {
+    if (!free.count(node) || takes_from(*node, group) || is_taken_in(group, value)) return false;
+    if (!is_pointwise(*node) && !is_read_through(*node, x)) return false;
+    bool same_size = value->type.shape == x.shape;
+    if (value->type.device != x.device || (!same_size && !is_cheap(*node))) return false;
+    for (const Value* operand : node->inputs()) {
+      // Kernels pack the anchor's weights.
+      bool is_weight = std::find(anchor.inputs().begin() + 1, anchor.inputs().end(), operand) != anchor.inputs().end();
+      if (is_weight || (!node->as<Take>() && !reads_along_rows(operand, x))) return false;
+    }
+    auto is_inside = [&](const Node* user) { return contains(group, user); };
+    bool inside = std::all_of(value->users().begin(), value->users().end(), is_inside);
+    if (value != anchor.input(0)) return inside && !graph.is_output(value);
+    // Readers behind the group keep the order valid and rule out a path back into it.
+    return std::all_of(value->users().begin(), value->users().end(), [&](const Node* user) {
+      auto place = free.find(user);
+      return is_inside(user) || (place != free.end() && place->second > end);
+    });
+  };
+  std::vector<Value*> open{anchor.input(0)};
+  while (!open.empty() && group.size() < kMaxNodes) {
+    Value* value = open.back();
+    open.pop_back();
+    Node* node = value->producer();
+    if (!node || contains(group, node) || !can_join(node, value)) continue;
+    group.push_back(node);
+    if (outer_inputs(group).size() > kMaxInputs) {
+      group.pop_back();
+      continue;
+    }
+    open.insert(open.end(), node->inputs().begin(), node->inputs().end());
+  }
+  std::sort(group.begin(), group.end(), [&](const Node* a, const Node* b) { return free.at(a) < free.at(b); });
+}
+
 void fuse_epilogues(Graph& graph) {
   Positions free = positions_in(graph);
   for (Node* node : graph.node_list()) {
@@ -131,6 +233,7 @@ void fuse_epilogues(Graph& graph) {
     Group group = with_epilogue(graph, node, *epilogue, free);
     Node* copy = epilogue->any_strides ? only_user(graph, group.back()->output()) : nullptr;
     if (copy && copy->as<Copy>() && free.count(copy)) group.push_back(copy);
+    if (holds_rows(*node)) compute_rows(graph, group, free);
     if (group.size() == 1) continue;
     fuse_group(graph, group);
     for (const Node* member : group) free.erase(member);
@@ -139,14 +242,6 @@ void fuse_epilogues(Graph& graph) {
 }
 
 // ---- pointwise nodes among themselves ----
-
-/// Computing it once for each element of a larger result costs less than a kernel of its own.
-bool is_cheap(const Node& node) {
-  static constexpr std::array<std::string_view, 9> names{"add",   "sub",         "mul",     "neg",    "relu",
-                                                         "clamp", "hardsigmoid", "maximum", "minimum"};
-  auto* op = node.as<Pointwise>();
-  return !op || std::find(names.begin(), names.end(), op->fn) != names.end();
-}
 
 class PointwiseGroups {
  public:
@@ -188,15 +283,16 @@ class PointwiseGroups {
   }
 
   bool can_join(const Node& producer, const Group& group, const Node& last) const {
-    if (taken_.count(&producer) || !joins_pointwise(producer)) return false;
     const TensorType& type = producer.output()->type;
     const TensorType& result = last.output()->type;
+    if (taken_.count(&producer) || !(joins_pointwise(producer) || is_read_through(producer, result))) return false;
+    if (takes_from(producer, group) || is_taken_in(group, producer.output())) return false;
     if (type.device != result.device) return false;
     bool same_size = type.shape == result.shape;
     if (!same_size && !is_cheap(producer)) return false;
     bool read_outside = graph_.is_output(producer.output());
     for (const Node* user : producer.output()->users()) {
-      bool inside = std::find(group.begin(), group.end(), user) != group.end();
+      bool inside = contains(group, user);
       // A copy inside a group only has other strides when it is the last node or reads an input of the group.
       if (inside && user->as<Copy>() && user != &last) return false;
       if (inside) continue;

@@ -94,7 +94,9 @@ void patches_to_products(Graph& graph, const PassContext& context);
 void layout(Graph& graph, const PassContext& context);
 
 /// Groups nodes into Fused ones (see core/ops/fused.h): convolutions and products with the pointwise nodes that follow
-/// them, and chains and trees of pointwise nodes. The body means what the nodes meant.
+/// them, and chains and trees of pointwise nodes. For CUDA also softmax and norms with the pointwise nodes round them,
+/// where a row is short enough to be held by a kernel; and takes of rows join those that read them. The body means what
+/// the nodes meant.
 void fuse(Graph& graph, const PassContext& context);
 
 /// Groups what one kernel can keep on chip into blocks (fused nodes with several anchors) where the device has kernels

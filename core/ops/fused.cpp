@@ -5,15 +5,14 @@
 
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/index.h"
 #include "core/ops/pointwise.h"
 
 namespace torchweld {
 
-namespace {
-
-bool is_anchor(const Node& node) { return !node.as<Pointwise>() && !node.as<Cast>() && !node.as<Constant>(); }
-
-}  // namespace
+bool is_anchor(const Node& node) {
+  return !node.as<Pointwise>() && !node.as<Cast>() && !node.as<Take>() && !node.as<Constant>();
+}
 
 bool is_block(const Fused& fused) {
   const auto& nodes = fused.body->nodes();

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
+#include "core/ops/index.h"
 #include "core/ops/pointwise.h"
 
 namespace torchweld::cuda {
@@ -134,6 +135,39 @@ std::string index_names(size_t rank) {
   return text;
 }
 
+/// Strides of a tensor as it is seen from a domain of sizes `shape` whose dimension order[i] is loop i.
+Dims strides_in(const TensorType& type, bool output, const Dims& shape, const Dims& order) {
+  expect(type.shape.size() <= shape.size(), "an operand has more dimensions than the result");
+  size_t lead = shape.size() - type.shape.size();
+  Dims strides(shape.size(), 0);
+  for (size_t i = 0; i < type.shape.size(); ++i) {
+    bool fits = type.shape[i] == shape[lead + i];
+    expect(fits || (type.shape[i] == 1 && !output),
+           "an operand of sizes " + to_string(type.shape) + " does not broadcast to " + to_string(shape));
+    // A dimension of size 1 keeps its stride, so that code does not depend on whether a size happens to be 1.
+    if (fits) strides[lead + i] = type.strides[i];
+  }
+  Dims ordered;
+  for (int64_t d : order) ordered.push_back(strides[d]);
+  return ordered;
+}
+
+const Operand& operand_named(const Loops& loops, const std::string& name) {
+  auto found = std::find_if(loops.operands.begin(), loops.operands.end(),
+                            [&](const Operand& operand) { return operand.name == name; });
+  check(found != loops.operands.end(), "no operand " + name);
+  return *found;
+}
+
+/// Adds `value` and what it is computed from, as far as nothing in `given` is, and takes are read like operands.
+void add_sources(const Value* value, const std::vector<const Value*>& given, std::vector<const Value*>& found) {
+  if (std::find(found.begin(), found.end(), value) != found.end()) return;
+  if (std::find(given.begin(), given.end(), value) != given.end()) return;
+  found.push_back(value);
+  if (!value->producer() || value->from<Take>()) return;
+  for (const Value* input : value->producer()->inputs()) add_sources(input, given, found);
+}
+
 std::string offset_of(const Operand& operand) {
   std::string text = "0";
   size_t rank = operand.strides.size();
@@ -174,7 +208,7 @@ Body body_of(const Node& node) {
   } else {
     body.graph = graph_of(node);
     const Node* only = body.graph->nodes().back().get();
-    if (!only->as<Pointwise>() && !only->as<Cast>()) body.anchor = only;
+    if (is_anchor(*only)) body.anchor = only;
   }
   for (size_t i = 0; i < node.inputs().size(); ++i) {
     storage_type(node.input(i)->type.dtype);
@@ -220,21 +254,48 @@ void Loops::add_operand(const Body& body, const TensorType& type, size_t index, 
   operand.value = output ? body.graph->outputs()[index] : body.graph->inputs()[index].get();
   operand.dtype = type.dtype;
   operand.output = output;
-  expect(type.shape.size() <= shape.size(), "an operand has more dimensions than the result");
-  size_t lead = shape.size() - type.shape.size();
-  Dims strides(shape.size(), 0);
-  for (size_t i = 0; i < type.shape.size(); ++i) {
-    bool fits = type.shape[i] == shape[lead + i];
-    expect(fits || (type.shape[i] == 1 && !output),
-           "an operand of sizes " + to_string(type.shape) + " does not broadcast to " + to_string(shape));
-    // A dimension of size 1 keeps its stride, so that code does not depend on whether a size happens to be 1.
-    if (fits) strides[lead + i] = type.strides[i];
-  }
-  for (int64_t d : order) operand.strides.push_back(strides[d]);
+  operand.strides = strides_in(type, output, shape, order);
   if (sizes.empty()) {
     for (int64_t d : order) sizes.push_back(shape[d]);
   }
   operands.push_back(std::move(operand));
+}
+
+void Loops::add_takes(const Node& node, const Body& body, const Dims& shape, const Dims& order) {
+  size_t count = 0;
+  for (const auto& inner : body.graph->nodes()) {
+    auto* take = inner->as<Take>();
+    if (!take) continue;
+    expect(!inner->input(0)->producer() && !inner->input(1)->producer(),
+           "take: an operand is computed inside the body");
+    size_t table_input = inner->input(0)->index();
+    size_t index_input = inner->input(1)->index();
+    const TensorType& table = node.input(table_input)->type;
+    const TensorType& index = node.input(index_input)->type;
+    // Both as if they had the sizes of the result: along dimensions of the index the table stands still, and vice
+    // versa.
+    TensorType rows = contiguous_type(table.dtype, inner->output()->type.shape, table.device);
+    TensorType numbers = rows;
+    for (int64_t d = 0; d < rows.rank(); ++d) {
+      int64_t inside = d - take->axis;
+      bool picks = inside >= 0 && inside < index.rank();
+      numbers.strides[d] = picks ? index.strides[inside] : 0;
+      rows.strides[d] = picks ? 0 : table.strides[d < take->axis ? d : d - index.rank() + 1];
+    }
+    std::string number = std::to_string(count++);
+    Operand of_index{.name = "n" + number,
+                     .pointer = "x" + std::to_string(index_input),
+                     .dtype = index.dtype,
+                     .strides = strides_in(numbers, false, shape, order)};
+    Operand of_table{.name = "t" + number,
+                     .pointer = "x" + std::to_string(table_input),
+                     .value = inner->output(),
+                     .dtype = table.dtype,
+                     .strides = strides_in(rows, false, shape, order)};
+    of_table.rows = PickedRows{of_index.name, table.shape[take->axis], table.strides[take->axis], take->wraps};
+    operands.push_back(std::move(of_index));
+    operands.push_back(std::move(of_table));
+  }
 }
 
 void Loops::collapse(size_t fixed) {
@@ -272,6 +333,24 @@ void Loops::collapse(size_t fixed) {
     sizes.insert(sizes.begin(), 1);
     for (Operand& operand : operands) operand.strides.insert(operand.strides.begin(), operand.output && !fixed ? 1 : 0);
   }
+  for (const Operand& operand : operands) {
+    if (operand.rows)
+      expect(operand_named(*this, operand.rows->numbers).strides.back() == 0, "take: neighbours lie in different rows");
+  }
+}
+
+Loops Loops::only_for(const std::vector<const Value*>& wanted, const std::vector<const Value*>& given) const {
+  std::vector<const Value*> sources;
+  for (const Value* value : wanted) add_sources(value, given, sources);
+  Loops some = *this;
+  some.operands.clear();
+  for (const Operand& operand : operands) {
+    const std::vector<const Value*>& among = operand.output ? wanted : sources;
+    if (std::find(among.begin(), among.end(), operand.value) == among.end()) continue;
+    if (operand.rows) some.operands.push_back(operand_named(*this, operand.rows->numbers));
+    some.operands.push_back(operand);
+  }
+  return some;
 }
 
 void Loops::choose_width(int most, bool partial_end) {
@@ -286,7 +365,7 @@ void Loops::choose_width(int most, bool partial_end) {
       for (size_t d = 0; d < inner; ++d) {
         if (operand.strides[d] % w != 0) return false;
       }
-      return true;
+      return !operand.rows || operand.rows->stride % w == 0;
     });
   };
   width = std::min<int>(most, std::min<int>(8, static_cast<int>(16 / smallest)));
@@ -306,15 +385,18 @@ std::string Loops::index_type() const {
     return extent >= kMost;
   };
   for (const Operand& operand : operands) {
-    if (too_far(operand.strides)) return "long long";
+    bool far_rows = operand.rows && operand.rows->count * operand.rows->stride >= kMost;
+    if (far_rows || too_far(operand.strides)) return "long long";
   }
   return "int";
 }
 
 std::string Loops::parameter_members() const {
   std::string text;
-  for (const Operand& operand : operands)
+  for (const Operand& operand : operands) {
     text += "  I " + operand.name + "[" + std::to_string(operand.strides.size()) + "];\n";
+    if (operand.rows) text += "  I " + operand.name + "_rows;\n  I " + operand.name + "_stride;\n";
+  }
   return text;
 }
 
@@ -322,24 +404,86 @@ void Loops::add_arguments(Arguments& arguments) const {
   std::string type = index_type();
   for (const Operand& operand : operands) {
     for (int64_t stride : operand.strides) add_index(arguments, stride, type);
+    if (!operand.rows) continue;
+    add_index(arguments, operand.rows->count, type);
+    add_index(arguments, operand.rows->stride, type);
   }
 }
 
-std::string emit_elements(const Body& body, const Loops& loops, const Value* given) {
+namespace {
+
+/// Statements that find the rows that takes read, for place_in(). All numbers are read before any is needed.
+std::string emit_picked_rows(const Loops& loops) {
+  std::string reads, rows;
+  for (const Operand& operand : loops.operands) {
+    if (!operand.rows) continue;
+    const Operand& numbers = operand_named(loops, operand.rows->numbers);
+    const std::string& n = operand.name;
+    reads += "    const auto number_" + n + " = " + numbers.name + "[" + offset_of(numbers) + "];\n";
+    rows += "    const I row_" + n + " = tw::picked_row<" + (operand.rows->wraps ? "true" : "false") + ">(number_" + n +
+            ", p." + n + "_rows) * p." + n + "_stride;\n";
+  }
+  return reads + rows;
+}
+
+/// Where V neighbours of an operand begin, at the loops' indexes.
+std::string place_in(const Operand& operand) {
+  return operand.name + " + (" + offset_of(operand) + (operand.rows ? " + row_" + operand.name : "") + ")";
+}
+
+/// Operands whose data the struct of these loops points to.
+std::vector<const Operand*> pointed_to(const Loops& loops) {
+  std::vector<const Operand*> pointed;
+  for (const Operand& operand : loops.operands) {
+    if (operand.rows) pointed.push_back(&operand_named(loops, operand.rows->numbers));
+    if (operand.value) pointed.push_back(&operand);
+  }
+  return pointed;
+}
+
+/// Members that point to the operands' data.
+std::string emit_pointer_members(const Loops& loops) {
   std::string members;
-  std::string reads;
+  for (const Operand* operand : pointed_to(loops)) {
+    members += std::string("  ") + (operand->output ? "" : "const ") + storage_type(operand->dtype) + "* " +
+               operand->name + ";\n";
+  }
+  return members;
+}
+
+/// `{x0, y0, p, aligned` for a struct with these members.
+std::string emit_members(const Loops& loops) {
+  std::string text;
+  std::string aligned = "true";
+  for (const Operand* operand : pointed_to(loops)) {
+    const std::string& pointer = operand->pointer.empty() ? operand->name : operand->pointer;
+    text += pointer + ", ";
+    if (operand->value && operand->strides.back() == 1 && loops.width > 1)
+      aligned += " && tw::is_aligned<" + std::to_string(loops.width) + ">(" + pointer + ")";
+  }
+  return "{" + text + "p, " + aligned;
+}
+
+}  // namespace
+
+std::string emit_elements(const Body& body, const Loops& loops, const Value* given, const Value* source) {
+  std::string arrays;
+  std::string reads = emit_picked_rows(loops);
   std::string writes;
   std::map<const Value*, std::string> names;
   std::string stores;
   std::vector<const Value*> wanted;
-  if (given) names[given] = "acc[k]";
+  for (const auto& [value, array] : {std::pair(given, "acc"), std::pair(source, "x")}) {
+    if (!value) continue;
+    names[value] = std::string(array) + "[k]";
+    arrays += "const " + compute_type(value->type.dtype) + " (&" + array + ")[V], ";
+  }
   for (const Operand& operand : loops.operands) {
     if (!operand.value) continue;
     const std::string& n = operand.name;
     int64_t inner = operand.strides.back();
-    members += std::string("  ") + (operand.output ? "" : "const ") + storage_type(operand.dtype) + "* " + n + ";\n";
     std::string declare = "    " + compute_type(operand.dtype) + " v" + n + "[V];\n";
-    std::string place = n + " + (" + offset_of(operand) + ")";
+    std::string place = place_in(operand);
     std::string step = "p." + n + "[" + std::to_string(operand.strides.size() - 1) + "]";
     if (operand.output) {
       reads += declare;
@@ -357,11 +501,41 @@ std::string emit_elements(const Body& body, const Loops& loops, const Value* giv
   for (const Operand& operand : loops.operands) {
     if (operand.output && operand.value) stores += "v" + operand.name + "[k] = " + names.at(operand.value) + ";\n";
   }
-  std::string acc = given ? "const " + compute_type(given->type.dtype) + " (&acc)[V], " : "";
-  return "struct Elements {\n" + members + "  const Params& p;\n  bool aligned;\n" +
-         "  template <int V>\n  __device__ __forceinline__ void run(" + acc +
+  return "struct Elements {\n" + emit_pointer_members(loops) + "  const Params& p;\n  bool aligned;\n" +
+         "  template <int V>\n  __device__ __forceinline__ void run(" + arrays +
          index_names(loops.sizes.size()).substr(2) + ") const {\n" + reads +
          "#pragma unroll\n    for (int k = 0; k < V; ++k) {\n" + statements + stores + "    }\n" + writes + "  }\n};\n";
+}
+
+std::string emit_source(const Body& body, const Loops& loops, const Value* wanted) {
+  std::string kept, starts = emit_picked_rows(loops), fetches, reads;
+  std::map<const Value*, std::string> names;
+  std::string last = "i" + std::to_string(loops.sizes.size() - 1);
+  for (const Operand& operand : loops.operands) {
+    if (!operand.value) continue;
+    const std::string& n = operand.name;
+    int64_t inner = operand.strides.back();
+    std::string count = inner == 0 ? "1" : "V";
+    std::string step = "p." + n + "[" + std::to_string(operand.strides.size() - 1) + "]";
+    kept += "    tw::Staged<" + count + ", " + storage_type(operand.dtype) + "> " + n + ";\n";
+    starts += "    " + n + " = " + place_in(operand) + ";\n";
+    fetches += "    early." + n +
+               (inner == 1   ? ".fetch(" + n + " + j, aligned);\n"
+                : inner == 0 ? ".fetch(" + n + ", true);\n"
+                             : ".fetch_apart(" + n + " + j * " + step + ", " + step + ");\n");
+    reads += "    " + compute_type(operand.dtype) + " v" + n + "[" + count + "];\n    early." + n + ".widened(v" + n +
+             ");\n";
+    names[operand.value] = "v" + n + (inner == 0 ? "[0]" : "[k]");
+  }
+  std::string statements = emit_statements(*body.graph, names, {wanted});
+  return "struct Source {\n" + emit_pointer_members(loops) + "  const Params& p;\n  bool aligned;\n  I " +
+         index_list(loops.sizes.size() - 1) + ";\n  static constexpr I " + last +
+         " = 0;\n  template <int V>\n  struct Early {\n" + kept +
+         "  };\n  __device__ __forceinline__ void start() {\n" + starts +
+         "  }\n  template <int V>\n  __device__ __forceinline__ void fetch(Early<V>& early, I j) const {\n" + fetches +
+         "  }\n  template <int V>\n  __device__ __forceinline__ void run(" + compute_type(wanted->type.dtype) +
+         " (&x)[V], const Early<V>& early) const {\n" + reads + "#pragma unroll\n    for (int k = 0; k < V; ++k) {\n" +
+         statements + "x[k] = " + names.at(wanted) + ";\n    }\n  }\n};\n";
 }
 
 std::string emit_pointers(const Node& node, const std::vector<size_t>& packed) {
@@ -377,16 +551,11 @@ std::string emit_pointers(const Node& node, const std::vector<size_t>& packed) {
 }
 
 std::string emit_elements_object(const Loops& loops) {
-  std::string text = "const Elements elements{";
-  std::string aligned = "true";
-  for (const Operand& operand : loops.operands) {
-    if (!operand.value) continue;
-    text += operand.name + ", ";
-    if (operand.strides.back() == 1 && loops.width > 1) {
-      aligned += " && tw::is_aligned<" + std::to_string(loops.width) + ">(" + operand.name + ")";
-    }
-  }
-  return text + "p, " + aligned + "};\n";
+  return "const Elements elements" + emit_members(loops) + "};\n";
+}
+
+std::string emit_source_object(const Loops& loops) {
+  return "const Source source" + emit_members(loops) + ", " + index_list(loops.sizes.size() - 1) + "};\n";
 }
 
 std::string emit_head(const Loops& loops, const std::vector<std::string>& headers) {
@@ -420,13 +589,20 @@ void add_finish_operands(const Node& node, const Body& body, const Dims& order, 
   const Dims& shape = body.anchor->output()->type.shape;
   for (size_t i = 0; i < node.inputs().size(); ++i) {
     const auto& users = body.graph->inputs()[i]->users();
-    bool read = std::any_of(users.begin(), users.end(), [&](const Node* user) { return user != body.anchor; });
+    bool read = std::any_of(users.begin(), users.end(),
+                            [&](const Node* user) { return user != body.anchor && !user->as<Take>(); });
     if (read && !body.is_literal(i)) loops.add_operand(body, node.input(i)->type, i, false, shape, order);
   }
+  loops.add_takes(node, body, shape, order);
   for (size_t i = 0; i < node.outputs().size(); ++i) {
     expect(node.output(i)->type.shape == shape, "a result of the fused body has other sizes than its anchor's");
     loops.add_operand(body, node.output(i)->type, i, true, shape, order);
   }
+}
+
+bool is_only_taken(const Value* input) {
+  const auto& users = input->users();
+  return !users.empty() && std::all_of(users.begin(), users.end(), [](const Node* user) { return user->as<Take>(); });
 }
 
 std::vector<size_t> packed_inputs_of(const Node& node, const Body& body, const std::vector<size_t>& eaten) {

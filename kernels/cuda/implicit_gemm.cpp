@@ -19,10 +19,12 @@ std::unique_ptr<Kernel> make(const Node& node, const GemmParts& parts, const Gem
 
 void propose_implicit_gemm(const Node& node, const KernelContext& context, Offers& offers) {
   auto* fused = node.as<Fused>();
-  bool siblings = fused && is_block(*fused);
-  const Node* anchor = siblings ? nullptr : fused ? anchor_of(*fused) : &node;
-  if (!siblings && !(anchor && (anchor->as<Conv>() || anchor->as<Linear>()))) return;
-  GemmParts parts = siblings ? take_siblings_apart(node, context) : take_gemm_apart(node, context);
+  bool block = fused && is_block(*fused);
+  const Node* anchor = block ? nullptr : fused ? anchor_of(*fused) : &node;
+  if (!block && !(anchor && (anchor->as<Conv>() || anchor->as<Linear>()))) return;
+  GemmParts parts = !block                    ? take_gemm_apart(node, context)
+                    : is_joined(*fused->body) ? take_joined_apart(node, context)
+                                              : take_siblings_apart(node, context);
   expect(parts.dtype != c10::kFloat || parts.body.anchor->as<Conv>() || parts.problem.rows() > kFewRows,
          "f32 with few rows, where TF32 saves nothing");
   DeviceLimits limits = limits_of(node);

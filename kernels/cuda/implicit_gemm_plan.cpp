@@ -42,6 +42,7 @@ int64_t largest_patch(const GemmProblem& p, const GemmConfig& c) {
 }
 
 bool allows(const GemmProblem& p, GemmSource source) {
+  if (p.first_channels > 0 && source != GemmSource::kRows && source != GemmSource::kStages) return false;
   switch (source) {
     case GemmSource::kRows:
     case GemmSource::kRing:

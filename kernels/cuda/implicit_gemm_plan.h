@@ -19,6 +19,9 @@ struct GemmProblem {
   int64_t padding[2] = {0, 0};
   int64_t dilation[2] = {1, 1};
   int64_t in[4] = {0, 0, 0, 1};  ///< Strides of x in elements: image, row, column, channel.
+  /// Channels of x; the others are those of a second tensor, one pixel of which each result needs. 0: there is none.
+  int64_t first_channels = 0;
+  int64_t second_in[3] = {0, 0, 0};  ///< Elements from the pixel of one result to the next: image, row, column.
   int64_t element_bytes = 2;
   bool vector_reads = true;  ///< Channels and strides allow copies of 16 bytes.
 

@@ -15,6 +15,7 @@
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
+#include "core/ops/pointwise.h"
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_packing.h"
 #include "kernels/cuda/staged_elements.h"
@@ -223,6 +224,75 @@ GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
 
 namespace {
 
+/// The part without the addition of its input `added`: what follows the anchor's result follows the sum.
+std::shared_ptr<Graph> without_addition(const Node& part, size_t added) {
+  std::shared_ptr<Graph> body = part.as<Fused>()->body->clone();
+  const Value* addend = body->inputs()[added].get();
+  expect(addend->users().size() == 1, "what is added is read more than once");
+  Node* add = addend->users().front();
+  auto* op = add->as<Pointwise>();
+  expect(op && op->fn == "add" && add->inputs().size() == 2, "what is added is read by something else");
+  Value* other = add->input(add->input(0) == addend ? 1 : 0);
+  expect(other->producer() && is_anchor(*other->producer()) && other->users().size() == 1,
+         "the sum is not the first thing that follows");
+  body->replace_uses(add->output(), other);
+  body->erase(add);
+  return body;
+}
+
+}  // namespace
+
+bool is_joined(const Graph& body) {
+  if (body.nodes().size() != 2) return false;
+  const Node& first = *body.nodes().front();
+  const auto& inputs = body.nodes().back()->inputs();
+  return first.as<Conv>() && std::find(inputs.begin(), inputs.end(), first.output()) != inputs.end();
+}
+
+GemmParts take_joined_apart(const Node& block, const KernelContext& context) {
+  const Graph& body = *block.as<Fused>()->body;
+  const Node& first = *body.nodes().front();
+  const Node& last = *body.nodes().back();
+  expect(is_joined(body) && last.as<Fused>() && !is_block(*last.as<Fused>()) && body.outputs().size() == 1,
+         "no convolution with one that is added to it");
+  auto added = std::find(last.inputs().begin(), last.inputs().end(), first.output()) - last.inputs().begin();
+  std::shared_ptr<Graph> second_alone = part_alone(block, first);
+  GemmParts second = take_gemm_apart(*second_alone->nodes().back(), context);
+  std::shared_ptr<Graph> alone = part_alone(block, last);
+  Node* node = alone->nodes().back().get();
+  alone->set_attrs(node, Fused{without_addition(*node, static_cast<size_t>(added))});
+  GemmParts all = take_gemm_apart(*node, context);
+  expect(all.body.anchor->as<Conv>(), "no convolution that another one is added to");
+  const bool nothing_else =
+      std::all_of(all.loops.operands.begin(), all.loops.operands.end(), [](auto& o) { return o.output; });
+  expect(nothing_else && all.loops.operands.size() == 1, "pointwise nodes read another tensor");
+
+  const GemmProblem& other = second.problem;
+  GemmProblem& problem = all.problem;
+  expect(problem.is_pointwise() && other.is_pointwise(), "windows of more than one pixel");
+  expect(problem.vector_reads && other.vector_reads && problem.in[3] == 1 && other.in[3] == 1,
+         "channels do not allow copies of 16 bytes");
+  expect(problem.images == other.images && problem.out_height == other.out_height &&
+             problem.out_width == other.out_width && problem.outputs == other.outputs && all.dtype == second.dtype,
+         "the results that are added differ");
+  problem.first_channels = problem.channels;
+  problem.channels += other.channels;
+  problem.second_in[0] = other.in[0];
+  for (size_t d = 0; d < 2; ++d) problem.second_in[d + 1] = other.in[d + 1] * other.stride[d];
+  all.bias = at::add(bias_of(all), bias_of(second));
+  all.weight = at::cat({all.weight, second.weight}, 1);
+  all.x_index = static_cast<size_t>(last.input(all.x_index)->index());
+  all.second_index = static_cast<size_t>(first.input(second.x_index)->index());
+  expect(*all.second_index != all.x_index, "both convolutions read the same tensor");
+  all.packed.clear();
+  for (size_t i = 0; i < block.inputs().size(); ++i) {
+    if (i != all.x_index && i != *all.second_index) all.packed.push_back(i);
+  }
+  return all;
+}
+
+namespace {
+
 std::string numbers(std::initializer_list<int64_t> list) {
   std::string text;
   for (int64_t number : list) text += (text.empty() ? "" : ", ") + std::to_string(number);
@@ -236,6 +306,8 @@ constexpr const char* kParameters =
 
 constexpr const char* kNormParameters =
     "  const float* column_sums;\n  const float* norm_weight;\n  const float* norm_bias;\n  float eps;\n";
+
+constexpr const char* kSecondParameters = "  int second_in[3];\n";
 
 /// Tensors that the kernel reads: weights, bias and, with a norm, the sums of the columns and the norm's own.
 using Packed = std::vector<at::Tensor>;
@@ -256,6 +328,7 @@ Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const P
     for (size_t i = 2; i < packed.size(); ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);
     arguments.add(static_cast<float>(parts.norm->eps));
   }
+  if (parts.second_index) add({p.second_in[0], p.second_in[1], p.second_in[2]});
   for (size_t d = 0; d + 1 < parts.loops.sizes.size(); ++d) add_size(arguments, parts.loops.sizes[d], "int");
   parts.loops.add_arguments(arguments);
   return arguments;
@@ -366,19 +439,21 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
                                                                 : "implicit_gemm.cuh";
   return {config.by_warpgroups() ? "implicit_gemm_warpgroups" : "implicit_gemm",
           emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + (parts.norm ? kNormParameters : "") +
-              "  tw::Size<I> size[" + std::to_string(parts.loops.sizes.size() - 1) + "];\n" +
-              parts.loops.parameter_members() + "};\n" +
+              (parts.second_index ? kSecondParameters : "") + "  tw::Size<I> size[" +
+              std::to_string(parts.loops.sizes.size() - 1) + "];\n" + parts.loops.parameter_members() + "};\n" +
               emit_staged_elements(parts.body, parts.loops, parts.body.anchor->output()) +
               "using Tile = tw::GemmTile<" + storage_type(parts.dtype) + ", " +
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
-              numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) + ">;\n" +
+              numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
+              (parts.second_index ? ", " + std::to_string(p.first_channels) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +
               numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +
               "const __grid_constant__ Params p) {\n  " + emit_elements_object(parts.loops) + "  " +
               emit_finish(parts) + (stages ? emit_norm(parts) : "") + emit_entry(config, p, parts.loops.width) + "(x" +
-              std::to_string(parts.x_index) + ", p, finish" + (stages ? ", norm" : "") + ");\n}\n"};
+              std::to_string(parts.x_index) + ", p, finish" + (stages ? ", norm" : "") +
+              (parts.second_index ? ", x" + std::to_string(*parts.second_index) : "") + ");\n}\n"};
 }
 
 namespace {

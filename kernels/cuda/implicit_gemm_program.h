@@ -29,6 +29,7 @@ struct GemmNorm {
 struct GemmParts {
   Body body;
   size_t x_index = 0;
+  std::optional<size_t> second_index;  ///< The node's input that is the product's second tensor.
   c10::ScalarType dtype = c10::kHalf;
   at::Tensor weight;  ///< [outputs, channels, window...]
   at::Tensor bias;    ///< Undefined when there is none.
@@ -47,6 +48,13 @@ GemmParts take_gemm_apart(const Node& node, const KernelContext& context);
 /// weights. Together they are one product with the weights side by side, whose columns go to the block's outputs.
 /// Throws Unsupported for other blocks, and where channels are no multiples of 8.
 GemmParts take_siblings_apart(const Node& block, const KernelContext& context);
+
+/// True for a block of two convolutions whose results are added; see take_joined_apart.
+bool is_joined(const Graph& body);
+/// Takes a block apart of a convolution, and of one with pointwise nodes that begin by adding the first one's result;
+/// both need one pixel for each result. Together they are one product over the channels of both. Throws Unsupported for
+/// others, and where channels do not allow copies of 16 bytes.
+GemmParts take_joined_apart(const Node& block, const KernelContext& context);
 
 /// Into how many parts a kernel of this configuration divides the columns of the results, for GemmParts::moments; 0
 /// when it cannot write them.

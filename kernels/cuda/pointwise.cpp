@@ -35,8 +35,10 @@ Loops loops_of(const Node& node, const Body& body) {
   std::iota(order.begin(), order.end(), 0);
   Loops loops;
   for (size_t i = 0; i < node.inputs().size(); ++i) {
-    if (!body.is_literal(i)) loops.add_operand(body, node.input(i)->type, i, false, shape, order);
+    if (!body.is_literal(i) && !is_only_taken(body.graph->inputs()[i].get()))
+      loops.add_operand(body, node.input(i)->type, i, false, shape, order);
   }
+  loops.add_takes(node, body, shape, order);
   for (size_t i = 0; i < node.outputs().size(); ++i) {
     const TensorType& type = node.output(i)->type;
     expect(type.shape == shape, "results of one body have different sizes");
@@ -60,7 +62,7 @@ std::optional<Transposed> find_transposed(const Loops& loops) {
     if (operand.output && operand.strides[inner] != 1) return std::nullopt;
   }
   for (const Operand& operand : loops.operands) {
-    if (operand.output || operand.strides[inner] <= 1) continue;
+    if (operand.output || operand.rows || operand.strides[inner] <= 1) continue;
     for (size_t d = 0; d < inner; ++d) {
       if (operand.strides[d] == 1 && loops.sizes[d] >= kWorthwhile) return Transposed{operand, d};
     }
@@ -156,7 +158,7 @@ std::unique_ptr<Kernel> make_tiled(const Node& node, const Body& body, Loops loo
 
 void propose_pointwise(const Node& node, const KernelContext&, Offers& offers) {
   auto* fused = node.as<Fused>();
-  bool known = node.as<Pointwise>() || node.as<Cast>() || node.as<Copy>() || (fused && !anchor_of(*fused));
+  bool known = node.as<Copy>() || (fused ? !anchor_of(*fused) : !is_anchor(node));
   if (!known) return;
   Body body = pointwise_body(node);
   Loops loops = loops_of(node, body);

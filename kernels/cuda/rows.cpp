@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -19,21 +20,34 @@ struct RowParts {
   Body body;
   std::string row;  ///< Name of the policy in rows.cuh.
   double parameter = 0;
-  size_t x_index = 0;
+  std::optional<size_t> x_index;  ///< The node's input that the anchor reads; none when the body computes it.
   c10::ScalarType dtype = c10::kFloat;
   at::Tensor weight;
   at::Tensor bias;
   std::vector<size_t> packed;
-  Loops loops;  ///< The last one runs along the row; operand "in" holds the strides of x.
-  const Dims& in() const { return loops.operands.front().strides; }
+  Loops loops;  ///< The last one runs along the row. Where x is stored, the first operand holds its strides.
+  const Value* source() const { return body.anchor->input(0); }
 };
+
+/// What a row is computed from, and what is done with it afterwards.
+Loops loops_ahead(const RowParts& parts) {
+  Loops ahead = parts.loops.only_for({parts.source()}, {});
+  // Where the row is a result too, it is written when all is done.
+  std::erase_if(ahead.operands, [](const Operand& operand) { return operand.output; });
+  return ahead;
+}
+Loops loops_behind(const RowParts& parts) {
+  const Graph& body = *parts.body.graph;
+  std::vector<const Value*> outputs(body.outputs().begin(), body.outputs().end());
+  return parts.loops.only_for(outputs, {parts.body.anchor->output(), parts.source()});
+}
 
 RowParts take_apart(const Node& node) {
   RowParts parts;
   parts.body = body_of(node);
   const Node& anchor = *parts.body.anchor;
-  parts.x_index = anchor_input(parts.body, 0);
-  const TensorType& x = node.input(parts.x_index)->type;
+  if (!parts.source()->producer()) parts.x_index = anchor_input(parts.body, 0);
+  const TensorType& x = parts.x_index ? node.input(*parts.x_index)->type : parts.source()->type;
   parts.dtype = x.dtype;
   expect(x.is_floating() && x.dtype == anchor.output()->type.dtype, "only floating point");
   expect(x.rank() > 0, "only tensors of rank 1 and more");
@@ -61,11 +75,11 @@ RowParts take_apart(const Node& node) {
     in.strides.push_back(x.strides[d]);
     parts.loops.sizes.push_back(x.shape[d]);
   }
-  parts.loops.operands.push_back(in);
+  if (parts.x_index) parts.loops.operands.push_back(in);
   add_finish_operands(node, parts.body, order, parts.loops);
   parts.loops.collapse(fixed);
   expect(parts.loops.fixed_loops == 1, "the normalised dimensions do not lie one after the other in memory");
-  parts.loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
+  if (parts.x_index) parts.loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
   return parts;
 }
 
@@ -83,44 +97,91 @@ int64_t vectors_held(int64_t length, int threads, int width, c10::ScalarType dty
   return held * width * element <= kMostBytes ? held : 0;
 }
 
-std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
+/// How the threads of a block share rows.
+struct RowThreads {
+  int per_row = 32;
+  unsigned per_block = 128;
+  int64_t held = 0;  ///< Vectors that a thread holds; 0 when the row is read more than once.
+};
+
+/// Chooses the loops' width too.
+RowThreads threads_for(RowParts& parts) {
   Loops& loops = parts.loops;
-  size_t rank = loops.sizes.size();
-  size_t inner = rank - 1;
+  size_t inner = loops.sizes.size() - 1;
   constexpr int64_t kWarpIsEnough = 1024;
-  const bool by_warps = loops.sizes[inner] <= kWarpIsEnough;
-  const int group_size = by_warps ? 32 : 256;
-  const unsigned threads = by_warps ? 128 : 256;
-  const bool neighbours = parts.in()[inner] == 1;
+  RowThreads threads;
+  if (loops.sizes[inner] > kWarpIsEnough) threads = {.per_row = 256, .per_block = 256};
+  bool neighbours = !parts.x_index || loops.operands.front().strides[inner] == 1;
   loops.choose_width(neighbours ? 8 : 1, false);
-  std::string width = std::to_string(loops.width);
-  std::string group = std::to_string(group_size);
-  std::string x = "x" + std::to_string(parts.x_index);
-  std::string offset = "0";
-  for (size_t d = 0; d < inner; ++d) offset += " + i" + std::to_string(d) + " * p.in[" + std::to_string(d) + "]";
-  int64_t held = vectors_held(loops.sizes[inner], group_size, loops.width, parts.dtype);
+  threads.held = vectors_held(loops.sizes[inner], threads.per_row, loops.width, parts.dtype);
+  return threads;
+}
+
+/// Vectors whose operands a thread reads before it computes the first.
+int64_t vectors_together(const Loops& operands, int64_t held) {
+  constexpr int64_t kMostBytes = 256;
+  int64_t bytes = 0;
+  for (const Operand& operand : operands.operands) {
+    int64_t count = operand.strides.back() == 0 ? 1 : operands.width;
+    if (operand.value) bytes += count * static_cast<int64_t>(c10::elementSize(operand.dtype));
+  }
+  return std::clamp<int64_t>(kMostBytes / std::max<int64_t>(bytes, 1), 1, held);
+}
+
+/// The call that transforms a row, and what stands ahead of it.
+std::string emit_row_call(const RowParts& parts, const RowThreads& threads) {
+  size_t inner = parts.loops.sizes.size() - 1;
+  std::string width = std::to_string(parts.loops.width);
+  std::string indexes = index_list(inner);
+  std::string policy = "<" + parts.row + ", " + std::to_string(threads.per_row) + ", " + width;
+  std::string finish = std::string("[&](const auto& acc, const auto&") + (parts.x_index ? "" : " x") +
+                       ", I j) { elements.run<" + width + ">(acc, " + (parts.x_index ? "" : "x, ") + indexes +
+                       ", j); });\n}\n";
+  std::string row;
+  if (parts.x_index) {
+    row = "x" + std::to_string(*parts.x_index) + " + (0";
+    for (size_t d = 0; d < inner; ++d) row += " + i" + std::to_string(d) + " * p.in[" + std::to_string(d) + "]";
+    row += ")";
+  }
+  if (threads.held == 0) {
+    return "  tw::wait_for_previous();\n  if (!there) return;\n  tw::transform_row" + policy + ">(" + row +
+           ", elements.aligned && tw::is_aligned<" + width + ">(x" + std::to_string(*parts.x_index) + "), p,\n      " +
+           finish;
+  }
+  std::string source = "tw::stored_row<" + width + ">(" + row + ", p.reduced_stride[0])";
+  std::string before;
+  if (!parts.x_index) {
+    Loops ahead = loops_ahead(parts);
+    before = "  " + emit_source_object(ahead);
+    source = "tw::computed_row<" + width + ", " + compute_type(parts.dtype) + ", " +
+             std::to_string(vectors_together(ahead, threads.held)) + ">(source)";
+  }
   auto flag = [](const at::Tensor& tensor) { return tensor.defined() ? "true" : "false"; };
-  std::string finish =
-      "[&](const auto& acc, I j) { elements.run<" + width + ">(acc, " + index_list(inner) + ", j); });\n}\n";
-  std::string body = held > 0
-                         ? "  tw::transform_held_row<" + parts.row + ", " + group + ", " + width + ", " +
-                               std::to_string(held) + ", " + flag(parts.weight) + ", " + flag(parts.bias) + ">(" + x +
-                               " + (" + offset + "), there, p,\n      " + finish
-                         : "  tw::wait_for_previous();\n  if (!there) return;\n  tw::transform_row<" + parts.row +
-                               ", " + group + ", " + width + ">(" + x + " + (" + offset +
-                               "), elements.aligned && tw::is_aligned<" + width + ">(" + x + "), p,\n      " + finish;
-  std::string thread_count = std::to_string(threads);
+  return before + "  tw::transform_held_row" + policy + ", " + std::to_string(threads.held) + ", " +
+         flag(parts.weight) + ", " + flag(parts.bias) + ">(" + source + ", there, p,\n      " + finish;
+}
+
+std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
+  RowThreads threads = threads_for(parts);
+  const Loops& loops = parts.loops;
+  size_t inner = loops.sizes.size() - 1;
+  const Value* result = parts.body.anchor->output();
+  std::string elements = parts.x_index ? emit_elements(parts.body, loops, result)
+                                       : emit_source(parts.body, loops_ahead(parts), parts.source()) +
+                                             emit_elements(parts.body, loops_behind(parts), result, parts.source());
+  std::string thread_count = std::to_string(threads.per_block);
   Program program{
       "rows", emit_head(loops, {"rows.cuh"}) +
                   "struct Params {\n  double parameter;\n  const void* weight;\n  const void* bias;\n  I items;\n  I "
                   "reduced;\n  I reduced_stride[1];\n  tw::Size<I> size[" +
-                  std::to_string(inner) + "];\n" + loops.parameter_members() + "};\n" +
-                  emit_elements(parts.body, loops, parts.body.anchor->output()) +
+                  std::to_string(inner) + "];\n" + loops.parameter_members() + "};\n" + elements +
                   "extern \"C\" __global__ void __launch_bounds__(" + thread_count + ") kernel(" +
                   emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  " +
-                  emit_elements_object(loops) + "  const I item = static_cast<I>(blockIdx.x) * (" + thread_count +
-                  " / " + group + ") + threadIdx.x / " + group +
-                  ";\n  const bool there = item < p.items;\n  I rest = there ? item : 0;\n" + emit_split(inner) + body};
+                  emit_elements_object(parts.x_index ? loops : loops_behind(parts)) +
+                  "  const I item = static_cast<I>(blockIdx.x) * (" + thread_count + " / " +
+                  std::to_string(threads.per_row) + ") + threadIdx.x / " + std::to_string(threads.per_row) +
+                  ";\n  const bool there = item < p.items;\n  I rest = there ? item : 0;\n" + emit_split(inner) +
+                  emit_row_call(parts, threads)};
   at::Tensor weight = pack(node, parts, parts.weight);
   at::Tensor bias = pack(node, parts, parts.bias);
   std::string type = loops.index_type();
@@ -131,10 +192,10 @@ std::unique_ptr<Kernel> make_rows(const Node& node, RowParts parts) {
   arguments.add(bias.defined() ? bias.data_ptr() : nullptr);
   add_index(arguments, items, type);
   add_index(arguments, loops.sizes[inner], type);
-  add_index(arguments, parts.in()[inner], type);
+  add_index(arguments, parts.x_index ? loops.operands.front().strides[inner] : 0, type);
   for (size_t d = 0; d < inner; ++d) add_size(arguments, loops.sizes[d], type);
   loops.add_arguments(arguments);
-  Shape shape{.blocks = ceil_div(items * group_size, int64_t{threads}), .threads = threads};
+  Shape shape{.blocks = ceil_div(items * threads.per_row, int64_t{threads.per_block}), .threads = threads.per_block};
   return make_own_kernel(node, program, shape, std::move(arguments), parts.packed, {weight, bias});
 }
 
@@ -146,6 +207,7 @@ void propose_rows(const Node& node, const KernelContext&, Offers& offers) {
   if (!anchor || !(anchor->as<Softmax>() || anchor->as<LayerNorm>() || anchor->as<RmsNorm>())) return;
   RowParts parts = take_apart(node);
   expect(node.output()->type.numel() > 0, "an empty tensor");
+  expect(parts.x_index || threads_for(parts).held > 0, "a row that is computed is too long to be held");
   offers.add("", [&node, parts] { return make_rows(node, parts); });
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "core/error.h"
+
 namespace torchweld::cuda {
 namespace {
 
@@ -41,6 +43,7 @@ std::string emit_staged_elements(const Body& body, const Loops& loops, const Val
   std::vector<const Value*> wanted;
   for (const Operand& operand : loops.operands) {
     if (!operand.value) continue;
+    expect(!operand.rows, "takes are not read ahead");
     const std::string& n = operand.name;
     int64_t stride = operand.strides.back();
     pointers += std::string("  ") + (operand.output ? "" : "const ") + storage_type(operand.dtype) + "* " + n + ";\n";

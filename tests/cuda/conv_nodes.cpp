@@ -5,6 +5,9 @@
 
 #include <cmath>
 
+#include "conversion/passes/join_shortcut.h"
+#include "conversion/passes/passes.h"
+#include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
@@ -267,6 +270,61 @@ std::vector<Case> encoder_products(c10::ScalarType dtype, c10::Device device, in
   linear("projection", 768, 768, After::kNothing);
   linear("intermediate", 768, 3072, After::kGelu);
   linear("output", 3072, 768, After::kNothing);
+  return list;
+}
+
+std::vector<Case> joined_shortcuts(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  struct Spec {
+    const char* name;
+    int64_t images, height, width, main_channels, shortcut_channels, outputs, stride;
+    bool bias = true, relu = true, swapped = false;
+  };
+  const Spec specs[] = {{"first_stage", 1, 28, 28, 64, 64, 256, 1},
+                        {"second_stage", 1, 14, 14, 128, 256, 512, 2},
+                        {"last_stage", 1, 7, 7, 512, 1024, 2048, 2},
+                        {"batch", 3, 9, 7, 64, 32, 96, 2},
+                        {"odd", 2, 5, 3, 24, 8, 40, 3, false},
+                        {"few", 1, 3, 3, 8, 56, 16, 2, true, false},
+                        {"swapped", 2, 6, 5, 128, 64, 72, 2, true, true, true}};
+  std::vector<Case> list;
+  for (const Spec& spec : specs) {
+    auto graph = std::make_unique<Graph>();
+    auto input = [&](int64_t channels, int64_t stride) {
+      // The last pixels of strided rows and columns are read by nobody.
+      Dims shape = {spec.images, channels, spec.height * stride, spec.width * stride};
+      Dims strides = pixel_strides(shape, 0);
+      return graph->add_input({dtype, shape, strides, device});
+    };
+    auto convolve = [&](Value* x, int64_t channels, int64_t stride) {
+      Conv conv{
+          .stride = {stride, stride}, .padding = {0, 0}, .dilation = {1, 1}, .groups = 1, .output_padding = {0, 0}};
+      std::vector<Value*> inputs = {
+          x, add_weight(*graph, {spec.outputs, channels, 1, 1}, dtype, device, constants_on_device)};
+      if (spec.bias) inputs.push_back(add_weight(*graph, {spec.outputs}, dtype, device, constants_on_device));
+      Value* result = graph->add(conv, inputs);
+      result->type.strides = pixel_strides(result->type.shape, 0);
+      return result;
+    };
+    // The first of two convolutions is the one that the addition joins.
+    Value* h = input(spec.main_channels, 1);
+    Value* x = input(spec.shortcut_channels, spec.stride);
+    Value* one = spec.swapped ? convolve(x, spec.shortcut_channels, spec.stride) : convolve(h, spec.main_channels, 1);
+    Value* other = spec.swapped ? convolve(h, spec.main_channels, 1) : convolve(x, spec.shortcut_channels, spec.stride);
+    Value* y = graph->add(Pointwise{"add"}, {one, other});
+    y->type.strides = one->type.strides;
+    if (spec.relu) {
+      y = graph->add(Pointwise{"relu"}, {y});
+      y->type.strides = one->type.strides;
+    }
+    graph->add_output(y);
+    fuse(*graph, {});
+    graph->sweep();
+    Group group = joined_shortcut(*graph, graph->nodes().back().get());
+    check(group.size() == 2, std::string(spec.name) + " is no shortcut");
+    fuse_group(*graph, group);
+    graph->sweep();
+    list.push_back({std::string("shortcut_") + spec.name + "/" + dtype_name(dtype), std::move(graph)});
+  }
   return list;
 }
 

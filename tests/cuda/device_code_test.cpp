@@ -157,6 +157,24 @@ TEST(DeviceCode, DeferredNormsCompile) {
   compile_all(programs, {"sm_90a"});
 }
 
+TEST(DeviceCode, JoinedShortcutsCompile) {
+  std::vector<Case> list = joined_shortcuts(c10::kHalf, kDevice, false);
+  Programs programs;
+  for (const Case& c : list) collect(c, programs);
+  compile_all(programs, {"sm_80", "sm_90a"});
+  compile_all(programs_with("tw::implicit_gemm_warpgroups<", list), {"sm_90a"});
+}
+
+TEST(DeviceCode, LookupsAndComputedRowsCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    Programs programs;
+    for (auto make : {lookups, computed_rows}) {
+      for (const Case& c : make(dtype, kDevice, false)) collect(c, programs);
+    }
+    compile_all(programs, {"sm_75", "sm_90a"});
+  }
+}
+
 TEST(DeviceCode, EveryPointwiseFunctionCompiles) {
   Programs programs;
   for (c10::ScalarType dtype :

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eq.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/isnan.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
@@ -14,8 +15,10 @@
 #include <c10/core/InferenceMode.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <limits>
 #include <map>
@@ -24,9 +27,11 @@
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
+#include "core/ops/index.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/implicit_gemm.h"
+#include "kernels/cuda/pointwise.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/nodes.h"
 #include "tests/cuda/transformer_nodes.h"
@@ -240,6 +245,20 @@ TEST_P(CudaProducts, LargeSizesMeanWhatAtenMeans) {
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 
+using CudaShortcuts = CudaKernels;
+
+TEST_P(CudaShortcuts, JoinedConvolutionsMeanWhatAtenMeans) {
+  std::vector<Case> list = joined_shortcuts(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
+    Ran ran = run_cases(list, own_tactics(), manner);
+    for (const Case& c : list) EXPECT_GT(ran["implicit_gemm"][c.name], 0) << c.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaShortcuts, ::testing::Values(c10::kHalf, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
 using CudaAttention = CudaKernels;
 
 TEST_P(CudaAttention, MeansWhatAtenMeans) {
@@ -266,6 +285,29 @@ TEST_P(CudaTransformers, DeferredNormsMeanWhatAtenMeans) {
     for (const Case& c : list) EXPECT_GT(ran["deferred_norm"][c.name], 0) << c.name;
   }
 }
+
+using CudaRows = CudaKernels;
+
+TEST_P(CudaRows, LookupsMeanWhatAtenMeans) {
+  std::vector<Case> list = lookups(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
+    Ran ran = run_cases(list, own_tactics(), manner);
+    for (const Case& c : list) EXPECT_GT(ran["pointwise"][c.name], 0) << c.name;
+  }
+}
+
+TEST_P(CudaRows, ComputedRowsMeanWhatAtenMeans) {
+  std::vector<Case> list = computed_rows(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  for (int64_t offset : {0, 1}) {
+    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
+    for (const Case& c : list) EXPECT_GT(ran["rows"][c.name], 0) << c.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaRows, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
+                         [](const auto& info) { return dtype_name(info.param); });
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaTransformers, ::testing::Values(c10::kHalf, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
@@ -300,6 +342,38 @@ TEST_F(CudaPointwise, IntegersMeanWhatAtenMeans) {
   }
   compile_ahead(list, programs_of);
   run_cases(list, own_tactics(), {});
+}
+
+using CudaTake = CudaTest;
+
+/// Looks up a row that the table does not have. Does not return.
+[[noreturn]] void look_up(int64_t number, bool wraps) {
+  Graph graph;
+  Value* table = graph.add_input(contiguous_type(c10::kFloat, {6, 24}, kDevice));
+  Value* index = graph.add_input(contiguous_type(c10::kLong, {3}, kDevice));
+  graph.add_output(graph.add(Take{.axis = 0, .wraps = wraps}, {table, index}));
+  Offers offers;
+  offers.set_tactic("pointwise");
+  cuda::propose_pointwise(*graph.nodes().back(), {}, offers);
+  std::unique_ptr<Kernel> kernel = offers.offers().at(0).build();
+  at::TensorOptions on_device = at::TensorOptions(kDevice);
+  at::Tensor rows = at::randn({6, 24}, on_device);
+  at::Tensor numbers = at::full({3}, number, on_device.dtype(c10::kLong));
+  at::Tensor result = at::empty({3, 24}, on_device);
+  std::vector<const at::Tensor*> in = {&rows, &numbers};
+  std::vector<at::Tensor*> out = {&result};
+  kernel->run({in, out, nullptr, at::cuda::getCurrentCUDAStream().stream()});
+  std::_Exit(cudaDeviceSynchronize());
+}
+
+// The context is lost with it, as with LibTorch's own kernels: each runs in a process of its own.
+TEST_F(CudaTake, NumbersOutsideTheTableEndInADeviceSideAssertion) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto asserted = [](int status) { return WIFEXITED(status) && WEXITSTATUS(status) == (cudaErrorAssert & 0xff); };
+  EXPECT_EXIT(look_up(6, false), asserted, "");
+  EXPECT_EXIT(look_up(-1, false), asserted, "");
+  EXPECT_EXIT(look_up(-7, true), asserted, "");
+  EXPECT_EXIT(look_up(-6, true), ::testing::ExitedWithCode(cudaSuccess), "");
 }
 
 /// Runs every offer of a tactic on numbers of TF32 as its first `operands` inputs, and on numbers that round to them;

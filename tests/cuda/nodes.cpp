@@ -17,6 +17,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
+#include "core/ops/index.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
@@ -415,6 +416,7 @@ std::vector<Case> cases_of_batch(c10::ScalarType dtype, c10::Device device, int6
   make.single("mean_nchw", mean, {make.type({batch, 40, 7, 7})});
   make.single("softmax", Softmax{.axis = 1}, {make.type({batch, 1000})});
   make.weighted("layer_norm", LayerNorm{.rank = 1}, make.type({batch, 49, 96}), {{96}, {96}});
+  make.single("lookup", Take{}, {make.type({50, 96}), contiguous_type(c10::kLong, {batch, 9}, device)});
   return make.take();
 }
 

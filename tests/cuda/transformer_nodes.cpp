@@ -1,17 +1,22 @@
 #include "tests/cuda/transformer_nodes.h"
 
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "conversion/passes/passes.h"
+#include "core/error.h"
 #include "core/ops/attention.h"
 #include "core/ops/constant.h"
+#include "core/ops/index.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
+#include "core/ops/softmax.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -190,6 +195,110 @@ std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool
     list.push_back({std::string("deferred_norm_") + spec.name + "/" + dtype_name(dtype), std::move(graph)});
   }
   return list;
+}
+
+namespace {
+
+/// Makes graphs of lookups and rows, each fused into one node.
+class RowMaker {
+ public:
+  RowMaker(c10::ScalarType dtype, c10::Device device, bool constants_on_device)
+      : dtype_(dtype), device_(device), constants_on_device_(constants_on_device) {
+    start();
+  }
+
+  Graph& graph() { return *graph_; }
+  Value* input(const Dims& shape) { return graph_->add_input(contiguous_type(dtype_, shape, device_)); }
+  Value* constant(const Dims& shape) { return known(at::randn(shape).to(dtype_)); }
+  /// Rows numbered from `first` to `last`, both among them.
+  Value* numbers(const Dims& shape, int64_t first, int64_t last, c10::ScalarType dtype = c10::kLong) {
+    at::Tensor value = at::randint(first, last + 1, shape, at::TensorOptions(c10::kLong));
+    value.view(-1)[0] = last;
+    value.view(-1)[-1] = first;
+    return known(value.to(dtype));
+  }
+  Value* pointwise(const char* name, const std::vector<Value*>& inputs) { return graph_->add(Pointwise{name}, inputs); }
+  Value* norm(Value* x, bool bias = true) {
+    Dims row = {x->type.shape.back()};
+    std::vector<Value*> inputs = {x, constant(row)};
+    if (bias) inputs.push_back(constant(row));
+    return graph_->add(LayerNorm{.rank = 1, .eps = 1e-5}, inputs);
+  }
+
+  void finish(const std::string& name, const std::vector<Value*>& outputs) {
+    for (Value* output : outputs) graph_->add_output(output);
+    fuse(*graph_, {});
+    graph_->sweep();
+    auto steps = std::count_if(graph_->nodes().begin(), graph_->nodes().end(),
+                               [](const auto& node) { return !node->template as<Constant>(); });
+    check(steps == 1, name + " does not become one node");
+    list_.push_back({name + "/" + dtype_name(dtype_), std::move(graph_)});
+    start();
+  }
+  std::vector<Case> take() { return std::move(list_); }
+
+ private:
+  void start() { graph_ = std::make_unique<Graph>(); }
+  Value* known(const at::Tensor& value) {
+    Value* constant = graph_->add(Constant{constants_on_device_ ? value.to(device_) : value, "c"}, {});
+    constant->type.device = device_;
+    return constant;
+  }
+
+  c10::ScalarType dtype_;
+  c10::Device device_;
+  bool constants_on_device_;
+  std::unique_ptr<Graph> graph_;
+  std::vector<Case> list_;
+};
+
+}  // namespace
+
+std::vector<Case> lookups(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  RowMaker make(dtype, device, constants_on_device);
+  auto take = [&make](Value* table, Value* index, Take how = {}) { return make.graph().add(how, {table, index}); };
+  make.finish("lookup", {take(make.input({50, 96}), make.numbers({2, 9}, 0, 49))});
+  make.finish("lookup_i32", {take(make.input({50, 96}), make.numbers({2, 9}, 0, 49, c10::kInt))});
+  make.finish("lookup_odd", {take(make.input({6, 7}), make.numbers({13}, 0, 5))});
+  make.finish("lookup_wraps", {take(make.input({6, 24}), make.numbers({3, 5}, -6, 5), {.axis = 0, .wraps = true})});
+  make.finish("lookup_middle", {take(make.input({5, 10, 8}), make.numbers({2, 3}, 0, 9), {.axis = 1})});
+  make.finish("lookup_blocks", {take(make.input({10, 3, 5}), make.numbers({4}, 0, 9))});
+  Value* words = take(make.input({50, 96}), make.numbers({2, 9}, 0, 49));
+  make.finish("lookup_add", {make.pointwise("add", {words, make.constant({9, 96})})});
+  // One table twice, and an index that is an operand as well.
+  Value* table = make.input({50, 40});
+  Value* index = make.numbers({5, 1}, 0, 49);
+  Value* apart = make.pointwise("sub", {take(table, index), take(table, make.numbers({5, 1}, 0, 49))});
+  make.finish("lookup_twice", {make.pointwise("mul", {apart, make.graph().add(Cast{dtype}, {index})})});
+  // The same row for every sample.
+  Value* x = make.input({3, 9, 64});
+  make.finish("lookup_repeated", {make.pointwise("add", {x, take(make.constant({20, 64}), make.numbers({9}, 0, 19))})});
+  return make.take();
+}
+
+std::vector<Case> computed_rows(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
+  RowMaker make(dtype, device, constants_on_device);
+  auto take = [&make](int64_t width, const Dims& index, int64_t rows) {
+    return make.graph().add(Take{}, {make.input({rows, width}), make.numbers(index, 0, rows - 1)});
+  };
+  auto add = [&make](Value* a, Value* b) { return make.pointwise("add", {a, b}); };
+  Value* x = add(add(take(768, {2, 17}, 90), take(768, {2, 17}, 2)), make.constant({1, 17, 768}));
+  make.finish("rows_two_tables", {make.norm(x)});
+  make.finish("rows_of_a_table", {make.norm(take(320, {7}, 30))});
+  x = add(take(768, {3, 11}, 90), make.constant({11, 768}));
+  make.finish("rows_kept", {make.norm(x), x});
+  make.finish("rows_odd", {make.norm(add(take(77, {5}, 9), make.constant({77})), false)});
+  make.finish("rows_long", {make.norm(add(take(3000, {5}, 9), make.input({5, 3000})))});
+  make.finish("rows_longest", {make.norm(add(make.input({3, 8190}), make.input({3, 1})))});
+  x = add(make.input({4, 5, 200}), make.input({4, 5, 200}));
+  make.finish("rows_rms", {make.graph().add(RmsNorm{.rank = 1, .eps = 1e-6}, {x, make.constant({200})}), x});
+  x = add(make.input({2, 3, 20, 50}), make.input({2, 1, 1, 50}));
+  make.finish("rows_softmax", {make.graph().add(Softmax{.axis = 3}, {x})});
+  // What follows the norm reads what came ahead of it.
+  Value* gate = make.input({9, 96});
+  x = make.pointwise("mul", {make.pointwise("sigmoid", {gate}), make.input({9, 96})});
+  make.finish("rows_and_after", {make.pointwise("relu", {make.pointwise("sub", {make.norm(x), x})})});
+  return make.take();
 }
 
 }  // namespace torchweld::cuda_tests

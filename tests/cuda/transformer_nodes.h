@@ -1,4 +1,5 @@
-// Attention nodes, and layer norms between linear layers, for tests of CUDA kernels.
+// Attention nodes, lookups in tables, and norms after pointwise nodes or between linear layers, for tests of CUDA
+// kernels.
 #pragma once
 
 #include "tests/cuda/nodes.h"
@@ -15,5 +16,11 @@ std::vector<Case> attention_nodes_with_dead_rows(c10::ScalarType dtype, c10::Dev
 
 /// Blocks of a linear layer, a layer norm and a linear layer; the first two results are read by others too, or not.
 std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+/// Takes of rows by themselves and in fused pointwise nodes. The first input of each is a tensor of `dtype`.
+std::vector<Case> lookups(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+/// Norms and a softmax of rows that pointwise nodes and takes ahead of them compute; some are results too. `dtype` is
+/// not f64, whose rows are not held.
+std::vector<Case> computed_rows(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 }  // namespace torchweld::cuda_tests

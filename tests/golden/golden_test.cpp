@@ -1,6 +1,6 @@
 // Passes on graphs as text: tests/golden/<pass>.txt holds cases of the form
 //
-//   # name of the case [options: f16, bf16]
+//   # name of the case [options: f16, bf16; or cuda: as if the graph were for CUDA]
 //   graph(...) { ... }
 //   ---
 //   graph(...) { ... }
@@ -73,10 +73,26 @@ PassContext context_of(const Case& test) {
   return context;
 }
 
+/// Says of all values, in bodies too, that they lie there.
+void move_types(Graph& graph, c10::Device device) {
+  for (const auto& input : graph.inputs()) input->type.device = device;
+  for (const auto& node : graph.nodes()) {
+    for (const auto& output : node->outputs()) output->type.device = device;
+    auto* fused = node->as<Fused>();
+    if (!fused) continue;
+    std::shared_ptr<Graph> body = fused->body->clone();
+    move_types(*body, device);
+    graph.set_attrs(node.get(), Fused{body});
+  }
+}
+
 std::unique_ptr<Graph> run_pass(const std::string& pass, const Case& test) {
   auto graph = Graph::parse(test.before);
+  bool on_cuda = test.name.find("[cuda]") != std::string::npos;
+  if (on_cuda) move_types(*graph, c10::Device(c10::kCUDA, 0));
   find_pass(pass).run(*graph, context_of(test));
   graph->sweep();
+  if (on_cuda) move_types(*graph, c10::kCPU);
   graph->verify();
   return graph;
 }

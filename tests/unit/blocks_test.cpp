@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "conversion/passes/groups.h"
+#include "conversion/passes/join_shortcut.h"
 #include "conversion/passes/passes.h"
 #include "core/error.h"
 #include "core/ops/fused.h"
@@ -48,6 +49,37 @@ TEST(Blocks, ExpandToWhatTheyWereMadeOf) {
 TEST(Blocks, PartsAreAGraphOfTheirOwn) {
   auto graph = with_block();
   EXPECT_EQ(parts_of(*graph->nodes().back())->text(), Graph::parse(kClassifier)->text());
+}
+
+constexpr const char* kShortcut = R"(
+graph(%h: f16[1,8,2,2]{32,1,16,8}, %x: f16[1,8,4,4]{128,1,32,8}) {
+  %v = constant{value=f16[1,8,1,1](1.0, 2.0, 3.0, 4.0, 0.5, -1.0, 0.25, 1.0)}()
+  %w = constant{value=f16[1,8,1,1](1.0, 2.0, 3.0, 4.0, 0.5, -1.0, 0.25, 1.0)}()
+  %a = conv{stride=[1, 1], padding=[0, 0], dilation=[1, 1], groups=1, output_padding=[0, 0]}(%h, %v)
+  %b = conv{stride=[2, 2], padding=[0, 0], dilation=[1, 1], groups=1, output_padding=[0, 0]}(%x, %w)
+  %s = pointwise{fn="add"}(%a, %b)
+  %y = pointwise{fn="relu"}(%s)
+  return %y
+})";
+
+/// What the finder says of the last node of a graph whose pointwise nodes are fused.
+size_t shortcut_of(std::string text) {
+  auto graph = Graph::parse(text);
+  fuse(*graph, {});
+  graph->sweep();
+  return joined_shortcut(*graph, graph->nodes().back().get()).size();
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  return text.replace(text.find(from), from.size(), to);
+}
+
+TEST(Blocks, AConvolutionJoinsTheOneItIsAddedTo) {
+  EXPECT_EQ(shortcut_of(kShortcut), 2);
+  EXPECT_EQ(shortcut_of(replaced(kShortcut, "return %y", "return %y, %b")), 0);
+  std::string residual =
+      replaced(kShortcut, "%s = pointwise{fn=\"add\"}(%a, %b)", "%s = pointwise{fn=\"add\"}(%a, %a)");
+  EXPECT_EQ(shortcut_of(residual), 0);
 }
 
 TEST(Blocks, HaveNoAnchor) {

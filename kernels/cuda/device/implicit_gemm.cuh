@@ -58,7 +58,8 @@ __device__ __forceinline__ void weight_addresses(unsigned (&weights)[T::n_pairs]
   }
 }
 
-// Bytes of shared memory before the rows of x: barriers, sums that warps or blocks exchange, weights, what Source wants.
+// Bytes of shared memory before the rows of x: barriers, sums that warps or blocks exchange, weights, what Source
+// wants.
 template <class T, class D, class Source, bool clustered>
 struct GemmHead {
   static constexpr bool summed = clustered || T::warps_k > 1;
@@ -70,8 +71,10 @@ struct GemmHead {
 
 // Source: GemmRows, GemmPatch or GemmPixels, over D. Blocks: rows / T::rows x splits of the channels (one cluster)
 // along x, columns / T::columns along y. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed there.
+// `second`: the second tensor where D has one.
 template <class T, class D, class Source, bool clustered, int width, class Params, class E>
-__device__ __forceinline__ void implicit_gemm(const typename T::Element* x, const Params& p, const E& elements) {
+__device__ __forceinline__ void implicit_gemm(const typename T::Element* x, const Params& p, const E& elements,
+                                              const typename T::Element* second = nullptr) {
   using Head = GemmHead<T, D, Source, clustered>;
   constexpr bool summed = Head::summed;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -84,10 +87,11 @@ __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, cons
   at.rows = at.barrier + Head::bytes;
   start_barriers<T, clustered>(p, work, at);
   start_weights<T, D>(p, work, at);
-  int vector = p.vector_reads && is_aligned<T::chunk>(x);
+  int vector = p.vector_reads && is_aligned<T::chunk>(x) && is_aligned<T::chunk>(second);
   have_ready(vector);
   have_ready(work.present);
   Source source;
+  if constexpr (D::two) source.second = second;
   source.prepare(x, p, work, at);
   GemmSummed<T, clustered, width, E> sum;
   GemmDirect<T, width, E> direct;

@@ -30,9 +30,13 @@ struct GemmTile {
 };
 
 // What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
-// of two chunks. (For GemmPixels the slice is a row of the window.)
-template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_>
+// of two chunks. (For GemmPixels the slice is a row of the window.) The channels from `first` on are those of a second
+// tensor, at positions p.second_in apart; then every result needs one pixel of each.
+template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, int first_ = channels_>
 struct GemmDepth {
+  static constexpr int first = first_;
+  static constexpr bool two = first < channels_;
+  static_assert(!two || (window_rows_ * window_columns_ == 1 && first % T::chunk == 0), "whole chunks of two tensors");
   static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
   static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
   static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (slice + 1) * 16;  // Bytes.
@@ -81,6 +85,19 @@ __device__ __forceinline__ GemmPixel pixel_of(const Params& p, int m) {
 template <class S, class Params>
 __device__ __forceinline__ const S* place_of(const S* x, const Params& p, const GemmPixel& pixel) {
   return x + (pixel.image * p.in[0] + pixel.row * p.in[1] + pixel.column * p.in[2]);
+}
+
+// The same in the second tensor, as if the channels of the first were there ahead of its own.
+template <class D, class S, class Params>
+__device__ __forceinline__ const S* second_place_of(const S* second, const Params& p, const GemmPixel& pixel, int m) {
+  if constexpr (D::two) {
+    int rest, y, x;
+    divide(min(m, p.rows - 1), p.out_width, rest, x);
+    divide(rest, p.out_height, rest, y);
+    return second + (pixel.image * p.second_in[0] + y * p.second_in[1] + x * p.second_in[2] - D::first);
+  } else {
+    return second;
+  }
 }
 
 // What a block has to do: its tile of results and its slice of the channels.
@@ -198,7 +215,9 @@ struct GemmRows {
   static constexpr int extra_bytes = taps ? D::chunks * 8 : 0;  // The table.
   static_assert(per_thread * step == T::rows, "every thread reads the same number of rows");
   const S* x;
+  const S* second;  // To be set first, where D has a second tensor.
   const S* from[per_thread];
+  const S* other[D::two ? per_thread : 1];
   unsigned to;
   unsigned inside[per_thread];
   unsigned fragments[T::m_tiles];
@@ -217,6 +236,11 @@ struct GemmRows {
       inside[i] = pixel.inside;
       from[i] = place_of(x, p, pixel) + (taps ? 0 : work.first_channel + lane * T::chunk);
       have_ready(from[i]);
+      if constexpr (D::two) {
+        other[i] = second_place_of<D>(second, p, pixel, work.first_row + first + i * step) + work.first_channel +
+                   lane * T::chunk;
+        have_ready(other[i]);
+      }
       have_ready(inside[i]);
     }
     to = at.rows + first * D::pitch + lane * 16;
@@ -246,7 +270,11 @@ struct GemmRows {
 #pragma unroll
       for (int i = 0; i < per_thread; ++i) {
         const bool there = taps ? (inside[i] & need) == need : inside[i] != 0 && (whole || q < work.present);
-        copy_async16(to + i * step * D::pitch + j * T::lanes * 16, from[i] + chunk.offset, there);
+        const S* source = from[i];
+        if constexpr (D::two) {
+          if (work.first_channel + q * T::chunk >= D::first) source = other[i];
+        }
+        copy_async16(to + i * step * D::pitch + j * T::lanes * 16, source + chunk.offset, there);
       }
     }
   }
@@ -259,6 +287,7 @@ struct GemmRows {
     for (int r = static_cast<int>(threadIdx.x) / T::lanes; r < T::rows; r += step) {
       const GemmPixel pixel = pixel_of<D>(p, work.first_row + r);
       const S* row = place_of(x, p, pixel);
+      const S* second_row = second_place_of<D>(second, p, pixel, work.first_row + r);
 #pragma unroll 1
       for (int q = lane; q < D::chunks; q += T::lanes) {
         const int channel = work.first_channel + q * T::chunk;
@@ -269,7 +298,8 @@ struct GemmRows {
           chunk.need = 1u | static_cast<unsigned>(min(T::chunk, D::channels - channel)) << 24;
         }
         const unsigned need = chunk.need & kTapBits;
-        gather_chunk(at.rows + r * D::pitch + q * 16, row + chunk.offset, p.in[3],
+        const S* source = D::two && channel >= D::first ? second_row : row;
+        gather_chunk(at.rows + r * D::pitch + q * 16, source + chunk.offset, p.in[3],
                      (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
       }
     }

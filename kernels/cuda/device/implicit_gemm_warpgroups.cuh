@@ -52,8 +52,7 @@ __device__ __forceinline__ void prepare_chunks(const Place& place) {
 template <class Multiply, class Sums>
 __device__ __forceinline__ void multiply_stage(Sums& sums, unsigned rows, unsigned columns) {
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
-    Multiply::run(sums, place_in_shared(rows + k * 32), place_in_shared(columns + k * 32));
+  for (int k = 0; k < 4; ++k) Multiply::run(sums, place_in_shared(rows + k * 32), place_in_shared(columns + k * 32));
 }
 
 // Chunk `lane` of 8 in a stage of k. `taps` false: a window of 1 x 1 without padding, without a table; its offset
@@ -87,7 +86,9 @@ struct GemmStages {
   static_assert(!in_turns || (together == 1 && kept >= 3), "single stages, of which one is on its way");
 
   const S* x;
+  const S* second;  // Null where D has no second tensor; to be set first.
   const S* from[per_thread];
+  const S* other[D::two ? per_thread : 1];
   unsigned inside[per_thread];
   unsigned rows, weights, table, barriers;
   unsigned to;
@@ -95,6 +96,11 @@ struct GemmStages {
 
   __device__ __forceinline__ static constexpr int stages_of(int part) {
     return part + 1 < parts ? together : stages - part * together;
+  }
+
+  // Whether this thread's chunk of a stage is one of the second tensor's.
+  __device__ __forceinline__ static bool is_second(const GemmWork& work, int stage) {
+    return work.first_channel + (stage * 8 + static_cast<int>(threadIdx.x) % 8) * T::chunk >= D::first;
   }
 
   // By one thread, after the barriers were made.
@@ -112,7 +118,7 @@ struct GemmStages {
   template <class Params>
   __device__ __forceinline__ void prepare(const S* data, const Params& p, const GemmWork& work) {
     x = data;
-    vector = p.vector_reads && is_aligned<T::chunk>(x);
+    vector = p.vector_reads && is_aligned<T::chunk>(x) && is_aligned<T::chunk>(second);
     if constexpr (taps) fill_table<T, D>(p, work, table, stages * 8);
     const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
 #pragma unroll
@@ -122,6 +128,11 @@ struct GemmStages {
       from[i] = place_of(x, p, pixel);
       if constexpr (!taps) from[i] += (work.first_channel + lane * T::chunk) * p.in[3];
       have_ready(from[i]);
+      if constexpr (D::two) {
+        other[i] = second_place_of<D>(second, p, pixel, work.first_row + first + i * step) + work.first_channel +
+                   lane * T::chunk;
+        have_ready(other[i]);
+      }
       have_ready(inside[i]);
     }
     to = rows + first * 128 + (lane ^ first % 8) * 16;
@@ -133,9 +144,13 @@ struct GemmStages {
     const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
     const unsigned need = chunk.need & kTapBits;
 #pragma unroll
-    for (int i = 0; i < per_thread; ++i)
-      copy_async16(to + stage % places * row_bytes + i * step * 128, from[i] + chunk.offset,
-                   (inside[i] & need) == need);
+    for (int i = 0; i < per_thread; ++i) {
+      const S* source = from[i];
+      if constexpr (D::two) {
+        if (is_second(work, stage)) source = other[i];
+      }
+      copy_async16(to + stage % places * row_bytes + i * step * 128, source + chunk.offset, (inside[i] & need) == need);
+    }
   }
   template <class Params>
   __device__ __forceinline__ void load_rows(const Params& p, const GemmWork& work, int part) const {
@@ -150,11 +165,14 @@ struct GemmStages {
       const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
       const S* row = place_of(x, p, pixel);
       if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
+      const S* second_row = second_place_of<D>(second, p, pixel, work.first_row + first + i * step) +
+                            work.first_channel + lane * T::chunk;
 #pragma unroll 1
       for (int stage = first_stage; stage < end; ++stage) {
         const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);
         const unsigned need = chunk.need & kTapBits;
-        gather_chunk(to + stage % places * row_bytes + i * step * 128, row + chunk.offset, p.in[3],
+        const S* source = D::two && is_second(work, stage) ? second_row : row;
+        gather_chunk(to + stage % places * row_bytes + i * step * 128, source + chunk.offset, p.in[3],
                      (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
       }
     }
@@ -163,9 +181,8 @@ struct GemmStages {
   // What lies in `count` stages from `first` on is there for the tensor cores, after the next barrier.
   template <int count>
   __device__ __forceinline__ void show(int first) const {
-    prepare_chunks<S, count * per_thread, per_thread>([&](int i) {
-      return to + (first + i / per_thread) % places * row_bytes + i % per_thread * step * 128;
-    });
+    prepare_chunks<S, count * per_thread, per_thread>(
+        [&](int i) { return to + (first + i / per_thread) % places * row_bytes + i % per_thread * step * 128; });
     show_to_tensor_cores();
   }
   template <class Multiply>
@@ -189,8 +206,8 @@ struct GemmStages {
   }
 
   template <class Multiply, class Params, class Norm>
-  __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work,
-                                                    float (&sums)[T::n_tiles][4], Norm& norm) const {
+  __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work, float (&sums)[T::n_tiles][4],
+                                                    Norm& norm) const {
 #pragma unroll 1
     for (int stage = 0; stage < stages; ++stage) {
       wait_for_copies<ahead - 1>();
@@ -230,11 +247,12 @@ struct GemmAsItIs {
   __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Sums&) {}
 };
 
-// Blocks and Params as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
+// Blocks, Params and `second` as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
 // kernels/cuda/implicit_gemm_program.cpp.
 template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E, class Norm>
 __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
-                                                         const E& elements, Norm norm) {
+                                                         const E& elements, Norm norm,
+                                                         const typename T::Element* second = nullptr) {
   extern __shared__ __align__(128) unsigned char shared[];
   const GemmWork work = work_of<T, D, clustered>(p);
   GemmShared at;
@@ -255,6 +273,7 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
 #pragma unroll
     for (int part = 0; part < Stages::kept; ++part) stages.start_weights(p, work, part);
   }
+  stages.second = second;
   stages.prepare(x, p, work);
   norm.prepare(p, work, states);
   GemmSummed<T, clustered, width, E> sum;

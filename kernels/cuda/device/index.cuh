@@ -32,4 +32,14 @@ struct SizeOf<long long> {
 template <class I>
 using Size = typename SizeOf<I>::type;
 
+// The row of a table of `rows` rows that a number picks; -1 is the last one where numbers wrap. A number that picks
+// none ends the kernel by a device-side assertion, as in LibTorch's own kernels, and nothing is read.
+template <bool wraps, class N, class I>
+__device__ __forceinline__ I picked_row(N number, I rows) {
+  long long row = number;
+  if (wraps && row < 0) row += rows;
+  if (row < 0 || row >= rows) __assertfail("take: index out of range", "torchweld", 0, "tw::picked_row", 1);
+  return static_cast<I>(row);
+}
+
 }  // namespace tw

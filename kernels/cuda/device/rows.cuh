@@ -80,7 +80,7 @@ struct AsItIs {
 };
 
 // `threads` threads per row whose elements start at `base`, p.reduced_stride[0] apart (V > 1: neighbours). `finish(acc,
-// j)` takes V results from element j on. Weight and bias [row] of the compute type, or null.
+// x, j)` takes V results from element j on, and what they were. Weight and bias [row] of the compute type, or null.
 template <class Row, int threads, int V, class X, class Params, class F>
 __device__ __forceinline__ void transform_row(const X* base, bool aligned, const Params& p, const F& finish) {
   using A = Compute<X>;
@@ -103,23 +103,83 @@ __device__ __forceinline__ void transform_row(const X* base, bool aligned, const
   const A* weight = reinterpret_cast<const A*>(p.weight);
   const A* bias = reinterpret_cast<const A*>(p.bias);
   for (I j = static_cast<I>(lane) * V; j < p.reduced; j += threads * V) {
-    A v[V];
-    read<V>(base + j * p.reduced_stride[0], aligned, v);
+    A x[V], v[V];
+    read<V>(base + j * p.reduced_stride[0], aligned, x);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      v[k] = Row::value(v[k], center, scale);
+      v[k] = Row::value(x[k], center, scale);
       if (weight) v[k] *= weight[j + k];
       if (bias) v[k] += bias[j + k];
     }
-    finish(v, j);
+    finish(v, x, j);
   }
 }
 
-// The same for a row that its threads keep in registers, `held` times V elements each, so that it is read once; weight
-// and bias are on their way before the kernel ahead has ended. Without `there` nothing is done.
-template <class Row, int threads, int V, int held, bool has_weight, bool has_bias, class X, class Params, class F>
-__device__ __forceinline__ void transform_held_row(const X* base, bool there, const Params& p, const F& finish) {
-  using A = Compute<X>;
+// A row whose elements start at `base`, `stride` apart; kept as they lie in memory.
+template <int V, class X, class I>
+struct StoredRow {
+  using Number = Compute<X>;
+  using Kept = Staged<V, X>;
+  const X* base;
+  I stride;
+  // Those from element `first` on, `threads` times V apart.
+  template <int threads, int held>
+  __device__ __forceinline__ void fetch(Kept (&row)[held], I first, I length) {
+    const bool aligned = is_aligned<V>(base);
+#pragma unroll
+    for (int h = 0; h < held; ++h) {
+      const I j = first + h * threads * V;
+      row[h].fetch_or_zero(base + j * stride, aligned, j < length);
+    }
+  }
+};
+template <int V, class X, class I>
+__device__ __forceinline__ StoredRow<V, X, I> stored_row(const X* base, I stride) {
+  return {base, stride};
+}
+
+// A row that is computed (see emit_source in kernels/cuda/codegen.h), from operands of `together` vectors that are on
+// their way at a time.
+template <int V, class A, int together, class Source>
+struct ComputedRow {
+  using Number = A;
+  struct Kept {
+    A numbers[V];
+    __device__ __forceinline__ void widened(A (&v)[V]) const {
+#pragma unroll
+      for (int k = 0; k < V; ++k) v[k] = numbers[k];
+    }
+  };
+  Source source;
+  // Past the end of the row, what the threads hold is of no use.
+  template <int threads, int held, class I>
+  __device__ __forceinline__ void fetch(Kept (&row)[held], I first, I length) {
+    source.start();
+#pragma unroll
+    for (int begin = 0; begin < held; begin += together) {
+      typename Source::template Early<V> early[together];
+#pragma unroll
+      for (int h = 0; h < together; ++h) {
+        const I j = first + (begin + h) * threads * V;
+        if (begin + h < held) source.fetch(early[h], j < length ? j : 0);
+      }
+#pragma unroll
+      for (int h = 0; h < together; ++h) {
+        if (begin + h < held) source.run(row[begin + h].numbers, early[h]);
+      }
+    }
+  }
+};
+template <int V, class A, int together, class Source>
+__device__ __forceinline__ ComputedRow<V, A, together, Source> computed_row(const Source& source) {
+  return {source};
+}
+
+// The same for a row that its threads keep in registers, `held` times V elements each, so that it is fetched once;
+// weight and bias are on their way before the kernel ahead has ended. Without `there` nothing is done.
+template <class Row, int threads, int V, int held, bool has_weight, bool has_bias, class Source, class Params, class F>
+__device__ __forceinline__ void transform_held_row(Source source, bool there, const Params& p, const F& finish) {
+  using A = typename Source::Number;
   using I = decltype(p.items);
   using First = typename RowStates<Row>::template First<A>;
   using Second = typename RowStates<Row>::template Second<A>;
@@ -138,13 +198,8 @@ __device__ __forceinline__ void transform_held_row(const X* base, bool there, co
   }
   wait_for_previous();
   if (!there) return;
-  const bool aligned = is_aligned<V>(base);
-  Staged<V, X> row[held];
-#pragma unroll
-  for (int h = 0; h < held; ++h) {
-    const I j = start + h * threads * V;
-    row[h].fetch_or_zero(base + j * p.reduced_stride[0], aligned, j < p.reduced);
-  }
+  typename Source::Kept row[held];
+  source.template fetch<threads>(row, start, p.reduced);
   auto gather = [&](auto state, A center) {
 #pragma unroll
     for (int h = 0; h < held; ++h) {
@@ -169,15 +224,15 @@ __device__ __forceinline__ void transform_held_row(const X* base, bool there, co
   for (int h = 0; h < held; ++h) {
     const I j = start + h * threads * V;
     if (j >= p.reduced) continue;
-    A v[V];
-    row[h].widened(v);
+    A x[V], v[V];
+    row[h].widened(x);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      v[k] = Row::value(v[k], center, scale);
+      v[k] = Row::value(x[k], center, scale);
       if constexpr (has_weight) v[k] *= weight[h][k];
       if constexpr (has_bias) v[k] += bias[h][k];
     }
-    finish(v, j);
+    finish(v, x, j);
   }
 }
 

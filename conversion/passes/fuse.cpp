@@ -171,7 +171,9 @@ bool holds_rows(const Node& anchor) {
   if (!softmax && !layer && !rms) return false;
   const TensorType& x = anchor.input(0)->type;
   bool last = softmax ? softmax->axis + 1 == x.rank() : (layer ? layer->rank : rms->rank) == 1;
-  return last && x.device.is_cuda() && x.is_floating() && x.dtype != c10::kDouble && is_contiguous(x) &&
+  bool constant = std::all_of(anchor.inputs().begin() + 1, anchor.inputs().end(),
+                              [](const Value* weight) { return weight->from<Constant>(); });
+  return last && constant && x.device.is_cuda() && x.is_floating() && x.dtype != c10::kDouble && is_contiguous(x) &&
          x.numel() > 0 && x.shape.back() <= kLongest;
 }
 

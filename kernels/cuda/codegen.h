@@ -82,6 +82,7 @@ struct Loops {
   /// it. `partial_end`: the innermost size need not be a multiple.
   void choose_width(int most, bool partial_end);
   int64_t positions() const;
+  const Operand& named(const std::string& name) const;
   /// The same loops with only those operands that the values `wanted` are computed from, where `given` are known, and
   /// the outputs among `wanted`.
   Loops only_for(const std::vector<const Value*>& wanted, const std::vector<const Value*>& given) const;

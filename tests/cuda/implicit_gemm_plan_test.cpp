@@ -56,6 +56,18 @@ TEST(ImplicitGemmPlan, EveryProblemHasConfigurationsThatFit) {
   }
 }
 
+// Other sources do not read a second tensor.
+TEST(ImplicitGemmPlan, OnlyRowsAndStagesComeFromTwoTensors) {
+  for (int64_t images : {1, 32}) {
+    GemmProblem p = square_conv(images, 14, 256 + 512, 1024, 1, 1);
+    p.first_channels = 256;
+    std::vector<GemmConfig> configs = gemm_configs(p, {}, 100);
+    EXPECT_FALSE(configs.empty());
+    for (const GemmConfig& c : configs)
+      EXPECT_TRUE(c.source == GemmSource::kRows || c.source == GemmSource::kStages) << c.text();
+  }
+}
+
 TEST(ImplicitGemmPlan, BestComesFirstAndNamesAreUnique) {
   for (const GemmProblem& p : many_problems()) {
     std::vector<GemmConfig> configs = gemm_configs(p, {}, 8);

@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "conversion/passes/groups.h"
+#include "conversion/passes/join_shortcut.h"
 #include "conversion/passes/passes.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
@@ -320,7 +321,7 @@ Group siblings(Graph& graph, Node* node) {
 void fuse_blocks(Graph& graph, const PassContext& context) {
   if (!context.tensor_cores) return;
   for (auto find : {inverted_residual, scaled_projection, squeeze_excite, excited_residual, pooled_classifier,
-                    pooled_stem, deferred_norm, siblings<Conv>, siblings<Linear>}) {
+                    pooled_stem, deferred_norm, joined_shortcut, siblings<Conv>, siblings<Linear>}) {
     std::unordered_set<const Node*> taken;
     for (Node* node : graph.node_list()) {
       if (taken.count(node)) continue;

@@ -21,7 +21,6 @@
 #include "conversion/measure.h"
 #include "conversion/passes/groups.h"
 #include "conversion/place.h"
-#include "conversion/traffic.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -149,32 +148,13 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
   }
 }
 
-/// Bytes of the cache that lies before the device's memory; 0 where that is of no interest.
-int64_t cache_bytes(c10::Device device) {
-#ifdef TORCHWELD_WITH_CUDA
-  if (device.is_cuda()) return at::cuda::getDeviceProperties(device.index())->l2CacheSize;
-#endif
-  (void)device;
-  return 0;
-}
-
-/// Whether the weights that a run of the graph reads have left the device's cache when the next run comes to them.
-bool are_weights_cold(const Graph& graph, c10::Device device) {
-  constexpr double kShare = 0.6;  // The rest of the cache is taken by activations and code.
-  if (!device.is_cuda()) return false;
-  std::string forced = environment("TORCHWELD_COLD");
-  if (!forced.empty()) return forced != "0";
-  return static_cast<double>(weight_bytes(graph)) > kShare * static_cast<double>(cache_bytes(device));
-}
-
-/// Decides in three rounds: unknown kinds of node (and of parts of blocks, where these may be faster) are timed, each
-/// kind once; blocks that are slower than their parts dissolve; then every node gets the kernel that the cache says.
-/// What can run side by side, building kernels, does.
+/// Decides in rounds: unknown kinds of node are timed, each kind once, then those of the parts of blocks, where these
+/// may be faster, and of their parts; blocks that are slower than their parts dissolve; then every node gets the kernel
+/// that the cache says. What can run side by side, building kernels, does.
 class Selector {
  public:
-  /// `cold_weights`: the graph's weights do not stay in the device's cache from one run to the next.
-  Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device, bool cold_weights)
-      : options_(options), tune_(tune), cache_(cache), device_(device), cold_weights_(cold_weights) {}
+  Selector(const Options& options, bool tune, TimingCache& cache, c10::Device device)
+      : options_(options), tune_(tune), cache_(cache), device_(device) {}
 
   Selection run(Graph& graph, const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
     std::vector<const Node*> nodes = steps_of(graph);
@@ -185,7 +165,11 @@ class Selector {
       std::vector<Block> blocks = blocks_among(nodes, parts);
       nodes = tune_ ? parts_that_may_win(blocks) : all_parts(blocks);
     }
-    while (expand_blocks(graph, [this](const Node& block) { return is_worth_it(block); }) > 0) continue;
+    std::set<const Node*> worth_it;
+    auto keep = [&](const Node& block) {
+      return worth_it.count(&block) > 0 || (is_worth_it(block) && worth_it.insert(&block).second);
+    };
+    while (expand_blocks(graph, keep) > 0) continue;
     // The first of its kind decides for all of them, as it will when a saved module is planned again.
     std::map<std::string, std::vector<const Node*>> kinds;
     std::vector<const Node*> firsts, others;
@@ -205,8 +189,8 @@ class Selector {
   }
 
  private:
-  /// The timing cache's key of a node: device model, op with attributes, types of inputs and outputs, whether
-  /// products of f32 must not be in TF32, and whether its weights are to be cold when it is timed.
+  /// The timing cache's key of a node: device model, op with attributes, types of inputs and outputs, and whether
+  /// products of f32 must not be in TF32.
   std::string key_of(const Node& node) const {
     std::string key = device_name(device_) + " | " + node.attrs.text() + "(";
     bool has_f32 = false;
@@ -218,7 +202,6 @@ class Selector {
     key += ") -> ";
     for (const auto& output : node.outputs()) key += to_string(output->type) + " ";
     if (device_.is_cuda() && has_f32 && options_.disable_tf32) key += "without TF32 ";
-    if (has_cold_weights(node)) key += "cold weights ";
     // One line, no tabs: the cache is a text file of lines.
     std::replace(key.begin(), key.end(), '\n', ' ');
     std::replace(key.begin(), key.end(), '\t', ' ');
@@ -274,9 +257,18 @@ class Selector {
     constexpr double kLeastStep = 1.2;
     constexpr double kSurely = 0.8;
     auto known = cache_.find(key_of(node));
-    if (known && known->microseconds > 0) return known->microseconds;
-    double expected = offers_for(node, context_of(options_, /*all=*/true)).least_expected();
-    return std::isfinite(expected) ? std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom)) : kLeastStep;
+    double least = kLeastStep;
+    if (known && known->microseconds > 0) {
+      least = known->microseconds;
+    } else {
+      double expected = offers_for(node, context_of(options_, /*all=*/true)).least_expected();
+      if (std::isfinite(expected)) least = std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom));
+    }
+    if (!is_block(node)) return least;
+    double parts = -kBoundary;
+    std::unique_ptr<Graph> graph = parts_of(node);
+    for (const Node* part : steps_of(*graph)) parts += least_time(*part) + kBoundary;
+    return std::min(least, parts);
   }
 
   /// A block, and the steps that would be left of it; blocks may be among these.
@@ -342,13 +334,13 @@ class Selector {
     return sum;
   }
 
-  /// Whether one kernel for a block is faster than its parts. Without timings the tactic's own rule decides, which
-  /// makes no offer where it expects less.
+  /// Whether one kernel for a block is faster than its parts. Parts that were timed are better than a block that was
+  /// not; where nothing was, the tactic's own rule decides, which makes no offer where it expects less.
   bool is_worth_it(const Node& block) {
     auto known = cache_.find(key_of(block));
-    if (!known || known->microseconds == 0) return !tune_ && !candidates_for(block, /*all=*/false).kernels.empty();
     std::optional<double> parts = time_of_parts(block);
-    return !parts || known->microseconds < *parts;
+    if (known && known->microseconds > 0) return !parts || known->microseconds < *parts;
+    return !tune_ && !parts && !candidates_for(block, /*all=*/false).kernels.empty();
   }
 
   void time_unknown(const std::vector<const Node*>& nodes, const std::function<void(size_t, size_t)>& progress) {
@@ -415,70 +407,8 @@ class Selector {
     }
   }
 
-  /// Whether a node is timed with its weights in the device's memory. A few bytes make no difference; weights that
-  /// fill the cache are cold whenever their kernel runs twice.
-  bool has_cold_weights(const Node& node) const {
-    constexpr int64_t kFewBytes = 4096;
-    if (!cold_weights_) return false;
-    int64_t bytes = traffic_of(node).weights;
-    return bytes > kFewBytes && bytes < cache_bytes(device_);
-  }
-
-  /// Which of `times` are worth a longer look, fastest first.
-  static std::vector<size_t> close_ones(const std::vector<double>& times, double close) {
-    std::vector<size_t> chosen;
-    double limit = times.empty() ? 0 : close * *std::min_element(times.begin(), times.end());
-    for (size_t i = 0; i < times.size(); ++i) {
-      if (std::isfinite(times[i]) && times[i] <= limit) chosen.push_back(i);
-    }
-    std::sort(chosen.begin(), chosen.end(), [&](size_t a, size_t b) { return times[a] < times[b]; });
-    return chosen;
-  }
-
-#ifdef TORCHWELD_WITH_CUDA
-  /// Microseconds of the candidates that may be the fastest with cold weights, infinite for all others; `warm` are
-  /// their times with warm ones. Nothing when one of them cannot be timed so.
-  std::optional<std::vector<double>> cold_times(const Node& node, const Candidates& candidates,
-                                                const std::vector<double>& warm, const Workbench& bench) try {
-    constexpr double kClose = 1.3;
-    constexpr size_t kMost = 12;
-    if (!sweep_.defined()) sweep_ = twice_the_cache(device_);
-    std::vector<std::unique_ptr<Graph>> twins;
-    std::vector<Workbench> benches(kColdRuns, bench);
-    while (twins.size() + 1 < kColdRuns) {
-      twins.push_back(with_other_weights(node));
-      benches[twins.size()].take_constants(*twins.back()->nodes().back());
-    }
-    std::vector<double> times(warm.size(), std::numeric_limits<double>::infinity());
-    std::set<std::string> libraries;
-    size_t timed = 0;
-    for (size_t i : close_ones(warm, kClose)) {
-      const Offers::Offer& offer = candidates.offers.offers()[i];
-      // A library's kernels bring no weights ahead, so that cold ones cost all of them alike: its fastest stays that.
-      bool is_library = candidates.kernels[i]->launches().empty();
-      if (timed == kMost || (is_library && !libraries.insert(offer.tactic).second)) continue;
-      std::vector<WeightedRun> runs(kColdRuns);
-      for (size_t k = 0; k < kColdRuns; ++k) runs[k] = {candidates.kernels[i], &benches[k]};
-      if (!candidates.kernels[i]->packed_inputs().empty()) {
-        for_each_in_parallel(twins.size(), device_, [&](size_t k) {
-          std::optional<Choice> twin = choice_of({offer.tactic, offer.config, 0}, *twins[k]->nodes().back(), options_);
-          expect(twin.has_value(), describe(offer) + " does not take other weights");
-          runs[k + 1].kernel = twin->kernel;
-        });
-      }
-      times[i] = measure_cold(runs, sweep_, budget_ms());
-      ++timed;
-      log(4, node.op() + ": " + describe(offer) + " " + std::to_string(times[i]) + " us with cold weights");
-    }
-    return times;
-  } catch (const std::exception& error) {
-    log(2, node.op() + " is timed with warm weights: " + error.what());
-    return std::nullopt;
-  }
-#endif
-
   /// Microseconds of each candidate, infinite where it was not built or failed. A short look at all, a longer one at
-  /// those that may be the fastest; where weights are to be cold, a time counts only when it was taken so.
+  /// those that may be the fastest.
   std::vector<double> times_of(const Node& node, Candidates& candidates) {
     constexpr double kShortShare = 0.25;
     constexpr double kClose = 1.15;
@@ -497,12 +427,11 @@ class Selector {
     for (size_t i = 0; i < times.size(); ++i) {
       if (candidates.kernels[i]) look(i, budget_ms() * kShortShare);
     }
-#ifdef TORCHWELD_WITH_CUDA
-    if (has_cold_weights(node)) {
-      if (std::optional<std::vector<double>> cold = cold_times(node, candidates, times, bench)) return *cold;
+    if (times.empty()) return times;
+    double limit = kClose * *std::min_element(times.begin(), times.end());
+    for (size_t i = 0; i < times.size(); ++i) {
+      if (std::isfinite(times[i]) && times[i] <= limit) look(i, budget_ms());
     }
-#endif
-    for (size_t i : close_ones(times, kClose)) look(i, budget_ms());
     return times;
   }
 
@@ -576,8 +505,6 @@ class Selector {
   bool tune_;
   TimingCache& cache_;
   c10::Device device_;
-  bool cold_weights_;
-  at::Tensor sweep_;  ///< See measure_cold; made when first needed.
   Selection timed_;
   std::map<std::string, std::vector<TimingCache::Entry>> runners_up_;
 };
@@ -608,8 +535,7 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
                  const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {
   std::vector<const Node*> nodes = steps_of(graph);
   if (nodes.empty()) return {};
-  c10::Device device = nodes.front()->output()->type.device;
-  return Selector(options, tune, cache, device, are_weights_cold(graph, device)).run(graph, progress, timed);
+  return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
 }
 
 bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options,

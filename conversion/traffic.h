@@ -1,4 +1,4 @@
-// How much memory a run of a node, or of a whole graph, has to move.
+// How much memory a run of a node has to move.
 #pragma once
 
 #include "core/graph.h"
@@ -12,8 +12,5 @@ struct Traffic {
   int64_t others = 0;   ///< Inputs that are computed, and outputs.
 };
 Traffic traffic_of(const Node& node);
-
-/// Bytes of all different constants that the graph's nodes read, in the same way.
-int64_t weight_bytes(const Graph& graph);
 
 }  // namespace torchweld

@@ -15,11 +15,6 @@ const std::vector<EnvironmentVariable>& environment_table() {
       {"TORCHWELD_DISABLE", "names of passes and tactics to leave out, separated by commas", ""},
       {"TORCHWELD_EARLY_START", "0: own kernels do without programmatic dependent launch, which they use from sm_90 on",
        "1"},
-      {"TORCHWELD_COLD",
-       "whether kernels are timed with their weights out of the GPU's L2 cache: 0 or 1; empty: where a plan's weights "
-       "do "
-       "not stay there",
-       ""},
       {"TORCHWELD_CACHE", "folder for compiled device code; empty: ~/.cache/torchweld", ""},
   };
   return table;

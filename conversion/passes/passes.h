@@ -102,11 +102,14 @@ void fuse(Graph& graph, const PassContext& context);
 /// Groups what one kernel can keep on chip into blocks (fused nodes with several anchors) where the device has kernels
 /// for them: a depthwise convolution with the 1x1 convolutions before and after it (inverted residual, also with the
 /// block's input added); a scaling by one number per channel with the 1x1 convolution after it; a mean over positions
-/// with the two 1x1 convolutions after it, and the gating where no convolution follows it (squeeze-excitation); a mean
-/// over positions with a linear (and a cast to f32) after it; a convolution of at most 4 channels with the max pool
-/// after it; a layer norm with the linear after it. What lies between them must be read by nothing else, but for the
-/// norm's result, which may also be a result of the block. A block's body holds the nodes as they were; where no kernel
-/// is faster than these, `expand_blocks` (see groups.h) puts them back.
+/// with the two 1x1 convolutions after it, and the gating where no convolution follows it (squeeze-excitation); the
+/// three last ones in a row, as a block of blocks (an inverted residual with squeeze-excitation inside); a mean over
+/// positions with a linear (and a cast to f32) after it; a convolution of at most 4 channels with the max pool after
+/// it; a linear, the layer norm after it and the linear after that; a 1x1 convolution with another one that is added to
+/// it (the end of a residual net's stage); convolutions or linears of one tensor that differ in nothing but their
+/// weights. What lies between them must be read by nothing else, but for the norm's operand and result, which may also
+/// be results of the block. A block's body holds the nodes as they were; where no kernel is faster than these,
+/// `expand_blocks` (see groups.h) puts them back.
 void fuse_blocks(Graph& graph, const PassContext& context);
 
 }  // namespace torchweld

@@ -8,9 +8,9 @@ namespace torchweld {
 /// Means exactly what its body means, except that values inside the body are not rounded to f16 or bf16 between
 /// pointwise nodes, nor ahead of an anchor. The body is pointwise nodes, casts and takes of rows, with at most one
 /// anchor among them (conv, matmul, linear, reduction, softmax, norm, pool). A take is read like an operand: its table
-/// and its index are inputs of the body. Or the body is a block: several nodes, anchors alone or in fused nodes of
-/// their own, that one kernel keeps on chip. Inputs and outputs of the node are the body's. Immediates are constants
-/// inside the body; weights are inputs.
+/// and its index are inputs of the body. Or the body is a block: several nodes, anchors alone, in fused nodes of
+/// their own or in blocks again, that one kernel keeps on chip. Inputs and outputs of the node are the body's.
+/// Immediates are constants inside the body; weights are inputs.
 struct Fused {
   std::shared_ptr<const Graph> body;
   void fields(auto&& f) { f("body", body); }

@@ -111,8 +111,7 @@ std::unique_ptr<Kernel> make_excited_residual(const Node& node, const Block& blo
     made.shape.shared_bytes = static_cast<unsigned>(std::max(layout.shared_bytes, least_shared));
     std::vector<Pointer> pointers = half.inputs;
     pointers.insert(pointers.end(), {result, {Pointer::kWorkspace, static_cast<size_t>(block.hidden_bytes)}});
-    Launch launch = make_launch(made.program, made.shape, std::move(made.arguments), pointers.size(),
-                                is_collecting() ? 0 : device_of(node));
+    Launch launch = make_launch(made.program, made.shape, std::move(made.arguments), pointers.size(), device_of(node));
     return LaunchChain::Link{std::move(launch), std::move(made.constants), std::move(pointers)};
   };
   std::vector<LaunchChain::Link> links;

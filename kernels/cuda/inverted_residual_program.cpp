@@ -245,7 +245,7 @@ std::string emit_config(const ResidualParts& parts, const ResidualLayout& l) {
                           {"out_step", l.out_step},
                           {"gates_at", l.gates_at},
                           {"added_at", l.added_at}});
-  text += emit_constants({{"pool_at", l.pool_at}, {"pool_shares", l.pool_shares}});
+  if (s.pools || s.squeezed > 0) text += emit_constants({{"pool_at", l.pool_at}, {"pool_shares", l.pool_shares}});
   if (s.squeezed > 0) {
     int64_t threads = 32 * l.tiling.warps;
     text += emit_constants({{"squeezed", s.squeezed},

@@ -76,7 +76,7 @@ int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout) 
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
   ResidualLayout layout{.tiling = tiling};
   constexpr int64_t kPad = 8;              // elements, so that ldmatrix finds 8 rows in 8 different banks
-  constexpr int64_t kPooledChannels = 32;  // Of a warp that adds up results; see pooled_depthwise.
+  constexpr int64_t kPooledChannels = 32;  // Of a warp that adds up results; see write_and_pool.
   constexpr int64_t kMostShares = 16;
   layout.hidden = block.hidden / tiling.splits;
   layout.region_h = (tiling.height - 1) * block.stride[0] + (block.window[0] - 1) * block.dilation[0] + 1;

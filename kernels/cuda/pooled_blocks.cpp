@@ -5,12 +5,8 @@
 #include <optional>
 
 #include "core/error.h"
-#include "core/ops/conv.h"
 #include "core/ops/fused.h"
-#include "core/ops/matmul.h"
-#include "core/ops/pointwise.h"
 #include "core/ops/reduce.h"
-#include "core/ops/shape.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pooled_parts.h"
 #include "kernels/cuda/shared_constants.h"

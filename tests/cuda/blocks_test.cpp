@@ -83,19 +83,7 @@ int run_all(const std::vector<Case>& cases, int64_t offset, void (*put)(at::Tens
       std::string what = c.name + " by " + offer.tactic + " " + offer.config + (offset ? " misaligned" : "");
       try {
         std::unique_ptr<Kernel> kernel = kernels[i].get();
-        std::vector<const at::Tensor*> in;
-        for (const Value* v : c.node().inputs()) in.push_back(constant_of(v) ? constant_of(v) : &inputs[v->index()]);
-        std::vector<at::Tensor> outputs;
-        // The block has its results in another order than the graph.
-        for (const Value* v : c.graph->outputs()) outputs.push_back(place(v->type, offset).fill_(std::nan("")));
-        std::vector<at::Tensor*> out;
-        for (const auto& v : c.node().outputs()) {
-          auto found = std::find(c.graph->outputs().begin(), c.graph->outputs().end(), v.get());
-          out.push_back(&outputs.at(found - c.graph->outputs().begin()));
-        }
-        at::Tensor workspace =
-            at::empty({kernel->workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
-        kernel->run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
+        std::vector<at::Tensor> outputs = run_kernel(c, *kernel, inputs, offset);
         cudaError_t status = cudaDeviceSynchronize();
         if (status != cudaSuccess) {
           ADD_FAILURE() << what << ": " << cudaGetErrorString(status);

@@ -103,9 +103,6 @@ Expected expect_of(const Case& c, const Manner& manner) {
   return expected;
 }
 
-/// All of the memory that a tensor is a part of, as one row.
-at::Tensor memory_of(const at::Tensor& tensor) { return at::empty({0}, tensor.options()).set_(tensor.storage()); }
-
 /// Whether the memory round the tensor, and in its gaps, is NaN.
 bool all_else_is_nan(const at::Tensor& tensor) {
   at::Tensor memory = memory_of(tensor).clone();
@@ -113,29 +110,9 @@ bool all_else_is_nan(const at::Tensor& tensor) {
   return at::isnan(memory).all().item<bool>();
 }
 
-/// What the kernel writes, with NaN round it and in its gaps.
-std::vector<at::Tensor> outputs_of(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
-                                   int64_t offset) {
-  std::vector<const at::Tensor*> in;
-  for (const Value* v : c.node().inputs()) {
-    const at::Tensor* constant = constant_of(v);
-    in.push_back(constant ? constant : &inputs[v->index()]);
-  }
-  std::vector<at::Tensor> outputs;
-  std::vector<at::Tensor*> out;
-  for (const auto& value : c.node().outputs()) {
-    outputs.push_back(place(value->type, offset));
-    memory_of(outputs.back()).fill_(value->type.is_floating() ? std::nan("") : 1);
-  }
-  for (at::Tensor& tensor : outputs) out.push_back(&tensor);
-  at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
-  kernel.run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
-  return outputs;
-}
-
 void run_offer(const Case& c, const std::string& what, const Kernel& kernel, const Expected& expected,
                const Manner& manner) {
-  std::vector<at::Tensor> outputs = outputs_of(c, kernel, expected.inputs, manner.offset);
+  std::vector<at::Tensor> outputs = run_kernel(c, kernel, expected.inputs, manner.offset);
   cudaError_t status = cudaDeviceSynchronize();
   ASSERT_EQ(status, cudaSuccess) << what << ": " << cudaGetErrorString(status);
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -402,8 +379,8 @@ std::string check_rounding(const Case& c, const NamedTactic& tactic, size_t oper
   for (size_t i = 0; i < kernels.size(); ++i) {
     const std::string& config = offers.offers()[i].config;
     std::unique_ptr<Kernel> kernel = kernels[i].get();
-    std::vector<at::Tensor> wanted = outputs_of(c, *kernel, exact, 0);
-    std::vector<at::Tensor> found = outputs_of(c, *kernel, beside, 0);
+    std::vector<at::Tensor> wanted = run_kernel(c, *kernel, exact, 0);
+    std::vector<at::Tensor> found = run_kernel(c, *kernel, beside, 0);
     for (size_t o = 0; o < wanted.size(); ++o) EXPECT_TRUE(at::equal(wanted[o], found[o])) << c.name << " " << config;
     ran += config + "\n";
   }

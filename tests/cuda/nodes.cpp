@@ -1,5 +1,6 @@
 #include "tests/cuda/nodes.h"
 
+#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
@@ -503,6 +504,31 @@ at::Tensor place(const TensorType& type, int64_t offset) {
   auto elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
   at::Tensor memory = at::empty({elements + 2 * offset}, at::TensorOptions(type.dtype).device(type.device));
   return memory.as_strided(type.shape, type.strides, offset);
+}
+
+at::Tensor memory_of(const at::Tensor& tensor) { return at::empty({0}, tensor.options()).set_(tensor.storage()); }
+
+std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
+                                   int64_t offset) {
+  std::vector<const at::Tensor*> in;
+  for (const Value* v : c.node().inputs()) {
+    const at::Tensor* constant = constant_of(v);
+    in.push_back(constant ? constant : &inputs[v->index()]);
+  }
+  std::vector<at::Tensor> outputs;
+  for (const Value* v : c.graph->outputs()) outputs.push_back(place(v->type, offset));
+  std::vector<at::Tensor*> out;
+  for (const auto& v : c.node().outputs()) {
+    auto found = std::find(c.graph->outputs().begin(), c.graph->outputs().end(), v.get());
+    out.push_back(&outputs.at(found - c.graph->outputs().begin()));
+  }
+  at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
+  for (int run = 0; run < 2; ++run) {
+    for (at::Tensor& tensor : outputs) memory_of(tensor).fill_(tensor.is_floating_point() ? std::nan("") : 1);
+    workspace.fill_(0xff);
+    kernel.run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
+  }
+  return outputs;
 }
 
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers) {

@@ -56,6 +56,13 @@ void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*p
 std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs);
 /// A tensor of this type whose memory starts `offset` elements after an aligned address, with as many behind it.
 at::Tensor place(const TensorType& type, int64_t offset);
+/// All of the memory that a tensor is a part of, as one row.
+at::Tensor memory_of(const at::Tensor& tensor);
+/// Runs a kernel of the case's node and gives the results in the order of the graph's, `offset` as for `place`.
+/// Beforehand results (with all memory round them) and workspace are NaN, integers 1; it runs twice in a row like that,
+/// so that launches that do not wait for one another find the NaN. Does not wait for the device.
+std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
+                                   int64_t offset);
 /// The kernels of all offers, built side by side.
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 /// Calls work(0) ... work(count - 1) on as many threads as there are cores.

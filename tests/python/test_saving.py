@@ -62,6 +62,43 @@ def test_deepcopy(small_net, device):
     assert torch.equal(copy.deepcopy(compiled)(x), compiled(x))
 
 
+def tactics(module):
+    return [step.tactic for engine in torchweld.explain(module).engines for step in engine.steps]
+
+
+class Excited(torch.nn.Module):
+    """An inverted residual with squeeze-excitation inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand, self.project = torch.nn.Conv2d(24, 144, 1), torch.nn.Conv2d(144, 24, 1)
+        self.depthwise = torch.nn.Conv2d(144, 144, 3, padding=1, groups=144)
+        self.squeeze, self.excite = torch.nn.Conv2d(144, 8, 1), torch.nn.Conv2d(8, 144, 1)
+
+    def forward(self, x):
+        y = torch.nn.functional.silu(self.depthwise(torch.nn.functional.silu(self.expand(x))))
+        gate = torch.nn.functional.silu(self.squeeze(y.mean((2, 3), keepdim=True)))
+        return x + self.project(y * torch.sigmoid(self.excite(gate)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_block_that_was_never_timed_does_not_replace_timed_parts(monkeypatch):
+    """As in modules from before there was a kernel for the block."""
+    torch.manual_seed(3)
+    net = Excited().eval().cuda().half().to(memory_format=torch.channels_last)
+    x = torch.randn(1, 24, 28, 28, device="cuda", dtype=torch.half).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        script = torch.jit.freeze(torch.jit.script(net))
+        monkeypatch.setenv("TORCHWELD_DISABLE", "cuda_excited_residual")
+        parts = torchweld.compile(script, [x])
+        monkeypatch.delenv("TORCHWELD_DISABLE")
+        whole = torchweld.compile(script, [x])
+        for compiled in (parts, whole):
+            loaded = through_a_buffer(compiled)
+            assert tactics(loaded) == tactics(compiled)
+            torch.testing.assert_close(loaded(x), net(x), rtol=0.01, atol=0.01)
+
+
 def test_timing_cache_is_text_and_makes_compilation_repeatable(small_net, device, tmp_path):
     cache = tmp_path / "timings.txt"
     script = torch.jit.script(small_net)
@@ -69,9 +106,6 @@ def test_timing_cache_is_text_and_makes_compilation_repeatable(small_net, device
     text = cache.read_text()
     second = torchweld.compile(script, [IMAGE], timing_cache=cache)
     assert cache.read_text() == text
-
-    def tactics(module):
-        return [step.tactic for engine in torchweld.explain(module).engines for step in engine.steps]
 
     assert tactics(first) == tactics(second)
 

@@ -6,8 +6,7 @@
 // Constants beside those of inverted_residual.cuh:
 //   pool_shares                          how many threads, or groups of them, add up parts of one channel's sum
 //   squeezed                             numbers between the two products
-//   squeeze_*, excite_*                  the products' weights: *_at behind weights_at, *_step elements from row to
-//   row,
+//   squeeze_*, excite_*                  the products' weights: *_at behind weights_at, *_step elements between rows,
 //                                        *_lanes that share a row
 //   pool_at, means_at, partial_at, exchanged_at, squeezed_at        places of f32 numbers in shared memory
 // and functions after_squeeze(acc), after_excite(acc). Sums are f32 [samples][tiles][channels].

@@ -2,7 +2,7 @@
 // results, and what lies between the convolutions stays in its shared memory. Each part has its pointwise functions
 // after it; values between the parts are rounded to the storage type, as if they were written.
 //
-// The host gives a struct C of constants (see kernels/cuda/inverted_residual.cpp):
+// The host gives a struct C of constants (see kernels/cuda/inverted_residual_program.cpp):
 //   S                                    storage type: f16 or bf16
 //   expands, projects, adds_input        which parts there are; whether the block's input is an operand at the end
 //   scales, pools, excites               see below, and excited_residual.cuh

@@ -1,13 +1,16 @@
 #include "core/ops/index.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_bag.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/index.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/nonzero_numpy.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
@@ -111,8 +114,37 @@ at::Tensor wrapped(const at::Tensor& index, int64_t size) {
   return at::where(whole.lt(0), whole.add(size), whole);
 }
 
-/// x[..., index, ...] with one index tensor. Known masks count as the positions where they are true; several tensors
-/// run as the generic op.
+/// x[..., i, j, ...] with known integers for neighbouring axes from `axis` on: one index into these axes as one. Where
+/// it enumerates all of their positions, x is copied as it is.
+Value* import_known_indices(ImportArgs& a, Value* x, int64_t axis, const std::vector<at::Tensor>& indices) {
+  const Dims& shape = x->type.shape;
+  at::Tensor index = at::zeros({}, at::kLong);
+  int64_t size = 1;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    int64_t length = shape[axis + i];
+    at::Tensor known = wrapped(indices[i].cpu(), length);
+    bool fits = known.numel() == 0 || (known.min().item<int64_t>() >= 0 && known.max().item<int64_t>() < length);
+    expect(fits, "index: a position outside of its dimension");
+    index = at::add(at::mul(index, length), known);
+    size *= length;
+  }
+  index = index.contiguous();
+  auto with = [&](at::IntArrayRef middle) {
+    Dims dims(shape.begin(), shape.begin() + axis);
+    dims.insert(dims.end(), middle.begin(), middle.end());
+    dims.insert(dims.end(), shape.begin() + axis + static_cast<int64_t>(indices.size()), shape.end());
+    return dims;
+  };
+  if (index.numel() == size && index.view({-1}).equal(at::arange(size, index.options()))) {
+    Value* all = reshape(a, x, with(index.sizes()));
+    return a.emit(Copy{.strides = contiguous_strides(all->type.shape)}, {all});
+  }
+  Constant known{.value = index.to(a.device()), .name = ""};
+  return a.emit(Take{.axis = axis}, {reshape(a, x, with({size})), a.emit(known, {})});
+}
+
+/// x[..., index, ...] with one index tensor, or with several known ones for neighbouring axes. Known masks count as the
+/// positions where they are true; all else runs as the generic op.
 Value* import_index(ImportArgs& a) {
   Value* x = a.value("self");
   std::vector<std::optional<at::Tensor>> indices;
@@ -121,8 +153,19 @@ Value* import_index(ImportArgs& a) {
     indices.push_back(given ? std::optional(v.toTensor()) : std::nullopt);
   }
   auto is_given = [](const std::optional<at::Tensor>& index) { return index.has_value(); };
-  expect(std::count_if(indices.begin(), indices.end(), is_given) == 1, "index: several index tensors");
   auto place = std::find_if(indices.begin(), indices.end(), is_given);
+  if (std::count_if(indices.begin(), indices.end(), is_given) > 1) {
+    std::vector<at::Tensor> known;
+    for (auto i = place; i != indices.end() && *i; ++i) known.push_back(**i);
+    bool neighbours = std::none_of(place + static_cast<int64_t>(known.size()), indices.end(), is_given);
+    bool fits = place - indices.begin() + static_cast<int64_t>(known.size()) <= x->type.rank();
+    bool are_known = std::all_of(known.begin(), known.end(), [](const at::Tensor& index) {
+      return !index.is_meta() && at::isIntegralType(index.scalar_type(), /*includeBool=*/false) &&
+             index.scalar_type() != c10::kByte;
+    });
+    expect(neighbours && fits && are_known, "index: several index tensors");
+    return import_known_indices(a, x, place - indices.begin(), known);
+  }
   const at::Tensor& index = **place;
   auto axis = static_cast<int64_t>(place - indices.begin());
   bool is_mask = index.scalar_type() == c10::kBool || index.scalar_type() == c10::kByte;

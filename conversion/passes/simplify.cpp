@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "conversion/passes/passes.h"
+#include "core/ops/attention.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/matmul.h"
@@ -88,6 +89,35 @@ Value* drop_neutral_operand(Graph&, Node& node) {
     if (op->fn == "sub" && holds(1, 0) && keeps_zero(1, false)) return node.input(0);
   }
   return nullptr;
+}
+
+/// The mask in mask & true and mask | false, where the constant may make it larger; null for all other nodes.
+Value* decisive_mask(const Node& node) {
+  auto* op = node.as<Pointwise>();
+  if (!op || node.inputs().size() != 2 || node.output()->type.dtype != c10::kBool) return nullptr;
+  bool is_and = op->fn == "bitwise_and" || op->fn == "logical_and";
+  if (!is_and && op->fn != "bitwise_or" && op->fn != "logical_or") return nullptr;
+  for (size_t side : {0, 1}) {
+    const at::Tensor* constant = constant_of(node.input(1 - side));
+    if (constant && node.input(side)->type.dtype == c10::kBool && all_equal(*constant, is_and)) return node.input(side);
+  }
+  return nullptr;
+}
+
+Value* drop_neutral_mask(Graph&, Node& node) {
+  Value* mask = decisive_mask(node);
+  return mask && mask->type.shape == node.output()->type.shape ? mask : nullptr;
+}
+
+/// Attention repeats its mask by itself, and reads one row for all queries faster.
+Value* drop_repeated_mask(Graph& graph, Node& node) {
+  if (!node.as<Attention>() || node.inputs().size() < 4 || !node.input(3)->producer()) return nullptr;
+  const Node& maker = *node.input(3)->producer();
+  Value* mask = maker.as<Expand>() ? maker.input(0) : decisive_mask(maker);
+  if (!mask) return nullptr;
+  std::vector<Value*> inputs(node.inputs().begin(), node.inputs().end());
+  inputs[3] = mask;
+  return graph.add(node.attrs, inputs);
 }
 
 /// f(f(x)) = f(x), and relu after what is never negative.
@@ -284,22 +314,11 @@ Value* pad_into_conv(Graph& graph, Node& node) {
   return graph.add(wider, inputs);
 }
 
-constexpr std::array<Rule, 16> kRules{drop_identity,
-                                      drop_neutral_operand,
-                                      drop_repeated,
-                                      merge_reshapes,
-                                      drop_joined_rows,
-                                      permute_before_linear,
-                                      split_before_permute,
-                                      merge_permutes,
-                                      merge_casts,
-                                      merge_copies,
-                                      drop_expanded_operands,
-                                      pool_to_reduce,
-                                      reduce_of_single_elements,
-                                      matmul_to_linear,
-                                      product_to_silu,
-                                      pad_into_conv};
+constexpr std::array<Rule, 18> kRules{
+    drop_identity,    drop_neutral_mask, drop_repeated_mask,     drop_neutral_operand, drop_repeated,
+    merge_reshapes,   drop_joined_rows,  permute_before_linear,  split_before_permute, merge_permutes,
+    merge_casts,      merge_copies,      drop_expanded_operands, pool_to_reduce,       reduce_of_single_elements,
+    matmul_to_linear, product_to_silu,   pad_into_conv};
 
 /// True when `to` can take the place of `from` everywhere: users have been typed by its strides.
 bool can_replace(const Value* from, const Value* to) {

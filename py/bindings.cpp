@@ -14,6 +14,7 @@
 #include "core/options.h"
 #include "runtime/background.h"
 #include "runtime/torchweld.h"
+#include "runtime/unit_lock.h"
 
 namespace py = pybind11;
 
@@ -238,6 +239,7 @@ void bind_report(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
   using namespace torchweld;
+  set_unit_lock([] { return std::make_shared<py::gil_scoped_acquire>(); });
   bind_errors(m);
   bind_inputs(m);
   bind_report(m);

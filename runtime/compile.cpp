@@ -16,6 +16,7 @@
 #include "runtime/report.h"
 #include "runtime/specification.h"
 #include "runtime/torchweld.h"
+#include "runtime/unit_lock.h"
 
 namespace torchweld {
 
@@ -190,6 +191,7 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
   c10::FunctionSchema schema = module.get_method(name).function().getSchema();
   auto type = module.type();
   c10::QualifiedName qualified(*type->name(), name);
+  std::shared_ptr<void> lock = lock_units();
   auto unit = module._ivalue()->compilation_unit();
   type->unsafeRemoveMethod(name);
   unit->unsafeRemoveMethod(qualified);
@@ -221,7 +223,11 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
     report_analysis(analysis, segments_before, report);
     if (options.require_full_compilation) require_no_fallback(report);
     std::vector<const Segment*> parts = analysis.partition.segments();
-    std::vector<SegmentModule> segments = splice(*analysis.graph, analysis.partition, result, segments_before);
+    auto make_segments = [&] {
+      std::shared_ptr<void> lock = lock_units();
+      return splice(*analysis.graph, analysis.partition, result, segments_before);
+    };
+    std::vector<SegmentModule> segments = make_segments();
     for (size_t i = 0; i < segments.size(); ++i) {
       auto step = [&](size_t done, size_t total) {
         double share = (static_cast<double>(i) + static_cast<double>(done) / static_cast<double>(total)) /

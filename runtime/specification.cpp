@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "runtime/unit_lock.h"
 
 #ifdef TORCHWELD_WITH_CUDA
 #include <ATen/cuda/CUDAContext.h>
@@ -252,7 +253,11 @@ jit::Module clone_for_inference(const jit::Module& module) {
   c10::NoGradGuard no_grad;
   c10::InferenceMode ordinary(false);
   c10::IValue::HashIdentityIValueMap copies = copy_tensors(module);
-  jit::Module copy = module.clone(/*inplace=*/true);  // its own types, the module's values
+  auto types_of_its_own = [&module] {
+    std::shared_ptr<void> lock = lock_units();
+    return module.clone(/*inplace=*/true);  // the module's values
+  };
+  jit::Module copy = types_of_its_own();
   for (const jit::Module& part : copy.modules()) {
     for (size_t slot = 0; slot < part.type()->numAttributes(); ++slot) {
       c10::IValue value = part._ivalue()->getSlot(slot);

@@ -38,14 +38,19 @@ def test_threads_that_plan_new_shapes_at_once():
 
 def test_threads_that_compile_at_once():
     nets = [two_layers() for _ in range(4)]
+    scripts = [torch.jit.script(net.eval()) for net in nets]  # two threads must not script the same class
     results = {}
 
     def work(i):
-        results[i] = compiled_of(nets[i], [RANGE])
+        for _ in range(3):
+            results[i] = compiled_of(scripts[i], [RANGE])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
+    # All of these modules have their types in one place.
+    while any(thread.is_alive() for thread in threads):
+        torch.jit.freeze(torch.jit.script(two_layers().eval()))
     for thread in threads:
         thread.join()
     x = torch.randn(3, 4)

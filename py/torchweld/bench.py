@@ -7,6 +7,7 @@ its fields are in docs/performance/README.md.
 
 import copy
 import datetime
+import gc
 import json
 import os
 import platform
@@ -70,13 +71,16 @@ def run(args):
 def measure(name, batch, precision, args):
     """One record."""
     dtype = _inputs.to_dtype(precision, "--precision")
+    on_cuda = torch.device(args.device).type == "cuda"
+    if on_cuda:  # What models before this one left behind does not count.
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+        bytes_before = torch.cuda.memory_allocated()
     module, inputs = _load(name, batch, dtype, args)
     script = module
     if not isinstance(module, torch.jit.ScriptModule):
         script = torch.jit.trace(module, inputs, check_trace=False, strict=False)
-    on_cuda = torch.device(args.device).type == "cuda"
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         options = dict(
             enabled_precisions={torch.float32, dtype},
@@ -84,7 +88,7 @@ def measure(name, batch, precision, args):
             optimization_level=args.optimization_level,
         )
         compiled, build_s = _build(script, inputs, options)
-        peak_mb = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else 0.0
+        peak_mb = (torch.cuda.max_memory_allocated() - bytes_before) / 2**20 if on_cuda else 0.0
         warm_build_s = _warm_build_seconds(script, inputs, options, folder)
     report = explain(compiled)
     steps = [step for engine in report.engines for step in engine.steps]

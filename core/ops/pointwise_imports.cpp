@@ -289,7 +289,8 @@ Value* import_zero(ImportArgs& a) {
 
 Value* import_copy(ImportArgs& a) {
   Value* x = a.value("self");
-  Value* y = a.cast(a.value("src"), x->type.dtype);
+  // A number becomes a tensor here, which lies where the result does.
+  Value* y = a.cast(a.exact_value("src"), x->type.dtype);
   if (y->type.shape != x->type.shape) y = a.emit(Expand{.shape = x->type.shape}, {y});
   Dims strides = dense_strides_like(x->type.shape, x->type.strides);
   return same_layout(x->type.shape, y->type.strides, strides) ? y : a.emit(Copy{.strides = strides}, {y});

@@ -65,6 +65,7 @@ const std::vector<Case>& index_cases() {
        "y = x[torch.arange(4)[:, None], torch.arange(6)]\n  y.mul_(2)\n  return y, x + 1",
        {{{4, 6}}},
        kFloat},
+      {"written_row", "y = x * 2\n  y[0] = 1\n  y[:, 1:3] = 0.5\n  return y", {{{4, 6}}}, kAny},
       {"index_known_mask", "x[torch.tensor([True, False, True, True])]", {{{4, 6}}}, kFloat},
       {"index_negative_select", "x[-1] + x[:, -2, None]", {{{4, 4}}}, kFloat},
       {"index_bools", "x[y]", {{{4, 6}, {4}}}, kSingle, "nb", "depend on data"},

@@ -1,0 +1,65 @@
+#include "conversion/workers.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#ifdef TORCHWELD_WITH_CUDA
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#endif
+
+namespace torchweld {
+
+size_t most_workers() { return std::clamp(std::thread::hardware_concurrency(), 1u, 32u); }
+
+void for_each_in_parallel(size_t count, c10::Device device, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr first_error;
+  auto keep_error = [&] {
+    std::lock_guard lock(mutex);
+    if (!first_error) first_error = std::current_exception();
+  };
+  auto loop = [&] {
+    try {
+      c10::NoGradGuard no_grad;
+      c10::OptionalDeviceGuard on_device;
+      if (!device.is_cpu()) on_device.reset_device(device);
+#ifdef TORCHWELD_WITH_CUDA
+      // A program may capture a CUDA graph in another thread meanwhile.
+      std::optional<c10::cuda::CUDAStreamCaptureModeGuard> beside_captures;
+      if (device.is_cuda()) beside_captures.emplace(cudaStreamCaptureModeRelaxed);
+#endif
+      for (size_t i = next++; i < count; i = next++) {
+        try {
+          work(i);
+        } catch (...) {
+          keep_error();
+        }
+      }
+      // Weights are packed on this thread's stream, and kernels run on the caller's.
+      if (device.is_cpu()) return;
+      c10::impl::VirtualGuardImpl backend(device.type());
+      backend.synchronizeStream(backend.getStream(device));
+    } catch (...) {
+      keep_error();
+    }
+  };
+  size_t workers = std::min(count, most_workers());
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
+  loop();
+  for (std::thread& thread : threads) thread.join();
+  if (first_error) std::rethrow_exception(first_error);
+}
+
+}  // namespace torchweld

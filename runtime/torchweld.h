@@ -140,7 +140,9 @@ struct Report {
 using Progress = std::function<void(const std::string& what, double share)>;
 
 /// Compiles the methods named in `options`. The argument is not changed. Throws Error when the module, an input or an
-/// option cannot be right; whatever cannot be compiled stays TorchScript inside the result.
+/// option cannot be right; whatever cannot be compiled stays TorchScript inside the result. Several threads may compile
+/// at once. In a process that has imported torchweld's Python module it takes the GIL now and then, so that a thread
+/// that holds the GIL must not wait for another one that compiles.
 torch::jit::Module compile(const torch::jit::Module& module, const Signature& signature, const Options& options = {},
                            const Progress& progress = {});
 /// What compile() would do, without building.

@@ -11,7 +11,7 @@ namespace torchweld {
 [[nodiscard]] std::shared_ptr<void> lock_units();
 
 /// What lock_units() takes from now on in place of a mutex of its own. In Python LibTorch changes its unit under the
-/// GIL, so that the bindings give that.
+/// GIL, so that the bindings give that (a Python without a GIL is not supported).
 void set_unit_lock(std::function<std::shared_ptr<void>()> take);
 
 }  // namespace torchweld

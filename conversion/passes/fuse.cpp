@@ -200,6 +200,9 @@ void compute_rows(const Graph& graph, Group& group, const Positions& free) {
       // Kernels pack the anchor's weights.
       bool is_weight = std::find(anchor.inputs().begin() + 1, anchor.inputs().end(), operand) != anchor.inputs().end();
       if (is_weight || (!node->as<Take>() && !reads_along_rows(operand, x))) return false;
+      // Device code reads neither host memory nor complex numbers.
+      bool is_here = is_inner_constant(operand) || operand->type.device == x.device;
+      if (!is_here || c10::isComplexType(operand->type.dtype)) return false;
     }
     auto is_inside = [&](const Node* user) { return contains(group, user); };
     bool inside = std::all_of(value->users().begin(), value->users().end(), is_inside);

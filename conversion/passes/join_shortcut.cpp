@@ -5,6 +5,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
+#include "core/ops/pointwise.h"
 
 namespace torchweld {
 namespace {
@@ -16,6 +17,13 @@ bool needs_one_pixel(const Node& node) {
   const Dims& window = node.input(1)->type.shape;
   bool padded = std::any_of(conv->padding.begin(), conv->padding.end(), [](int64_t p) { return p != 0; });
   return window.size() == 4 && window[2] == 1 && window[3] == 1 && !padded;
+}
+
+/// True when nothing but an addition reads the anchor's result.
+bool is_added_first(const Fused& fused, const Node& anchor) {
+  const Node* add = only_user(*fused.body, anchor.output());
+  auto* op = add ? add->as<Pointwise>() : nullptr;
+  return op && op->fn == "add" && add->inputs().size() == 2;
 }
 
 bool has_constant_weights(const Node& conv) {
@@ -39,7 +47,8 @@ Group joined_shortcut(Graph& graph, Node* node) {
     if (shortcut || !operand->producer() || only_user(graph, operand) != node) return {};
     shortcut = operand->producer();
   }
-  bool fits = shortcut && needs_one_pixel(*shortcut) && has_constant_weights(*shortcut) &&
+  if (!shortcut || !is_added_first(*fused, *anchor)) return {};
+  bool fits = needs_one_pixel(*shortcut) && has_constant_weights(*shortcut) &&
               shortcut->output()->type.shape == node->output()->type.shape;
   return fits ? Group{shortcut, node} : Group{};
 }

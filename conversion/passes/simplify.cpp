@@ -109,12 +109,16 @@ Value* drop_neutral_mask(Graph&, Node& node) {
   return mask && mask->type.shape == node.output()->type.shape ? mask : nullptr;
 }
 
-/// Attention repeats its mask by itself, and reads one row for all queries faster.
+/// Attention repeats its mask by itself, and reads one row for all queries faster. The rank stays: LibTorch has kernels
+/// for masks of rank 2 and 4.
 Value* drop_repeated_mask(Graph& graph, Node& node) {
   if (!node.as<Attention>() || node.inputs().size() < 4 || !node.input(3)->producer()) return nullptr;
   const Node& maker = *node.input(3)->producer();
   Value* mask = maker.as<Expand>() ? maker.input(0) : decisive_mask(maker);
   if (!mask) return nullptr;
+  Dims shape = mask->type.shape;
+  shape.insert(shape.begin(), node.input(3)->type.shape.size() - shape.size(), 1);
+  if (shape != mask->type.shape) mask = graph.add(Reshape{shape}, {mask});
   std::vector<Value*> inputs(node.inputs().begin(), node.inputs().end());
   inputs[3] = mask;
   return graph.add(node.attrs, inputs);

@@ -160,8 +160,7 @@ Value* import_index(ImportArgs& a) {
     bool neighbours = std::none_of(place + static_cast<int64_t>(known.size()), indices.end(), is_given);
     bool fits = place - indices.begin() + static_cast<int64_t>(known.size()) <= x->type.rank();
     bool are_known = std::all_of(known.begin(), known.end(), [](const at::Tensor& index) {
-      return !index.is_meta() && at::isIntegralType(index.scalar_type(), /*includeBool=*/false) &&
-             index.scalar_type() != c10::kByte;
+      return !index.is_meta() && (index.scalar_type() == c10::kLong || index.scalar_type() == c10::kInt);
     });
     expect(neighbours && fits && are_known, "index: several index tensors");
     return import_known_indices(a, x, place - indices.begin(), known);

@@ -259,9 +259,8 @@ GemmParts take_joined_apart(const Node& block, const KernelContext& context) {
   alone->set_attrs(node, Fused{without_addition(*node, static_cast<size_t>(added))});
   GemmParts all = take_gemm_apart(*node, context);
   expect(all.body.anchor->as<Conv>(), "no convolution that another one is added to");
-  const bool nothing_else =
-      std::all_of(all.loops.operands.begin(), all.loops.operands.end(), [](auto& o) { return o.output; });
-  expect(nothing_else && all.loops.operands.size() == 1, "pointwise nodes read another tensor");
+  const auto& operands = all.loops.operands;
+  expect(operands.size() == 1 && operands.front().output, "pointwise nodes read another tensor");
 
   const GemmProblem& other = second.problem;
   GemmProblem& problem = all.problem;

@@ -144,6 +144,7 @@ std::string emit_row_call(const RowParts& parts, const RowThreads& threads) {
     row += ")";
   }
   if (threads.held == 0) {
+    check(parts.x_index.has_value(), "a row that is computed is too long to be held");
     return "  tw::wait_for_previous();\n  if (!there) return;\n  tw::transform_row" + policy + ">(" + row +
            ", elements.aligned && tw::is_aligned<" + width + ">(x" + std::to_string(*parts.x_index) + "), p,\n      " +
            finish;

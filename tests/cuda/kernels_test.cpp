@@ -277,8 +277,8 @@ TEST_P(CudaRows, LookupsMeanWhatAtenMeans) {
 TEST_P(CudaRows, ComputedRowsMeanWhatAtenMeans) {
   std::vector<Case> list = computed_rows(GetParam(), kDevice, true);
   compile_ahead(list, programs_of);
-  for (int64_t offset : {0, 1}) {
-    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
+  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
+    Ran ran = run_cases(list, own_tactics(), manner);
     for (const Case& c : list) EXPECT_GT(ran["rows"][c.name], 0) << c.name;
   }
 }

@@ -59,8 +59,9 @@ at::Tensor place(const TensorType& type, int64_t offset);
 /// All of the memory that a tensor is a part of, as one row.
 at::Tensor memory_of(const at::Tensor& tensor);
 /// Runs a kernel of the case's node and gives the results in the order of the graph's, `offset` as for `place`.
-/// Beforehand results (with all memory round them) and workspace are NaN, integers 1; it runs twice in a row like that,
-/// so that launches that do not wait for one another find the NaN. Does not wait for the device.
+/// Beforehand results (with all memory round them) and workspace are NaN; it runs twice in a row like that, so that
+/// launches that do not wait for one another find the NaN. Results that are no floats are other numbers each time;
+/// throws InternalError when the two runs give different ones.
 std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
                                    int64_t offset);
 /// The kernels of all offers, built side by side.

@@ -1,8 +1,8 @@
 // Layer normalisation on the way into a product by warpgroups. The product is taken of x as it is, with weights that
 // the norm's have been multiplied into; mean and deviation of each row set the sums right:
-// sum (x - mean) w / deviation = (sum x w - mean sum w) / deviation. The kernel that wrote x has left moments of parts of
-// its rows (write_moments in implicit_gemm_results.cuh), which are joined while the tensor cores work, by the formula
-// of Chan, Golub and LeVeque (1979) for parts of equal size.
+// sum (x - mean) w / deviation = (sum x w - mean sum w) / deviation. The kernel that wrote x has left moments of parts
+// of its rows (write_moments in implicit_gemm_results.cuh), which are joined while the tensor cores work, by the
+// formula of Chan, Golub and LeVeque (1979) for parts of equal size.
 #pragma once
 
 #include "implicit_gemm_warpgroups.cuh"

@@ -193,8 +193,8 @@ struct GemmPipeline {
   }
 };
 
-// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed by stages.
-// Multiply: see emit_multiply there.
+// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed by
+// stages. Multiply: see emit_multiply there.
 template <class T, class D, class Pipeline, class Multiply, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element* x, const Params& p,
                                                        const E& elements) {
@@ -202,7 +202,8 @@ __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element
   Pipeline pipeline;
   pipeline.place(shared_address(shared));
   if (threadIdx.x == 0) pipeline.make_barriers();
-  if constexpr (Pipeline::has_table) fill_table<T, D>(p, Pipeline::work_of_tile(p, 0), pipeline.table, p.stage_count * 8);
+  if constexpr (Pipeline::has_table)
+    fill_table<T, D>(p, Pipeline::work_of_tile(p, 0), pipeline.table, p.stage_count * 8);
   __syncthreads();
   if (threadIdx.x >= T::threads) {
     if constexpr (Pipeline::moves_registers) leave_registers<Pipeline::few>();

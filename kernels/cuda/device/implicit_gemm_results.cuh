@@ -61,8 +61,7 @@ __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], 
   for (int i = 0; i < V; ++i) squares += (v[i] - mean) * (v[i] - mean);
 #pragma unroll
   for (int d = 1; d < lanes; d *= 2) squares += __shfl_xor_sync(group, squares, d);
-  if (threadIdx.x % lanes == 0)
-    reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
+  if (threadIdx.x % lanes == 0) reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
 }
 
 // Results from the registers of one warp: nothing has to be added up.

@@ -203,8 +203,8 @@ __device__ __forceinline__ T trunc_div(T a, T b) {
   }
 }
 
-// Integer powers wrap; a negative exponent gives 0, except for the bases 1 and -1. Squares and cubes are products, as in
-// LibTorch; with a constant exponent nothing else is left.
+// Integer powers wrap; a negative exponent gives 0, except for the bases 1 and -1. Squares and cubes are products, as
+// in LibTorch; with a constant exponent nothing else is left.
 template <class T>
 __device__ __forceinline__ T pow(T a, T b) {
   if (is_float<T>() && b == T(2)) return a * a;

@@ -411,15 +411,15 @@ class Selector {
   /// What the timing cache says, where that is on offer.
   std::optional<Choice> known_choice(const Node& node) {
     auto known = cache_.find(key_of(node));
-    // What was timed is among all offers. What was not is most likely the heuristic's choice again, but may be any,
-    // because that depends on what code was there.
+    if (!known) return std::nullopt;
+    if (known->microseconds > 0) return choice_of(*known, node, options_);
+    // What was not timed is most likely the heuristic's choice again, but may be any, because that depends on what code
+    // was there.
     for (bool all : {false, true}) {
-      if (!known || (!all && known->microseconds > 0)) continue;
       Candidates candidates = candidates_for(node, all);
       std::optional<size_t> place = find_offer(candidates.offers, *known);
-      if (place && build(node, candidates, *place)) {
+      if (place && build(node, candidates, *place))
         return Choice{candidates.kernels[*place], known->tactic, known->config, known->microseconds};
-      }
     }
     return std::nullopt;
   }

@@ -58,11 +58,6 @@ std::vector<const Node*> steps_of(const Graph& graph) {
   return nodes;
 }
 
-bool is_block(const Node& node) {
-  auto* fused = node.as<Fused>();
-  return fused && torchweld::is_block(*fused);
-}
-
 /// `all`: for every configuration, not only the one that heuristics put first.
 KernelContext context_of(const Options& options, bool all) {
   KernelContext context;
@@ -178,7 +173,7 @@ class Selector {
   /// Blocks are kept for their times, so a time counts only where the kernel that took it is on offer.
   void forget_blocks_not_on_offer(const std::vector<const Node*>& nodes) {
     for_each_in_parallel(nodes.size(), device_, [&](size_t i) {
-      if (!is_block(*nodes[i])) return;
+      if (!block_of(*nodes[i])) return;
       std::string key = key_of(*nodes[i]);
       auto known = cache_.find(key);
       if (!known || known->microseconds == 0) return;
@@ -211,7 +206,7 @@ class Selector {
       double expected = offers_for(node, context_of(options_, /*all=*/true)).least_expected();
       if (std::isfinite(expected)) least = std::max(kLeastStep, kSurely * std::min(expected, kLibrariesPayFrom));
     }
-    if (!is_block(node)) return least;
+    if (!block_of(node)) return least;
     double parts = -kBoundary;
     std::unique_ptr<Graph> graph = parts_of(node);
     for (const Node* part : steps_of(*graph)) parts += least_time(*part) + kBoundary;
@@ -229,7 +224,7 @@ class Selector {
                                          std::vector<std::unique_ptr<Graph>>& kept) {
     std::vector<Block> blocks;
     for (const Node* node : nodes) {
-      if (!is_block(*node)) continue;
+      if (!block_of(*node)) continue;
       kept.push_back(parts_of(*node));
       blocks.push_back({node, steps_of(*kept.back())});
     }
@@ -265,7 +260,7 @@ class Selector {
   std::optional<double> best_time(const Node& node) {
     auto known = cache_.find(key_of(node));
     std::optional<double> time = known && known->microseconds > 0 ? std::optional(known->microseconds) : std::nullopt;
-    std::optional<double> parts = is_block(node) ? time_of_parts(node) : std::nullopt;
+    std::optional<double> parts = block_of(node) ? time_of_parts(node) : std::nullopt;
     return time && parts ? std::min(*time, *parts) : time ? time : parts;
   }
 
@@ -335,7 +330,7 @@ class Selector {
   Candidates candidates_for(const Node& node, bool all) {
     Candidates result{.offers = offers_for(node, context_of(options_, all)), .kernels = {}, .failures = {}};
     // Running a block's parts one by one is what dissolving it does better.
-    if (is_block(node)) result.offers.drop("aten");
+    if (block_of(node)) result.offers.drop("aten");
     for (const auto& [tactic, reason] : result.offers.refusals()) log(4, node.op() + ": " + tactic + ": " + reason);
     result.kernels.resize(result.offers.offers().size());
     result.failures.resize(result.kernels.size());
@@ -390,7 +385,7 @@ class Selector {
     const Offers::Offer& offer = candidates.offers.offers()[i];
     cache_.set(key, {offer.tactic, offer.config, *best});
     remember_runners_up(key, candidates, times, i);
-    if (!is_block(node)) timed_.emplace(&node, Choice{candidates.kernels[i], offer.tactic, offer.config, *best});
+    if (!block_of(node)) timed_.emplace(&node, Choice{candidates.kernels[i], offer.tactic, offer.config, *best});
   }
 
   /// What is not much slower alone may be faster among its neighbours.

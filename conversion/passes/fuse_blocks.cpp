@@ -33,7 +33,7 @@ struct Part {
 template <class A>
 std::optional<Part<A>> part_of(const Node& node) {
   auto* fused = node.as<Fused>();
-  if (node.outputs().size() != 1 || (fused && is_block(*fused))) return std::nullopt;
+  if (node.outputs().size() != 1 || block_of(node)) return std::nullopt;
   const Node* anchor = fused ? anchor_of(*fused) : &node;
   if (!anchor || !anchor->as<A>() || !is_reduced_float(node.output()->type)) return std::nullopt;
   auto outer = [&](size_t i) -> const Value* {
@@ -154,24 +154,22 @@ Group squeeze_excite(Graph& graph, Node* node) {
 
 /// True for a depthwise convolution, alone or at the end of a block.
 bool ends_depthwise(const Node& node) {
-  auto* fused = node.as<Fused>();
-  if (!fused || !is_block(*fused)) return depthwise_conv(node).has_value();
-  const Node& last = *fused->body->nodes().back();
+  const Fused* block = block_of(node);
+  if (!block) return depthwise_conv(node).has_value();
+  const Node& last = *block->body->nodes().back();
   auto* part = last.as<Fused>();
-  const Node* anchor = !part ? &last : is_block(*part) ? nullptr : anchor_of(*part);
+  const Node* anchor = !part ? &last : block_of(last) ? nullptr : anchor_of(*part);
   return anchor && anchor->as<Conv>() && anchor->as<Conv>()->groups > 1;
 }
 
 /// depthwise or a block that ends so -> squeeze-excitation -> scaled projection: three blocks as one.
 Group excited_residual(Graph& graph, Node* node) {
-  auto block_of = [](const Node* n) {
-    return n && n->as<Fused>() && is_block(*n->as<Fused>()) ? n->as<Fused>() : nullptr;
-  };
   auto begins_with_mean = [](const Fused& block) { return block.body->nodes().front()->as<Reduce>() != nullptr; };
-  if (!block_of(node)) return {};
+  if (!block_of(*node)) return {};
   for (Value* gate : node->inputs()) {
     Node* excite = only_producer(graph, gate);
-    if (!block_of(excite) || !begins_with_mean(*block_of(excite)) || gate->type.rank() != 4) continue;
+    const Fused* block = excite ? block_of(*excite) : nullptr;
+    if (!block || !begins_with_mean(*block) || gate->type.rank() != 4) continue;
     auto is_hidden = [](const Value* v) { return v->producer() && !v->from<Constant>(); };
     auto hidden = std::find_if(excite->inputs().begin(), excite->inputs().end(), is_hidden);
     if (hidden == excite->inputs().end() || graph.is_output(*hidden)) continue;
@@ -182,7 +180,7 @@ Group excited_residual(Graph& graph, Node* node) {
         scaled && std::all_of(users.begin(), users.end(), [&](const Node* n) { return n == excite || n == node; });
     if (!ours || depthwise->outputs().size() != 1 || !ends_depthwise(*depthwise)) continue;
     // The kernel's first half is a block also where it is the depthwise convolution alone.
-    if (!block_of(depthwise)) {
+    if (!block_of(*depthwise)) {
       Node* part = fuse_group(graph, {depthwise});
       graph.erase(depthwise);
       depthwise = part;

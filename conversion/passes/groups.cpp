@@ -102,8 +102,8 @@ Node* fuse_group(Graph& graph, const Group& group) {
 }
 
 std::unique_ptr<Graph> parts_of(const Node& block) {
-  auto* fused = block.as<Fused>();
-  check(fused && is_block(*fused), "parts are asked for of what is no block");
+  const Fused* fused = block_of(block);
+  check(fused, "parts are asked for of what is no block");
   auto graph = std::make_unique<Graph>();
   std::vector<Value*> inputs;
   for (const Value* v : block.inputs()) {
@@ -117,8 +117,8 @@ std::unique_ptr<Graph> parts_of(const Node& block) {
 int expand_blocks(Graph& graph, const std::function<bool(const Node& block)>& keep) {
   int expanded = 0;
   for (Node* node : graph.node_list()) {
-    auto* fused = node->as<Fused>();
-    if (!fused || !is_block(*fused) || keep(*node)) continue;
+    const Fused* fused = block_of(*node);
+    if (!fused || keep(*node)) continue;
     Graph::InsertBefore here(graph, node);
     graph.origin = node->origin;
     std::vector<Value*> inputs(node->inputs().begin(), node->inputs().end());

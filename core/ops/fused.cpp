@@ -20,6 +20,11 @@ bool is_block(const Fused& fused) {
   return std::count_if(nodes.begin(), nodes.end(), [](const auto& node) { return is_anchor(*node); }) > 1;
 }
 
+const Fused* block_of(const Node& node) {
+  auto* fused = node.as<Fused>();
+  return fused && is_block(*fused) ? fused : nullptr;
+}
+
 const Node* anchor_of(const Fused& fused) {
   expect(!is_block(fused), "a block of several anchors");
   for (const auto& node : fused.body->nodes()) {

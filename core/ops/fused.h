@@ -20,6 +20,8 @@ struct Fused {
 bool is_anchor(const Node& node);
 /// True when the body holds a fused node, or more than one anchor.
 bool is_block(const Fused& fused);
+/// The block that a node is; null for all other nodes.
+const Fused* block_of(const Node& node);
 /// The body's one anchor; null for a body without. Throws Unsupported for a block, so that only tactics made for blocks
 /// take one.
 const Node* anchor_of(const Fused& fused);

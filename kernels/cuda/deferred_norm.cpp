@@ -155,8 +155,8 @@ void add_best(const std::vector<GemmConfig>& configs, size_t most, const std::fu
 }  // namespace
 
 void propose_deferred_norm(const Node& node, const KernelContext& context, Offers& offers) {
-  auto* fused = node.as<Fused>();
-  if (!fused || !is_block(*fused)) return;
+  const Fused* fused = block_of(node);
+  if (!fused) return;
   const auto& nodes = fused->body->nodes();
   if (std::none_of(nodes.begin(), nodes.end(), [](const auto& part) { return part->template as<LayerNorm>(); })) return;
   expect(gemm_device(node).warpgroups, "only sm_90a has warpgroups");

@@ -4,7 +4,6 @@
 
 #include "core/error.h"
 #include "core/ops/fused.h"
-#include "core/ops/reduce.h"
 #include "kernels/cuda/inverted_residual_program.h"
 #include "kernels/cuda/launch_chain.h"
 #include "kernels/cuda/pooled_parts.h"
@@ -29,10 +28,8 @@ struct Block {
 };
 
 bool is_excited_residual(const Node& node) {
-  auto* fused = node.as<Fused>();
-  if (!fused || !is_block(*fused) || fused->body->nodes().size() != 3) return false;
-  auto* excite = std::next(fused->body->nodes().begin())->get()->as<Fused>();
-  return excite && is_block(*excite) && excite->body->nodes().front()->as<Reduce>();
+  const Fused* block = block_of(node);
+  return block && block->body->nodes().size() == 3 && is_pooled_block(**std::next(block->body->nodes().begin()));
 }
 
 /// The rest of `half`, from its graph: where its inputs lie. `hidden` is what lies in the workspace.

@@ -4,14 +4,13 @@
 
 #include "core/error.h"
 #include "core/ops/fused.h"
-#include "core/ops/reduce.h"
 #include "kernels/cuda/inverted_residual_program.h"
+#include "kernels/cuda/pooled_parts.h"
 
 namespace torchweld::cuda {
 
 void offer_inverted_residuals(const Node& node, size_t most, Offers& offers) {
-  auto* fused = node.as<Fused>();
-  if (!fused || !is_block(*fused) || fused->body->nodes().front()->as<Reduce>()) return;
+  if (!block_of(node) || is_pooled_block(node)) return;
   ResidualParts parts = take_residual_apart(node);
   expect(parts.expand || parts.project, "a depthwise convolution alone");
   DeviceLimits limits = limits_of(node);

@@ -239,11 +239,6 @@ std::unique_ptr<Kernel> make_pooled_linear(const Node& node, const PooledParts& 
   return make_kernel(node, parts, l.config, "pooled_linear", bytes, l.blocks, parts.x.shape[0]);
 }
 
-bool is_pooled_block(const Node& node) {
-  auto* fused = node.as<Fused>();
-  return fused && is_block(*fused) && fused->body->nodes().front()->as<Reduce>();
-}
-
 constexpr int64_t kLargestCluster = 16;
 
 /// Offers all layouts, or the one to take without timing. `make` builds a kernel of a layout.

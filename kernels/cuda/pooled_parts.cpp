@@ -39,6 +39,11 @@ void take_gate(const Node& inner, const Value* x, const Value* gate, PooledParts
 
 }  // namespace
 
+bool is_pooled_block(const Node& node) {
+  const Fused* block = block_of(node);
+  return block && block->body->nodes().front()->as<Reduce>();
+}
+
 PooledParts take_pooled_apart(const Node& node) {
   const Graph& body = *node.as<Fused>()->body;
   expect(!body.nodes().empty() && body.nodes().front()->as<Reduce>(), "not a block that begins with a mean");

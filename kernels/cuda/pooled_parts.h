@@ -21,6 +21,9 @@ struct PooledParts {
   int64_t pixels() const { return x.shape[2] * x.shape[3]; }
 };
 
+/// True for a block that begins with a reduction.
+bool is_pooled_block(const Node& node);
+
 /// Takes a fused node apart that begins with a mean over both spatial dimensions. Throws Unsupported for others.
 PooledParts take_pooled_apart(const Node& node);
 

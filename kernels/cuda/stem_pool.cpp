@@ -295,8 +295,7 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
 }  // namespace
 
 void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
-  auto* fused = node.as<Fused>();
-  if (!fused || !is_block(*fused)) return;
+  if (!block_of(node)) return;
   StemParts parts = take_apart(node);
   DeviceLimits limits = limits_of(node);
   constexpr int kTensorCores = 8;

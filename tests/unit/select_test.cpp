@@ -47,8 +47,7 @@ std::vector<std::string> choices(Graph& graph, bool tune, TimingCache& cache) {
   std::vector<std::string> tactics;
   for (const auto& node : graph.nodes()) {
     if (node->as<Constant>()) continue;
-    auto* fused = node->as<Fused>();
-    EXPECT_FALSE(fused && is_block(*fused)) << graph.text();
+    EXPECT_FALSE(block_of(*node)) << graph.text();
     auto choice = selection.find(node.get());
     if (choice == selection.end()) return {};
     tactics.push_back(node->op() + " by " + choice->second.tactic);

@@ -11,6 +11,7 @@
 #include "conversion/measure.h"
 #include "conversion/passes/groups.h"
 #include "conversion/place.h"
+#include "conversion/workers.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "kernels/cuda/excited_residual.h"
@@ -46,7 +47,7 @@ Offers part_offers(const Node& part) {
 /// Every offer that builds and runs, in the order of the offers.
 std::vector<Timed> time_offers(const Node& node, const Offers& offers) {
   std::vector<std::shared_ptr<Kernel>> kernels(offers.offers().size());
-  in_parallel(kernels.size(), [&](size_t i) {
+  for_each_in_parallel(kernels.size(), c10::kCPU, [&](size_t i) {
     try {
       kernels[i] = offers.offers()[i].build();
     } catch (const std::exception& error) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/cuda/nodes.h"
+#include "tests/cuda/running.h"
 
 namespace torchweld::cuda_tests {
 

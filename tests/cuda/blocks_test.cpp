@@ -13,11 +13,13 @@
 #include <regex>
 
 #include "conversion/passes/groups.h"
+#include "conversion/workers.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "kernels/cuda/own_kernel.h"
 #include "tests/cuda/blocks.h"
+#include "tests/cuda/running.h"
 #include "tests/tolerance.h"
 
 namespace torchweld::cuda_tests {
@@ -127,7 +129,7 @@ void expect_compiles(CasesOfDtype cases, size_t most) {
     for (size_t i = 0; i < list.size(); i += 16) jobs.emplace_back(i, arch);
   }
   std::vector<std::string> wrong(jobs.size());
-  in_parallel(jobs.size(), [&](size_t i) {
+  for_each_in_parallel(jobs.size(), c10::kCPU, [&](size_t i) {
     static const std::regex spill("([1-9][0-9]*) bytes spill stores");
     try {
       cuda::Compiled compiled = cuda::compile_afresh(list[jobs[i].first].second, jobs[i].second);

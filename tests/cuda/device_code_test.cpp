@@ -6,12 +6,13 @@
 #include <regex>
 #include <set>
 
+#include "conversion/workers.h"
 #include "core/error.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/jit.h"
 #include "tests/cuda/conv_nodes.h"
-#include "tests/cuda/nodes.h"
+#include "tests/cuda/running.h"
 #include "tests/cuda/transformer_nodes.h"
 
 namespace torchweld::cuda_tests {
@@ -55,7 +56,7 @@ void compile_all(const Programs& programs, const std::vector<std::string>& archs
   std::vector<std::pair<std::string, cuda::Program>> list;
   for (const auto& [text, program] : programs) list.push_back(program);
   std::vector<std::string> wrong(list.size() * archs.size());
-  in_parallel(wrong.size(), [&](size_t i) {
+  for_each_in_parallel(wrong.size(), c10::kCPU, [&](size_t i) {
     wrong[i] = compile_one(list[i / archs.size()].second, archs[i % archs.size()], most_spilled);
   });
   for (size_t i = 0; i < wrong.size(); ++i) {

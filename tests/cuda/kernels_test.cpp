@@ -33,7 +33,7 @@
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/pointwise.h"
 #include "tests/cuda/conv_nodes.h"
-#include "tests/cuda/nodes.h"
+#include "tests/cuda/running.h"
 #include "tests/cuda/transformer_nodes.h"
 #include "tests/tolerance.h"
 
@@ -185,6 +185,15 @@ class CudaKernels : public ::testing::TestWithParam<c10::ScalarType> {
   c10::InferenceMode inference_;
 };
 
+/// Runs all cases by all tactics of ours in each manner; the one named takes every case.
+void expect_taken_by(const std::string& tactic, const std::vector<Case>& list, const std::vector<Manner>& manners) {
+  compile_ahead(list, programs_of);
+  for (const Manner& manner : manners) {
+    Ran ran = run_cases(list, own_tactics(), manner);
+    for (const Case& c : list) EXPECT_GT(ran[tactic][c.name], 0) << c.name;
+  }
+}
+
 TEST_P(CudaKernels, OwnCodeMeansWhatAtenMeans) {
   std::vector<Case> list = cases(GetParam(), kDevice, true);
   for (Case& c : all_pointwise(GetParam(), kDevice)) list.push_back(std::move(c));
@@ -226,11 +235,7 @@ using CudaShortcuts = CudaKernels;
 
 TEST_P(CudaShortcuts, JoinedConvolutionsMeanWhatAtenMeans) {
   std::vector<Case> list = joined_shortcuts(GetParam(), kDevice, true);
-  compile_ahead(list, programs_of);
-  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
-    Ran ran = run_cases(list, own_tactics(), manner);
-    for (const Case& c : list) EXPECT_GT(ran["implicit_gemm"][c.name], 0) << c.name;
-  }
+  expect_taken_by("implicit_gemm", list, {{}, {.offset = 1}, {.specials = true}});
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaShortcuts, ::testing::Values(c10::kHalf, c10::kBFloat16),
@@ -241,11 +246,7 @@ using CudaAttention = CudaKernels;
 TEST_P(CudaAttention, MeansWhatAtenMeans) {
   std::vector<Case> list = attention_nodes(GetParam(), kDevice);
   for (Case& c : attention_nodes_with_dead_rows(GetParam(), kDevice)) list.push_back(std::move(c));
-  compile_ahead(list, programs_of);
-  for (int64_t offset : {0, 1}) {
-    Ran ran = run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
-    for (const Case& c : list) EXPECT_GT(ran["attention"][c.name], 0) << c.name;
-  }
+  expect_taken_by("attention", list, {{.allow_tf32 = true}, {.offset = 1, .allow_tf32 = true}});
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaAttention, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
@@ -256,31 +257,19 @@ using CudaTransformers = CudaKernels;
 TEST_P(CudaTransformers, DeferredNormsMeanWhatAtenMeans) {
   if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
   std::vector<Case> list = deferred_norms(GetParam(), kDevice, true);
-  compile_ahead(list, programs_of);
-  for (int64_t offset : {0, 1}) {
-    Ran ran = run_cases(list, own_tactics(), {.offset = offset});
-    for (const Case& c : list) EXPECT_GT(ran["deferred_norm"][c.name], 0) << c.name;
-  }
+  expect_taken_by("deferred_norm", list, {{}, {.offset = 1}});
 }
 
 using CudaRows = CudaKernels;
 
 TEST_P(CudaRows, LookupsMeanWhatAtenMeans) {
   std::vector<Case> list = lookups(GetParam(), kDevice, true);
-  compile_ahead(list, programs_of);
-  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
-    Ran ran = run_cases(list, own_tactics(), manner);
-    for (const Case& c : list) EXPECT_GT(ran["pointwise"][c.name], 0) << c.name;
-  }
+  expect_taken_by("pointwise", list, {{}, {.offset = 1}, {.specials = true}});
 }
 
 TEST_P(CudaRows, ComputedRowsMeanWhatAtenMeans) {
   std::vector<Case> list = computed_rows(GetParam(), kDevice, true);
-  compile_ahead(list, programs_of);
-  for (const Manner& manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
-    Ran ran = run_cases(list, own_tactics(), manner);
-    for (const Case& c : list) EXPECT_GT(ran["rows"][c.name], 0) << c.name;
-  }
+  expect_taken_by("rows", list, {{}, {.offset = 1}, {.specials = true}});
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaRows, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),

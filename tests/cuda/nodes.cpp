@@ -1,16 +1,11 @@
 #include "tests/cuda/nodes.h"
 
-#include <ATen/cuda/CUDAContext.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <thread>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -27,20 +22,6 @@
 #include "core/ops/resize.h"
 #include "core/ops/shape.h"
 #include "core/ops/softmax.h"
-#include "kernels/cublaslt/gemm.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/conv.h"
-#include "kernels/cuda/deferred_norm.h"
-#include "kernels/cuda/implicit_gemm.h"
-#include "kernels/cuda/linear.h"
-#include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/pointwise.h"
-#include "kernels/cuda/pool.h"
-#include "kernels/cuda/reduce.h"
-#include "kernels/cuda/regroup.h"
-#include "kernels/cuda/resize.h"
-#include "kernels/cuda/rows.h"
-#include "kernels/cudnn/conv.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -455,142 +436,6 @@ std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device) 
     make.single(std::string(kind) + "_rows", Reduce{.kind = kind, .axes = {1}}, {make.type({6, 1500})});
   }
   return make.take();
-}
-
-std::vector<cuda::Program> programs_of(const Case& c) {
-  std::vector<cuda::Program> programs;
-  cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program); });
-  for (const NamedTactic& tactic : own_tactics()) {
-    Offers offers;
-    offers.set_tactic(tactic.name);
-    try {
-      tactic.propose(c.node(), {}, offers);
-    } catch (const Unsupported&) {
-      continue;
-    }
-    for (const Offers::Offer& offer : offers.offers()) offer.build();
-  }
-  return programs;
-}
-
-std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
-  std::unordered_map<const Value*, at::Tensor> values;
-  auto widen = [](const at::Tensor& t) {
-    return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
-  };
-  for (size_t i = 0; i < inputs.size(); ++i)
-    values[graph.inputs()[i].get()] =
-        inputs[i].to(c10::kCPU, inputs[i].is_floating_point() ? c10::kDouble : inputs[i].scalar_type());
-  for (const auto& node : graph.nodes()) {
-    std::vector<at::Tensor> arguments;
-    for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
-    std::vector<at::Tensor> results;
-    auto* cast = node->as<Cast>();
-    if (auto* fused = node->as<Fused>()) {
-      results = run_f64(*fused->body, arguments);
-    } else if (cast && c10::isFloatingType(cast->dtype)) {
-      results = {arguments[0].to(c10::kDouble)};
-    } else {
-      results = node->attrs.def().aten(node->attrs.data(), arguments);
-    }
-    for (size_t i = 0; i < results.size(); ++i) values[node->output(i)] = widen(results[i]);
-  }
-  std::vector<at::Tensor> outputs;
-  for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
-  return outputs;
-}
-
-at::Tensor place(const TensorType& type, int64_t offset) {
-  auto elements = type.storage_bytes() / static_cast<int64_t>(c10::elementSize(type.dtype));
-  at::Tensor memory = at::empty({elements + 2 * offset}, at::TensorOptions(type.dtype).device(type.device));
-  return memory.as_strided(type.shape, type.strides, offset);
-}
-
-at::Tensor memory_of(const at::Tensor& tensor) { return at::empty({0}, tensor.options()).set_(tensor.storage()); }
-
-std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const std::vector<at::Tensor>& inputs,
-                                   int64_t offset) {
-  std::vector<const at::Tensor*> in;
-  for (const Value* v : c.node().inputs()) {
-    const at::Tensor* constant = constant_of(v);
-    in.push_back(constant ? constant : &inputs[v->index()]);
-  }
-  std::vector<at::Tensor> outputs;
-  for (const Value* v : c.graph->outputs()) outputs.push_back(place(v->type, offset));
-  std::vector<at::Tensor*> out;
-  for (const auto& v : c.node().outputs()) {
-    auto found = std::find(c.graph->outputs().begin(), c.graph->outputs().end(), v.get());
-    out.push_back(&outputs.at(found - c.graph->outputs().begin()));
-  }
-  at::Tensor workspace = at::empty({kernel.workspace_bytes() + 1}, at::TensorOptions(c10::kByte).device(c10::kCUDA));
-  std::vector<at::Tensor> first;
-  for (int run = 0; run < 2; ++run) {
-    for (at::Tensor& tensor : outputs) memory_of(tensor).fill_(tensor.is_floating_point() ? std::nan("") : run);
-    workspace.fill_(0xff);
-    kernel.run({in, out, workspace.data_ptr(), at::cuda::getCurrentCUDAStream().stream()});
-    for (const at::Tensor& tensor : outputs) {
-      if (run == 0) first.push_back(tensor.is_floating_point() ? at::Tensor() : tensor.clone());
-    }
-  }
-  for (size_t i = 0; i < outputs.size(); ++i)
-    check(!first[i].defined() || first[i].equal(outputs[i]), "a kernel leaves a part of its result unwritten");
-  return outputs;
-}
-
-std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers) {
-  std::vector<std::future<std::unique_ptr<Kernel>>> kernels;
-  for (const Offers::Offer& offer : offers.offers()) {
-    kernels.push_back(std::async(std::launch::async, [&offer] {
-      c10::InferenceMode guard;
-      return offer.build();
-    }));
-  }
-  return kernels;
-}
-
-void in_parallel(size_t count, const std::function<void(size_t)>& work) {
-  std::atomic<size_t> next = 0;
-  std::vector<std::thread> workers;
-  for (size_t t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
-    workers.emplace_back([&] {
-      for (size_t i = next++; i < count; i = next++) work(i);
-    });
-  }
-  for (std::thread& worker : workers) worker.join();
-}
-
-std::vector<NamedTactic> own_tactics() {
-  return {{"pointwise", cuda::propose_pointwise},
-          {"attention", cuda::propose_attention},
-          {"depthwise", cuda::propose_depthwise},
-          {"direct_conv", cuda::propose_direct_conv},
-          {"few_rows", cuda::propose_few_rows},
-          {"implicit_gemm", cuda::propose_implicit_gemm},
-          {"deferred_norm", cuda::propose_deferred_norm},
-          {"pool", cuda::propose_pool},
-          {"resize", cuda::propose_resize},
-          {"reduce", cuda::propose_reduce},
-          {"rows", cuda::propose_rows},
-          {"concat", cuda::propose_concat},
-          {"pad", cuda::propose_pad}};
-}
-
-std::vector<NamedTactic> library_tactics() {
-  return {{"cudnn", cudnn::propose_conv}, {"cublaslt", cublaslt::propose_gemm}};
-}
-
-void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&)) {
-  std::vector<cuda::Program> programs;
-  for (const Case& c : list) {
-    for (cuda::Program& program : programs_of_case(c)) programs.push_back(std::move(program));
-  }
-  std::string arch = cuda::arch_of_device(0);
-  in_parallel(programs.size(), [&](size_t i) {
-    try {
-      cuda::compile(programs[i], arch);
-    } catch (const std::exception&) {
-    }
-  });
 }
 
 }  // namespace torchweld::cuda_tests

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 
+#include "conversion/device.h"
 #include "conversion/passes/passes.h"
 #include "conversion/place.h"
 #include "conversion/select.h"

@@ -1,8 +1,5 @@
 #include "conversion/select.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/Version.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,6 +7,7 @@
 #include <set>
 
 #include "conversion/concat_in_place.h"
+#include "conversion/device.h"
 #include "conversion/measure.h"
 #include "conversion/passes/groups.h"
 #include "conversion/place.h"
@@ -18,10 +16,6 @@
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
-
-#ifdef TORCHWELD_WITH_CUDA
-#include <ATen/cuda/CUDAContext.h>
-#endif
 
 namespace torchweld {
 namespace {
@@ -452,26 +446,6 @@ class Selector {
 };
 
 }  // namespace
-
-std::string device_name(c10::Device device) {
-#ifdef TORCHWELD_WITH_CUDA
-  if (device.is_cuda()) {
-    const cudaDeviceProp* properties = at::cuda::getDeviceProperties(device.index());
-    return std::string(properties->name) + ", sm_" + std::to_string(properties->major) +
-           std::to_string(properties->minor);
-  }
-#endif
-  (void)device;
-  return "cpu, " + at::get_cpu_capability() + ", " + std::to_string(at::get_num_threads()) + " threads";
-}
-
-bool has_tensor_cores(c10::Device device) {
-#ifdef TORCHWELD_WITH_CUDA
-  if (device.is_cuda()) return at::cuda::getDeviceProperties(device.index())->major >= 8;
-#endif
-  (void)device;
-  return false;
-}
 
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress, std::vector<TimedKind>* timed) {

@@ -39,9 +39,4 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
 /// nodes does not take it.
 bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options, Selection& selection);
 
-/// "NVIDIA H100 80GB HBM3, sm_90" or "cpu, AVX512, 2 threads".
-std::string device_name(c10::Device device);
-/// Whether the device multiplies f16 and bf16 matrices in hardware: CUDA from compute capability 8.0 on.
-bool has_tensor_cores(c10::Device device);
-
 }  // namespace torchweld

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "conversion/convert.h"
+#include "conversion/device.h"
 #include "conversion/measure.h"
 #include "conversion/place.h"
 #include "core/environment.h"
@@ -105,48 +106,8 @@ void EngineState::fields(auto&& f) {
   f("left_to_torch", left_to_torch);
 }
 
-void print_field(std::string& out, const Range& range) { out += print_fields(range); }
-void parse_field(TextReader& in, Range& range) { range = parse_fields<Range>(in); }
-void print_field(std::string& out, const CallSignature& signature) { out += print_fields(signature); }
-void parse_field(TextReader& in, CallSignature& signature) { signature = parse_fields<CallSignature>(in); }
 static void print_field(std::string& out, const Options& options) { out += print_fields(options); }
 static void parse_field(TextReader& in, Options& options) { options = parse_fields<Options>(in); }
-
-CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
-  CallSignature signature;
-  for (const c10::IValue& argument : arguments) {
-    if (argument.isTensor()) {
-      signature.tensors.push_back(type_of(argument.toTensor()));
-    } else {
-      signature.scalars.push_back(argument.deepcopy());  // a list goes on changing at the caller's
-    }
-    signature.kinds += argument.isTensor() ? 't' : 's';
-  }
-  if (signature.scalars.empty()) signature.kinds.clear();
-  return signature;
-}
-
-bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
-  size_t tensor = 0;
-  size_t scalar = 0;
-  for (const c10::IValue& argument : arguments) {
-    if (!kinds.empty() && (tensor + scalar >= kinds.size() || argument.isTensor() != (kinds[tensor + scalar] == 't'))) {
-      return false;
-    }
-    if (argument.isTensor()) {
-      if (tensor == tensors.size()) return false;
-      const TensorType& type = tensors[tensor++];
-      const at::Tensor& t = argument.toTensor();
-      if (t.scalar_type() != type.dtype || t.device() != type.device || t.sizes() != type.shape ||
-          t.strides() != type.strides) {
-        return false;
-      }
-    } else {
-      if (scalar == scalars.size() || scalars[scalar++] != argument) return false;
-    }
-  }
-  return tensor == tensors.size() && scalar == scalars.size();
-}
 
 Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_shared<const Table>()) {
   timings_.merge(state_.timings);

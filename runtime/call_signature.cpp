@@ -1,0 +1,46 @@
+#include "runtime/call_signature.h"
+
+namespace torchweld {
+
+void print_field(std::string& out, const Range& range) { out += print_fields(range); }
+void parse_field(TextReader& in, Range& range) { range = parse_fields<Range>(in); }
+void print_field(std::string& out, const CallSignature& signature) { out += print_fields(signature); }
+void parse_field(TextReader& in, CallSignature& signature) { signature = parse_fields<CallSignature>(in); }
+
+CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
+  CallSignature signature;
+  for (const c10::IValue& argument : arguments) {
+    if (argument.isTensor()) {
+      signature.tensors.push_back(type_of(argument.toTensor()));
+    } else {
+      signature.scalars.push_back(argument.deepcopy());  // a list goes on changing at the caller's
+    }
+    signature.kinds += argument.isTensor() ? 't' : 's';
+  }
+  if (signature.scalars.empty()) signature.kinds.clear();
+  return signature;
+}
+
+bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
+  size_t tensor = 0;
+  size_t scalar = 0;
+  for (const c10::IValue& argument : arguments) {
+    if (!kinds.empty() && (tensor + scalar >= kinds.size() || argument.isTensor() != (kinds[tensor + scalar] == 't'))) {
+      return false;
+    }
+    if (argument.isTensor()) {
+      if (tensor == tensors.size()) return false;
+      const TensorType& type = tensors[tensor++];
+      const at::Tensor& t = argument.toTensor();
+      if (t.scalar_type() != type.dtype || t.device() != type.device || t.sizes() != type.shape ||
+          t.strides() != type.strides) {
+        return false;
+      }
+    } else {
+      if (scalar == scalars.size() || scalars[scalar++] != argument) return false;
+    }
+  }
+  return tensor == tensors.size() && scalar == scalars.size();
+}
+
+}  // namespace torchweld

@@ -1,0 +1,45 @@
+// What a call's arguments must be for a plan to run it.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+#include "core/types.h"
+
+namespace torchweld {
+
+/// Sizes that calls may have, for one tensor input of an engine.
+struct Range {
+  Dims min;
+  Dims max;
+  void fields(auto&& f) {
+    f("min", min);
+    f("max", max);
+  }
+};
+void print_field(std::string& out, const Range& range);
+void parse_field(TextReader& in, Range& range);
+
+/// The types of tensor inputs, and the values of scalar inputs, that one plan is for.
+struct CallSignature {
+  std::vector<TensorType> tensors;
+  std::vector<c10::IValue> scalars;
+  /// 't' or 's' for each argument, tensor or not: an optional one may be either. Empty when all are tensors, as in
+  /// signatures that are saved.
+  std::string kinds;
+  /// Takes the arguments of torchweld::run apart.
+  static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
+  bool matches(c10::ArrayRef<c10::IValue> arguments) const;
+  bool operator==(const CallSignature&) const = default;
+  void fields(auto&& f) {
+    f("tensors", tensors);
+    f("scalars", scalars);
+  }
+};
+void print_field(std::string& out, const CallSignature& signature);
+void parse_field(TextReader& in, CallSignature& signature);
+
+}  // namespace torchweld

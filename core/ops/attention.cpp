@@ -88,6 +88,8 @@ at::Tensor run_attention(const Attention& a, Tensors in) {
   bool grouped = in[0].size(1) != in[1].size(1);
   std::optional<at::Tensor> mask;
   if (in.size() == 4) mask = rounded_mask(in[3], in[0].scalar_type());
+  // LibTorch's CUDA kernels take no mask that repeats one number along the keys.
+  if (mask && mask->stride(-1) != 1) mask = mask->contiguous();
   at::Tensor result = at::scaled_dot_product_attention(in[0], in[1], in[2], mask, 0.0, a.causal, a.scale, grouped);
   if (!a.nan_rows || !mask) return result;
   at::Tensor dead = mask->scalar_type() == c10::kBool ? at::logical_not(*mask) : at::eq(*mask, -kInfinity);

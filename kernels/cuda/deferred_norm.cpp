@@ -175,8 +175,8 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   add_best(all, 3, [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); }, firsts);
   add_best(all, 2, [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); }, firsts);
   all = configs_of(node, second, kStates);
-  add_best(all, 3, [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
-  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
+  add_best(all, 3, [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
   std::stable_sort(seconds.begin(), seconds.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");

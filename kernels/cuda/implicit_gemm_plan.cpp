@@ -87,21 +87,24 @@ double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
 /// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype in
-/// f16. Of TF32 a stage has half as many numbers, multiplied at half the rate.
+/// f16 and, for stages in turns, of ViT-B/16's products. Of TF32 a stage has half as many numbers, multiplied at half
+/// the rate.
 double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, double waves, double beside) {
   constexpr double kStart = 1100;
-  constexpr double kBytesPerCycle = 3500;
+  constexpr double kBytesPerCycle = 5000;
   constexpr double kBytesPerCycleOfOne = 55;
   double results = static_cast<double>(c.rows) * c.columns;
-  auto bytes = static_cast<double>(c.stage_count(p) * kStageChunks * 16 * (c.rows + c.columns));
-  double load = std::max(bytes * blocks / waves / kBytesPerCycle, bytes * beside / kBytesPerCycleOfOne);
+  auto line_bytes = static_cast<double>(c.stage_count(p) * kStageChunks * 16);
+  double rows = static_cast<double>(p.rows()) / static_cast<double>(c.row_tiles(p));  // The last tile's may be few.
+  double load = std::max(line_bytes * (rows + c.columns) * blocks / waves / kBytesPerCycle,
+                         line_bytes * (c.rows + c.columns) * beside / kBytesPerCycleOfOne);
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
-  double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
+  double sum = c.splits > 1 ? 700 + 500 * c.splits + 25 * results / c.threads() : 0;
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
   auto x_chunks = static_cast<double>(c.stage_count(p) * kStageChunks * c.rows);
   double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
   // For a stage that takes the place of another one, all threads wait.
-  double turns = c.kept ? 100 * static_cast<double>(c.stage_count(p)) : 0;
+  double turns = c.kept ? 0.4 * c.threads() * static_cast<double>(c.stage_count(p)) : 0;
   return kStart + load + last + round + turns + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 

@@ -237,10 +237,9 @@ bool is_read_before(Graph& graph, const Value* value, const Node* user, const No
   return false;
 }
 
-/// linear -> layer norm -> linear; others may read the results of the first two as well, after the last.
+/// linear -> layer norm or RMS norm -> linear; others may read the results of the first two as well, after the last.
 Group deferred_norm(Graph& graph, Node* node) {
-  auto* norm = node->as<LayerNorm>();
-  if (!norm || norm->rank != 1 || !is_reduced_float(node->output()->type)) return {};
+  if (!is_row_norm(*node) || !is_reduced_float(node->output()->type)) return {};
   bool constant =
       std::all_of(node->inputs().begin() + 1, node->inputs().end(), [](const Value* v) { return v->from<Constant>(); });
   Node* writer = node->input(0)->producer();

@@ -163,6 +163,12 @@ std::vector<Value*> import_native_group_norm(ImportArgs& a) {
 
 }  // namespace
 
+bool is_row_norm(const Node& node) {
+  auto* layer = node.as<LayerNorm>();
+  auto* rms = node.as<RmsNorm>();
+  return (layer && layer->rank == 1) || (rms && rms->rank == 1);
+}
+
 double RmsNorm::eps_for(c10::ScalarType dtype) const {
   if (eps) return *eps;
   return dtype == c10::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();

@@ -47,6 +47,9 @@ struct RmsNorm {
   double eps_for(c10::ScalarType dtype) const;
 };
 
+/// True for layer or RMS normalisation over the last dimension.
+bool is_row_norm(const Node& node);
+
 void define_norm(OpSet& ops);
 
 }  // namespace torchweld

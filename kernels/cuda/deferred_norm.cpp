@@ -64,15 +64,16 @@ GemmNorm norm_of(const Node& block, const Node& norm) {
     expect(constant != nullptr, "the norm's weights are not constant");
     return constant->to(c10::kFloat);
   };
-  return {.eps = norm.as<LayerNorm>()->eps, .weight = numbers(1, 1), .bias = numbers(2, 0)};
+  auto* layer = norm.as<LayerNorm>();
+  double eps = layer ? layer->eps : norm.as<RmsNorm>()->eps_for(x.dtype);
+  return {.eps = eps, .centred = layer != nullptr, .weight = numbers(1, 1), .bias = numbers(2, 0)};
 }
 
 Block take_block_apart(const Node& node, const KernelContext& context) {
   const Graph& body = *node.as<Fused>()->body;
   std::vector<const Node*> nodes;
   for (const auto& part : body.nodes()) nodes.push_back(part.get());
-  expect(nodes.size() == 3 && nodes[1]->as<LayerNorm>() && nodes[1]->as<LayerNorm>()->rank == 1,
-         "no layer norm of one dimension between two linear layers");
+  expect(nodes.size() == 3 && is_row_norm(*nodes[1]), "no norm of one dimension between two linear layers");
   const Node& norm = *nodes[1];
   const Value* x = nodes[0]->output();
   expect(norm.input(0) == x, "the norm reads something else than the first layer's result");
@@ -93,6 +94,8 @@ Block take_block_apart(const Node& node, const KernelContext& context) {
   Pointer at_x = x_wanted ? Pointer{Pointer::kOutput, outputs[x]} : Pointer{Pointer::kX};
   if (!x_wanted) block.x_bytes = x->type.storage_bytes();
   second.norm->kept = outputs.count(norm.output()) > 0;
+  // A row with an infinite number has no moments, but its other numbers become zeros.
+  expect(second.norm->centred || !second.norm->kept, "others read the rows that RMS normalisation gives");
 
   for (size_t i = 0; i < nodes[0]->inputs().size(); ++i) {
     if (std::find(first.packed.begin(), first.packed.end(), i) == first.packed.end())
@@ -158,7 +161,7 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   const Fused* fused = block_of(node);
   if (!fused) return;
   const auto& nodes = fused->body->nodes();
-  if (std::none_of(nodes.begin(), nodes.end(), [](const auto& part) { return part->template as<LayerNorm>(); })) return;
+  if (std::none_of(nodes.begin(), nodes.end(), [](const auto& part) { return is_row_norm(*part); })) return;
   expect(gemm_device(node).warpgroups, "only sm_90a has warpgroups");
   auto block = std::make_shared<const Block>(take_block_apart(node, context));
   expect(block->rows > kFewRows, "few rows");

@@ -10,12 +10,13 @@
 
 namespace torchweld::cuda {
 
-/// Layer normalisation of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
+/// Normalisation of the rows of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
 /// equal parts of the row the mean and the sum of squared distances from it.
 struct GemmNorm {
   double eps = 0;
+  bool centred = true;      ///< Layer normalisation; else RMS normalisation, which subtracts no mean.
   at::Tensor weight, bias;  ///< f32, [channels].
-  bool kept = false;        ///< The normalised x is written too.
+  bool kept = false;        ///< The normalised x is written too; only of layer normalisation.
   int64_t parts = 0;        ///< Of a row.
 };
 

@@ -128,8 +128,8 @@ std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& confi
 std::string emit_norm(const GemmParts& parts) {
   if (!parts.norm) return "tw::GemmAsItIs norm;\n  ";
   return "tw::GemmNorm<Tile, Depth, Stages, " + numbers({parts.norm->parts}) +
-         (parts.norm->kept ? ", true" : ", false") + "> norm;\n  norm.moments = moments;\n  " +
-         (parts.norm->kept ? "norm.normed = normed;\n  " : "");
+         (parts.norm->centred ? ", true" : ", false") + (parts.norm->kept ? ", true" : ", false") +
+         "> norm;\n  norm.moments = moments;\n  " + (parts.norm->kept ? "norm.normed = normed;\n  " : "");
 }
 
 /// The kernel's data pointers. With a norm, x is all that the node reads but weights.

@@ -36,6 +36,7 @@ struct Spec {
   c10::ScalarType mask_dtype = c10::kBool;
   bool causal = false;
   bool nan_rows = false;
+  double scale = 0;  ///< 0: that of the head's size.
 };
 
 TensorType operand_type(const Spec& s, int64_t heads, int64_t rows, int64_t columns, c10::ScalarType dtype,
@@ -66,7 +67,8 @@ Case make_case(const Spec& s, c10::ScalarType dtype, c10::Device device, const a
   } else if (!s.mask.empty()) {
     inputs.push_back(graph->add_input(contiguous_type(s.mask_dtype, s.mask, device)));
   }
-  Attention attention{.scale = 1 / std::sqrt(static_cast<double>(s.head)), .causal = s.causal, .nan_rows = s.nan_rows};
+  double scale = s.scale == 0 ? 1 / std::sqrt(static_cast<double>(s.head)) : s.scale;
+  Attention attention{.scale = scale, .causal = s.causal, .nan_rows = s.nan_rows};
   Node* node = graph->add_node(attention, inputs);
   Value* y = node->output();
   y->type.device = device;
@@ -82,7 +84,10 @@ std::vector<Case> encoder_attention(c10::ScalarType dtype, c10::Device device) {
   const Spec specs[] = {{"bert", 1, 12, 12, 128, 128, 64, 64, Layout::kJoined, {1, 1, 1, 128}},
                         {"gpt2", 1, 12, 12, 128, 128, 64, 64, Layout::kJoined, {}, c10::kBool, true},
                         {"vit", 1, 12, 12, 197, 197, 64, 64},
-                        {"bert_256", 1, 12, 12, 256, 256, 64, 64, Layout::kJoined, {1, 1, 1, 256}}};
+                        {"bert_256", 1, 12, 12, 256, 256, 64, 64, Layout::kJoined, {1, 1, 1, 256}},
+                        {"bert_32", 32, 12, 12, 128, 128, 64, 64, Layout::kJoined, {32, 1, 1, 128}},
+                        {"gpt2_32", 32, 12, 12, 128, 128, 64, 64, Layout::kJoined, {32, 1, 128, 128}},
+                        {"vit_32", 32, 12, 12, 197, 197, 64, 64}};
   std::vector<Case> list;
   for (const Spec& spec : specs) list.push_back(make_case(spec, dtype, device, {}));
   return list;
@@ -94,6 +99,13 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
       {"encoder_mask", 2, 4, 4, 128, 128, 64, 64, Layout::kJoined, {2, 1, 1, 128}},
       {"image", 2, 3, 3, 197, 197, 64, 64},
       {"many_mask", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {16, 1, 1, 130}},
+      // So many heads that all keys of one are brought together.
+      {"many_odd", 12, 12, 12, 77, 131, 64, 64, Layout::kJoined, {12, 1, 77, 131}},
+      {"many_pairs", 12, 12, 12, 77, 98, 64, 40, Layout::kHeadsApart, {12, 1, 77, 98}},
+      {"many_causal", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {}, c10::kBool, true},
+      {"many_causal_fewer_keys", 16, 12, 12, 100, 70, 40, 64, Layout::kHeadsApart, {}, c10::kBool, true},
+      {"many_added", 12, 12, 4, 60, 70, 32, 64, Layout::kHeadsApart, {12, 12, 60, 70}, dtype},
+      {"negative", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {50, 70}, c10::kBool, false, false, -0.2},
       {"long", 1, 2, 2, 1030, 1030, 64, 64},
       {"long_keys", 1, 2, 2, 3, 700, 128, 128, Layout::kHeadsApart},
       {"small", 3, 2, 2, 5, 7, 8, 16, Layout::kHeadsApart},
@@ -155,13 +167,16 @@ std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool
     int64_t channels, outputs;  ///< Of the norm; of the last layer.
     bool residual, x_kept, kept, affine, gelu;
     double mean = 0;  ///< Of the normalised rows.
+    bool rms = false;
   };
   const NormSpec specs[] = {{"after", {1, 128, 768}, 768, 2304, true, false, true, true, false},
                             {"before", {1, 128, 3072}, 768, 3072, true, true, false, true, true},
                             {"tokens", {2, 99, 768}, 768, 768, true, true, false, true, false},
                             {"bare", {70, 96}, 320, 72, false, false, false, false, false},
                             {"both", {40, 200}, 64, 1000, true, true, true, true, true},
-                            {"far", {70, 128}, 384, 128, false, true, true, true, false, 20}};
+                            {"far", {70, 128}, 384, 128, false, true, true, true, false, 20},
+                            {"rms", {2, 99, 768}, 768, 2304, true, true, false, true, false, 0, true},
+                            {"rms_far", {70, 96}, 320, 72, false, false, false, false, true, 5, true}};
   std::vector<Case> list;
   for (const NormSpec& spec : specs) {
     auto graph = std::make_unique<Graph>();
@@ -179,8 +194,10 @@ std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool
         linear(graph->add_input(contiguous_type(dtype, spec.x, device)), spec.x.back(), spec.channels, spec.mean);
     if (spec.residual) x = graph->add(Pointwise{"add"}, {x, graph->add_input(x->type)});
     std::vector<Value*> inputs = {x};
-    if (spec.affine) inputs.insert(inputs.end(), {weight({spec.channels}, 0.3, 1), weight({spec.channels}, 0.3, 0)});
-    Value* normed = graph->add(LayerNorm{.rank = 1, .eps = 1e-5}, inputs);
+    if (spec.affine) inputs.push_back(weight({spec.channels}, 0.3, 1));
+    if (spec.affine && !spec.rms) inputs.push_back(weight({spec.channels}, 0.3, 0));
+    Value* normed = spec.rms ? graph->add(RmsNorm{.rank = 1, .eps = 1e-5}, inputs)
+                             : graph->add(LayerNorm{.rank = 1, .eps = 1e-5}, inputs);
     Value* y = linear(normed, spec.channels, spec.outputs, 0);
     if (spec.gelu) y = graph->add(Pointwise{"gelu"}, {y});
     if (spec.x_kept) graph->add_output(x);

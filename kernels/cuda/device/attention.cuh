@@ -17,13 +17,16 @@
 namespace tw {
 
 // How a block computes: warps_q times 16 queries by warps_k times warp_keys keys at a time. The head sizes of q and k,
-// and of v, are multiples of 8. `stages`: 1 when all keys are one tile, 2 when the next tile is under way meanwhile.
-template <class S, int head_, int value_, int warps_q_, int warps_k_, int warp_keys_, int stages_>
+// and of v, are multiples of 8. `stages`: tiles of keys that shared memory holds, `turns`: the next ones take their
+// place; otherwise they are all keys.
+template <class S, int head_, int value_, int warps_q_, int warps_k_, int warp_keys_, int stages_, bool turns_>
 struct AttentionTile {
   using Element = S;
   static constexpr int head = head_, value = value_, warps_q = warps_q_, warps_k = warps_k_, warp_keys = warp_keys_;
   static constexpr int stages = stages_, threads = 32 * warps_q * warps_k;
+  static constexpr bool turns = turns_;
   static constexpr int queries = 16 * warps_q, keys = warps_k * warp_keys;
+  static constexpr int together = turns ? keys : stages * keys;                   // Keys that are brought together.
   static constexpr int chunk = 16 / sizeof(S);                                    // Elements of 16 bytes.
   static constexpr int value_pairs = (value + 15) / 16;                           // Of 16 numbers.
   static constexpr int key_tiles = warp_keys / 8, value_tiles = 2 * value_pairs;  // Of 8 columns.
@@ -32,6 +35,9 @@ struct AttentionTile {
   // Bytes between rows in shared memory: an odd number of chunks, so that eight rows never meet in a bank.
   static constexpr int head_pitch = (head_chunks + 1) * 16, value_pitch = (value_chunks + 1) * 16;
   static constexpr int stage_bytes = keys * (head_pitch + value_pitch);
+  // Warps fetch their queries by themselves, which leaves shared memory for one block more.
+  static constexpr bool own_queries = !turns && stages > 1;
+  static constexpr int queries_bytes = own_queries ? 0 : queries * head_pitch;
   static constexpr int part_pitch = 16 * value_pairs + 8;  // Floats.
   static_assert(head % 8 == 0 && value % 8 == 0 && warp_keys % 16 == 0, "sizes that fragments cover");
 
@@ -113,8 +119,8 @@ struct AttentionWarp {
   float out[T::value_tiles][4] = {};
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   float scores[T::key_tiles][4];
-  static constexpr int mask_numbers = alike ? 2 : 4;  // Of the four scores in a tile.
-  Staged<1, Word<sizeof(M)>> mask[has_mask ? T::key_tiles : 1][mask_numbers];
+  static constexpr int mask_rows = alike ? 1 : 2;  // Of the two in a tile.
+  Staged<2, Word<sizeof(M)>> mask[has_mask ? T::key_tiles : 1][mask_rows];
 
   __device__ __forceinline__ void load_queries(unsigned at) {
     const int lane = threadIdx.x % 32;
@@ -125,18 +131,47 @@ struct AttentionWarp {
     }
   }
 
-  // The mask at this lane's scores, the first of which is that of `row` and `column`.
+  // The same from memory, in rows p.q[2] apart, `count` of them. `vector`: 16 bytes could move at once.
   template <class Params>
-  __device__ __forceinline__ void fetch_mask(const M* data, const Params& p, int row, int column) {
+  __device__ __forceinline__ void fetch_queries(const S* data, const Params& p, int count, bool vector) {
+    constexpr int word = 4 / sizeof(S);  // Elements.
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < T::steps; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int query = T::warp_q() * 16 + lane / 4 + i % 2 * 8;
+        const int column = (k * 8 + lane % 4 + i / 2 * 4) * word;
+        Staged<word, S> own;
+        const bool there = query < count && (T::head % 16 == 0 || column < T::head);
+        own.fetch_or_zero(data + (query * p.q[2] + column), vector, there);
+        q[k][i] = own.words[0];
+      }
+    }
+  }
+
+  // The mask at this lane's scores, the first of which is that of `row` and `column`. Behind the last row or column
+  // comes that one again. `pairs`: two neighbours may be read at once, and there is an even number of columns.
+  template <class Params>
+  __device__ __forceinline__ void fetch_mask(const M* data, const Params& p, int row, int column, bool pairs) {
     if constexpr (has_mask) {
       auto* words = reinterpret_cast<const Word<sizeof(M)>*>(data);
+      auto at_row = [&](int i) { return words + (alike ? 0 : ::min(row + i * 8, p.queries - 1) * p.mask[2]); };
+      if (pairs) {
 #pragma unroll
-      for (int j = 0; j < T::key_tiles; ++j) {
+        for (int i = 0; i < mask_rows; ++i) {
 #pragma unroll
-        for (int e = 0; e < mask_numbers; ++e) {
-          const int r = row + e / 2 * 8, c = column + j * 8 + e % 2;
-          const bool there = (alike || r < p.queries) && c < p.keys;
-          mask[j][e].fetch_or_zero(words + ((alike ? 0 : r * p.mask[2]) + c * p.mask[3]), true, there);
+          for (int j = 0; j < T::key_tiles; ++j) mask[j][i].fetch(at_row(i) + ::min(column + j * 8, p.keys - 2), true);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < mask_rows; ++i) {
+#pragma unroll
+          for (int j = 0; j < T::key_tiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e)
+              mask[j][i].elements[e] = at_row(i)[::min(column + j * 8 + e, p.keys - 1) * p.mask[3]];
+          }
         }
       }
     }
@@ -167,28 +202,35 @@ struct AttentionWarp {
   }
 
   // Scores become exponentials, relative to the largest one so far; what came before, if anything, is scaled to that.
-  template <class Params>
+  // `checked`: some of the scores may not count by their places.
+  template <bool checked, class Params>
   __device__ __forceinline__ void exponentiate(const Params& p, int row, int column) {
+    // The largest score is found before all are scaled, which then is part of subtracting it; so the scale is positive.
+    float scale = adds ? 1 : p.scale;
+    const bool negative = !(scale > 0);
 #pragma unroll
     for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int c = column + j * 8 + e % 2;
-        bool counts = c < p.keys;
-        if constexpr (causal) counts = counts && c <= row + e / 2 * 8;
-        if constexpr (excludes) counts = counts && mask[j][e % mask_numbers].elements[0] != 0;
-        float score = scores[j][e] * p.scale;
-        if constexpr (adds) score += mask_number(mask[j][e % mask_numbers].elements[0]);
-        scores[j][e] = counts ? score : -INFINITY;
+        bool counts = true;
+        if constexpr (checked) counts = c < p.keys && (!causal || c <= row + e / 2 * 8);
+        if constexpr (excludes) counts = counts && mask[j][e / 2 % mask_rows].elements[e % 2] != 0;
+        float& score = scores[j][e];
+        if constexpr (adds) score = score * p.scale + mask_number(mask[j][e / 2 % mask_rows].elements[e % 2]);
+        if (!adds && negative) score *= scale;
+        if (checked || excludes) score = counts ? score : -INFINITY;
       }
     }
+    if (negative) scale = 1;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float best = top[r];
+      float best = scores[0][2 * r];
 #pragma unroll
       for (int j = 0; j < T::key_tiles; ++j) best = ::fmaxf(best, ::fmaxf(scores[j][2 * r], scores[j][2 * r + 1]));
       best = ::fmaxf(best, __shfl_xor_sync(~0u, best, 1));
       best = ::fmaxf(best, __shfl_xor_sync(~0u, best, 2));
+      best = ::fmaxf(top[r], best * scale);
       const float base = base_of(best);
       if constexpr (T::stages > 1) {
         const float before = power(top[r] - base);
@@ -201,7 +243,7 @@ struct AttentionWarp {
       for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
         for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          scores[j][e] = power(scores[j][e] - base);
+          scores[j][e] = power(scores[j][e] * scale - base);
           sum[r] += scores[j][e];
         }
       }
@@ -341,6 +383,12 @@ __device__ __forceinline__ int find_block(const S*& q, const S*& k, const S*& v,
   return first_query;
 }
 
+// True when two neighbours of the mask may be read at once: its strides are even, and its columns.
+template <class M, class Params>
+__device__ __forceinline__ bool has_pairs(const M* mask, const Params& p) {
+  return p.mask_pairs && reinterpret_cast<unsigned long long>(mask) % (2 * sizeof(M)) == 0;
+}
+
 // M: NoMask, bool (true: takes part) or a floating type (added); `alike`: see AttentionWarp. Blocks: see find_block.
 // Params: see kernels/cuda/attention.cpp.
 template <class T, class M, bool causal, bool nan_rows, bool alike, class Params>
@@ -349,41 +397,59 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
                                           const Params& p) {
   using S = typename T::Element;
   extern __shared__ __align__(128) unsigned char shared[];
-  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries * T::head_pitch;
-  float* parts = reinterpret_cast<float*>(shared + T::queries * T::head_pitch + T::stages * T::stage_bytes);
+  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries_bytes;
+  float* parts = reinterpret_cast<float*>(shared + T::queries_bytes + T::stages * T::stage_bytes);
   const int first_query = find_block<T>(q, k, v, mask, y, p);
-  const int lane = threadIdx.x % 32, row = first_query + T::warp_q() * 16 + lane / 4;
+  const int lane = threadIdx.x % 32, warp_query = first_query + T::warp_q() * 16, row = warp_query + lane / 4;
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
   const int last_key = causal ? min(p.keys, first_query + T::queries) : p.keys;
   const bool vector = p.vector && is_aligned<T::chunk>(q) && is_aligned<T::chunk>(k) && is_aligned<T::chunk>(v);
+  const bool mask_pairs = has_pairs(mask, p);
   RowCopies<S, T::queries, T::head, T::threads> queries;
-  RowCopies<S, T::keys, T::head, T::threads> keys;
-  RowCopies<S, T::keys, T::value, T::threads> values;
-  queries.prepare(q, p.q[2], p.q[3]);
+  RowCopies<S, T::together, T::head, T::threads> keys;
+  RowCopies<S, T::together, T::value, T::threads> values;
+  if constexpr (!T::own_queries) queries.prepare(q, p.q[2], p.q[3]);
   keys.prepare(k, p.k[2], p.k[3]);
   values.prepare(v, p.v[2], p.v[3]);
   auto start_keys = [&](int first) {
-    const unsigned at = ring + (T::stages == 1 ? 0 : first / T::keys % T::stages * T::stage_bytes);
-    keys.load(at, first, p.keys - first, vector);
+    const unsigned at = ring + (T::turns ? first / T::keys % T::stages * T::stage_bytes : 0);
+    keys.load(at, first, last_key - first, vector);
     commit_copies();
-    values.load(at + T::keys * T::head_pitch, first, p.keys - first, vector);
+    values.load(at + T::together * T::head_pitch, first, last_key - first, vector);
     commit_copies();
   };
   AttentionWarp<T, M, causal, alike> warp;
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.keys > 0) wait_for_previous();
-  queries.load(queries_at, 0, p.queries - first_query, vector);
-  start_keys(0);
-  constexpr int under_way = T::stages == 1 ? 0 : 2;  // Groups of copies of the next tile.
-  int at = ring;
+  if constexpr (T::own_queries) {
+    start_keys(0);
+    warp.fetch_queries(q, p, p.queries - first_query, vector);
+  } else {
+    queries.load(queries_at, 0, p.queries - first_query, vector);
+    start_keys(0);
+  }
+  constexpr int under_way = T::turns ? 2 : 0;  // Groups of copies of the next tile.
+  unsigned keys_at = ring;
+  // Without turns there are no barriers behind the first tile.
+  const int end = causal && !T::turns ? min(last_key, warp_query + 16) : last_key;
 #pragma unroll 1
-  for (int first = 0; first < last_key; first += T::keys) {
-    warp.fetch_mask(mask, p, row, first + column);
-    wait_for_copies<1>();
-    __syncthreads();  // The keys are here for all, and all have left the tile before, whose place is filled next.
-    if (first == 0) warp.load_queries(queries_at);
-    if constexpr (T::stages > 1) {
+  for (int first = 0; first < end; first += T::keys) {
+    const bool arrive = T::turns || first == 0;
+    if constexpr (T::turns || T::stages == 1) warp.fetch_mask(mask, p, row, first + column, mask_pairs);
+    if (arrive) {
+      wait_for_copies<1>();
+      __syncthreads();  // The keys are here for all, and all have left the tile before, whose place is filled next.
+    }
+    if (first == 0) {
+      if constexpr (T::own_queries) {
+#pragma unroll
+        for (int step = 0; step < T::steps; ++step) prepare_words<S>(warp.q[step]);
+      } else {
+        warp.load_queries(queries_at);
+      }
+    }
+    if constexpr (T::turns) {
       if (first + T::keys < last_key) {
         start_keys(first + T::keys);
       } else {
@@ -391,12 +457,24 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
         commit_copies();
       }
     }
-    warp.multiply_keys(at);
-    warp.exponentiate(p, row, first + column);
-    wait_for_copies<under_way>();
-    __syncthreads();
-    warp.multiply_values(at + T::keys * T::head_pitch);
-    if constexpr (T::stages > 1) at = at == static_cast<int>(ring) ? ring + T::stage_bytes : ring;
+    warp.multiply_keys(keys_at);
+    if constexpr (!T::turns && T::stages > 1) warp.fetch_mask(mask, p, row, first + column, mask_pairs);
+    if (first + T::keys <= (causal ? min(p.keys, warp_query + 1) : p.keys)) {
+      warp.template exponentiate<false>(p, row, first + column);
+    } else {
+      warp.template exponentiate<true>(p, row, first + column);
+    }
+    if (arrive) {
+      wait_for_copies<under_way>();
+      __syncthreads();
+    }
+    if constexpr (T::turns) {
+      warp.multiply_values(keys_at + T::keys * T::head_pitch);
+      keys_at = keys_at == ring ? ring + T::stage_bytes : ring;
+    } else {
+      warp.multiply_values(ring + T::together * T::head_pitch + first * T::value_pitch);
+      keys_at += T::keys * T::head_pitch;
+    }
   }
   warp.add_up();
   if constexpr (T::warps_k > 1) {

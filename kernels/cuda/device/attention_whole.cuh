@@ -137,20 +137,6 @@ struct OwnChunks {
   }
 };
 
-// AttentionWarp::fetch_mask without a condition for each number: behind the last row or column comes that one again.
-template <class T, class Warp, class M, class Params>
-__device__ __forceinline__ void fetch_mask_at_once(Warp& warp, const M* data, const Params& p, int row, int column) {
-  auto* words = reinterpret_cast<const Word<sizeof(M)>*>(data);
-#pragma unroll
-  for (int j = 0; j < T::key_tiles; ++j) {
-#pragma unroll
-    for (int e = 0; e < Warp::mask_numbers; ++e) {
-      const int r = ::min(row + e / 2 * 8, p.queries - 1), c = ::min(column + j * 8 + e % 2, p.keys - 1);
-      warp.mask[j][e].fetch(words + ((Warp::mask_numbers == 2 ? 0 : r * p.mask[2]) + c * p.mask[3]), true);
-    }
-  }
-}
-
 // What warps tell each other through shared memory: the exponentials of 16 queries as fragments, [warp_q][step along
 // all keys][lane] of 16 bytes; and the largest score and the sum of each query, [warp_k][query].
 template <class T>
@@ -318,7 +304,7 @@ __device__ __forceinline__ void attention_whole(const typename T::Element* q, co
   const int first_key = T::warp_k() * T::warp_keys, column = first_key + lane % 4 * 2;
   const int last_key = causal ? ::min(p.keys, first_query + T::queries) : p.keys;
   const bool vector = is_aligned<T::chunk>(q) && is_aligned<T::chunk>(k) && is_aligned<T::chunk>(v);
-  const bool has_keys = first_key < last_key;
+  const bool has_keys = first_key < last_key, mask_pairs = has_pairs(mask, p);
   OwnChunks<T, in_registers> own;
   own.prepare(q, k, p, p.queries - first_query, T::warp_q() * 16, first_key, values_at + places_at);
   RowCopies<S, T::keys, T::value, T::threads> value_rows;
@@ -337,7 +323,7 @@ __device__ __forceinline__ void attention_whole(const typename T::Element* q, co
     } else {
       own.template fetch<false>();
     }
-    if constexpr (Warp::has_mask) fetch_mask_at_once<T>(warp, mask, p, row, column);
+    warp.fetch_mask(mask, p, row, column, mask_pairs);
   }
   commit_copies();
   value_rows.load(values_at, 0, last_key, vector);
@@ -345,7 +331,7 @@ __device__ __forceinline__ void attention_whole(const typename T::Element* q, co
   if (has_keys) {
     if constexpr (!in_registers) wait_for_copies<1>();
     own.multiply(warp.scores, p.keys >> 31);
-    warp.exponentiate(p, row, column);
+    warp.template exponentiate<true>(p, row, column);
     exponentials.put(warp);
   } else {
     exponentials.put_nothing();

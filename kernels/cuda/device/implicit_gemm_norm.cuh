@@ -2,21 +2,23 @@
 // the norm's have been multiplied into; mean and deviation of each row set the sums right:
 // sum (x - mean) w / deviation = (sum x w - mean sum w) / deviation. The kernel that wrote x has left moments of parts
 // of its rows (write_moments in implicit_gemm_results.cuh), which are joined while the tensor cores work, by the
-// formula of Chan, Golub and LeVeque (1979) for parts of equal size.
+// formula of Chan, Golub and LeVeque (1979) for parts of equal size. The mean square, by which RMS normalisation
+// divides, is the variance and the square of the mean.
 #pragma once
 
 #include "implicit_gemm_warpgroups.cuh"
 
 namespace tw {
 
-// `kept`: the normalised x is written too, each block some of the columns of its rows.
-template <class T, class D, class Stages, int parts, bool kept>
+// `centred`: means are subtracted. `kept`: the normalised x is written too, each block some of the columns of its rows.
+template <class T, class D, class Stages, int parts, bool centred, bool kept>
 struct GemmNorm {
   using S = typename T::Element;
   static constexpr int bytes = T::rows * 8;  // Of shared memory: mean and 1 / deviation of each row.
   static constexpr int own = (parts + 1) / 2;
   static_assert(D::channels % 64 == 0 && T::threads == 2 * T::rows, "two threads for a row without a rest");
   static_assert(!Stages::in_turns || !kept, "what is kept is there in the end");
+  static_assert(centred || !kept, "an infinite x has no moments");
 
   const float* moments = nullptr;  // [rows][parts][2]
   S* normed = nullptr;             // [rows, channels]
@@ -29,6 +31,7 @@ struct GemmNorm {
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, unsigned states_at) {
     states = states_at;
+    if constexpr (!centred) return;
     const float* from = p.column_sums + work.first_column + threadIdx.x % 4 * T::run;
 #pragma unroll
     for (int j = 0; j < T::n_tiles; ++j) {
@@ -70,6 +73,7 @@ struct GemmNorm {
     }
     float variance = between * (1.f / parts) + within * (1.f / D::channels);
     variance += __shfl_xor_sync(~0u, variance, 1);
+    if constexpr (!centred) variance += mean * mean;
     if (threadIdx.x % 2 == 0)
       asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row() * 8), "f"(mean),
                    "f"(::rsqrtf(variance + p.eps))
@@ -88,7 +92,11 @@ struct GemmNorm {
 #pragma unroll
       for (int j = 0; j < T::n_tiles; ++j) {
 #pragma unroll
-        for (int e = 0; e < 2; ++e) sums[j][2 * r + e] = (sums[j][2 * r + e] - mean * column_sums[2 * j + e]) * scale;
+        for (int e = 0; e < 2; ++e) {
+          float& sum = sums[j][2 * r + e];
+          if constexpr (centred) sum -= mean * column_sums[2 * j + e];
+          sum *= scale;
+        }
       }
     }
     if constexpr (kept) keep(p, work, stages);

@@ -142,13 +142,28 @@ TEST(BlockTimes, StemsAgainstTheirParts) {
   for (const Case& c : stems_of_networks(c10::kHalf, true)) EXPECT_GT(time_block(c, most).block, 0) << c.name;
 }
 
-/// Times and prints a node by every offer, the fastest first.
-void print_offers(const Case& c) {
-  std::vector<Timed> times = time_offers(c.node(), offers_for(c.node(), {}));
+/// Prints times, the shortest first.
+void print_sorted(std::vector<Timed> times) {
   std::sort(times.begin(), times.end(), [](const Timed& a, const Timed& b) { return a.microseconds < b.microseconds; });
-  std::printf("%s\n", c.name.c_str());
   for (const Timed& t : times) std::printf("    %s %.2f\n", t.what.c_str(), t.microseconds);
   std::fflush(stdout);
+}
+
+/// Times and prints a node by every offer.
+void print_offers(const Case& c) {
+  std::printf("%s\n", c.name.c_str());
+  print_sorted(time_offers(c.node(), offers_for(c.node(), {})));
+}
+
+/// The same for a block, and for each of its parts.
+void print_offers_with_parts(const Case& c) {
+  print_offers(c);
+  auto graph = parts_of(c.node());
+  for (const auto& node : graph->nodes()) {
+    if (node->as<Constant>()) continue;
+    std::printf("  part %s\n", to_string(node->output()->type).c_str());
+    print_sorted(time_offers(*node, offers_for(*node, {})));
+  }
 }
 
 // TORCHWELD_PRODUCT_TIMES: the rows.
@@ -160,6 +175,16 @@ TEST(ProductTimes, OfAnEncoderLayerByEveryOffer) {
     for (const Case& c : encoder_products(dtype, kDevice, std::max(1, std::atoi(rows)))) {
       print_offers(c);
     }
+  }
+}
+
+TEST(ProductTimes, OfDeferredNormsByEveryOffer) {
+  if (!std::getenv("TORCHWELD_PRODUCT_TIMES") || !at::cuda::is_available())
+    GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  for (const Case& c : deferred_norms(c10::kHalf, kDevice, true)) {
+    constexpr int64_t kManyNumbers = 50000;
+    if (c.node().input(0)->type.numel() > kManyNumbers) print_offers_with_parts(c);
   }
 }
 

@@ -43,15 +43,18 @@ struct GemmNorm {
     }
   }
 
+  __device__ __forceinline__ static int own_part(int i) { return 2 * i + static_cast<int>(threadIdx.x % 2); }
+
+  // Behind the last row, or part, comes that one again. At once: what is fetched later waits behind all of x.
   template <class Params>
   __device__ __forceinline__ void fetch(const Params& p, const GemmWork& work) {
-    const int m = work.first_row + row();
-    const float2* from = reinterpret_cast<const float2*>(moments) + m * parts;
+    const float* from = moments + ::min(work.first_row + row(), p.rows - 1) * (2 * parts);
 #pragma unroll
     for (int i = 0; i < own; ++i) {
-      const int part = 2 * i + threadIdx.x % 2;
-      found[i] = float2{0.f, 0.f};
-      if (m < p.rows && part < parts) found[i] = from[part];
+      asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(found[i].x), "=f"(found[i].y)
+                   : "l"(from + 2 * ::min(own_part(i), parts - 1))
+                   : "memory");
     }
   }
 
@@ -60,14 +63,16 @@ struct GemmNorm {
   __device__ __forceinline__ void join(const Params& p) {
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < own; ++i) sum += found[i].x;
+    for (int i = 0; i < own; ++i) {
+      if (own_part(i) < parts) sum += found[i].x;
+    }
     sum += __shfl_xor_sync(~0u, sum, 1);
     const float mean = sum * (1.f / parts);
     float between = 0, within = 0;
 #pragma unroll
     for (int i = 0; i < own; ++i) {
-      const bool is_part = 2 * i + threadIdx.x % 2 < parts;
-      const float distance = is_part ? found[i].x - mean : 0.f;
+      if (own_part(i) >= parts) continue;
+      const float distance = found[i].x - mean;
       between += distance * distance;
       within += found[i].y;
     }

@@ -43,7 +43,8 @@ constexpr bool writes_moments = false;
 template <class E>
 constexpr bool writes_moments<GemmWithMoments<E>> = true;
 
-// Mean and sum of squared distances from it of the V results, as they are stored in S, of each of `lanes` lanes.
+// Mean and sum of squared distances from it of the V results, as they are stored in S, of each of `lanes` lanes: of a
+// lane's own, then of twice as many each time (Chan, Golub and LeVeque, 1979).
 template <class S, int lanes, int V, class E>
 __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], int row, int part, int parts) {
   static_assert(lanes <= 32 && (lanes & (lanes - 1)) == 0, "neighbours in a warp");
@@ -54,13 +55,15 @@ __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], 
     v[i] = widen(narrow<S>(v[i]));
     sum += v[i];
   }
-#pragma unroll
-  for (int d = 1; d < lanes; d *= 2) sum += __shfl_xor_sync(group, sum, d);
-  const float mean = sum * (1.f / (V * lanes));
+  float mean = sum * (1.f / V);
 #pragma unroll
   for (int i = 0; i < V; ++i) squares += (v[i] - mean) * (v[i] - mean);
 #pragma unroll
-  for (int d = 1; d < lanes; d *= 2) squares += __shfl_xor_sync(group, squares, d);
+  for (int d = 1; d < lanes; d *= 2) {
+    const float distance = __shfl_xor_sync(group, mean, d) - mean;
+    squares += __shfl_xor_sync(group, squares, d) + distance * distance * (d * V * 0.5f);
+    mean += distance * 0.5f;
+  }
   if (threadIdx.x % lanes == 0) reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
 }
 

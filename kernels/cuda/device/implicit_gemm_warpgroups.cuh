@@ -287,7 +287,10 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   if constexpr (clustered) cluster_arrive();
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
-  if (p.rows > 0) wait_for_previous();
+  if (p.rows > 0) {
+    wait_for_previous();
+    norm.fetch(p, work);
+  }
   if (!stages.vector) stages.gather_rows(p, work, 0, Stages::in_turns ? Stages::ahead : Stages::stages);
 #pragma unroll
   for (int part = 0; part < Stages::ahead; ++part) {
@@ -299,7 +302,6 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   } else {
     direct.fetch(p, elements);
   }
-  norm.fetch(p, work);
   float acc[1][T::n_tiles][4] = {};
   if constexpr (Stages::in_turns) {
     stages.template multiply_in_turns<Multiply>(p, work, acc[0], norm);

@@ -46,6 +46,7 @@ struct GemmPipeline {
                                         65536 / (loaders + T::threads) / 8 * 8 * (loaders + T::threads),
                 "registers that are there");
   static_assert(stages >= 3 && stages <= 16, "stages that barriers have room for");
+  static_assert(!T::skips || taps, "all results need the only tap");
 
   unsigned full, empty;  // Barriers, one for each stage.
   unsigned ring, table;
@@ -103,9 +104,11 @@ struct GemmPipeline {
     const int count = tiles(p);
     int tile = static_cast<int>(blockIdx.x);
     // The weights of the first stages do not depend on the kernel before.
-    const int early = min(stages, p.stage_count);
+    const GemmWork first_work = work_of_tile(p, tile);
+    const GemmList<T> first_list(p, first_work.first_row);
+    const int early = min(stages, first_list.count);
     if (thread == 0) {
-      for (int s = 0; s < early; ++s) load_weights_of(p, work_of_tile(p, tile), s, s);
+      for (int s = 0; s < early; ++s) load_weights_of(p, first_work, first_list.stage(s), s);
     }
     wait_for_previous();
     // Copies run ahead of their arrival at the barrier. Two stages must have arrived when the next place is waited for:
@@ -114,15 +117,17 @@ struct GemmPipeline {
     int loaded = 0, arrived = 0;
     for (; tile < count; tile += static_cast<int>(gridDim.x)) {
       const GemmWork work = work_of_tile(p, tile);
+      const GemmList<T> list(p, work.first_row);
       int from[per_thread];
       unsigned inside[per_thread];
 #pragma unroll
       for (int i = 0; i < per_thread; ++i) {
-        const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+        const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
         inside[i] = pixel.inside;
         from[i] = static_cast<int>(place_of(x, p, pixel) - x) + (taps ? 0 : lane * T::chunk * p.in[3]);
       }
-      for (int stage = 0; stage < p.stage_count; ++stage) {
+      for (int turn = 0; turn < list.count; ++turn) {
+        const int stage = list.stage(turn);
         wait_for_phase(empty + slot * 8, parity ^ 1);
         if (thread == 0 && loaded >= early) load_weights_of(p, work, stage, slot);
         const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, lane);
@@ -135,7 +140,7 @@ struct GemmPipeline {
         } else {
 #pragma unroll 1
           for (int i = 0; i < per_thread; ++i) {
-            const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+            const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
             const S* row = place_of(x, p, pixel) + (taps ? 0 : lane * T::chunk * p.in[3]);
             gather_chunk(to + slot * stage_bytes + i * step * 128, row + chunk.offset, p.in[3],
                          (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
@@ -173,21 +178,22 @@ struct GemmPipeline {
     const int count = tiles(p);
     wait_for_previous();
     for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += static_cast<int>(gridDim.x)) {
+      const int turns = GemmList<T>(p, work_of_tile(p, tile).first_row).count;
       float acc[1][T::n_tiles][4] = {};
       int before = 0;
 #pragma unroll 1
-      for (int stage = 0; stage < p.stage_count; ++stage) {
+      for (int turn = 0; turn < turns; ++turn) {
         wait_for_phase(full + slot * 8, parity);
         Multiply::begin();
         multiply_stage<Multiply>(acc[0], rows + slot * stage_bytes, columns + slot * stage_bytes);
         Multiply::close();
         Multiply::wait_for_earlier();
-        if (stage > 0) leave(before);
+        if (turn > 0) leave(before);
         before = slot;
         advance();
       }
       Multiply::finish(acc[0]);
-      leave(before);
+      if (!T::skips || turns > 0) leave(before);
       GemmStreamed<T, width, blocks == 1, E>::run(p, work_of_tile(p, tile), elements, acc[0]);
     }
   }

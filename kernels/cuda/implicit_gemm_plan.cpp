@@ -88,12 +88,21 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
 double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.columns * c.warps_m) * 32 / 128.0; }
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
-/// The time of so many waves where stages are left out, as a share of the time with all. Blocks of long tiles begin
-/// first, so that short ones fill the time after them; what is longer than that has memory and power for itself, and is
-/// taken for twice as fast (not measured).
+/// The time of so many waves where stages are left out, as a share of the time of whole waves with all of them. Blocks
+/// of long tiles begin first, so that short ones fill the time after them; what is longer than that has memory and
+/// power for itself, and is taken for twice as fast (not measured).
 double share_in(double waves, const GemmShares& shares) {
-  return (shares.mean + std::max(shares.mean, shares.largest / waves)) / 2;
+  if (shares.mean == 1) return 1;
+  return std::max(shares.mean * waves, (shares.mean + shares.largest) / 2) / std::ceil(waves);
 }
+
+/// Clusters of four and more do not fill the machine.
+double processors_for(const GemmConfig& c, const GemmDevice& device) {
+  return c.splits >= 4 ? static_cast<double>(device.processors) * 0.9 : static_cast<double>(device.processors);
+}
+
+/// Cycles in which the sums of a cluster of warpgroups' blocks meet.
+double sum_cycles(const GemmConfig& c) { return 700 + 25.0 * c.rows * c.columns / c.threads(); }
 
 /// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype in
 /// f16. Of TF32 a stage has half as many numbers, multiplied at half the rate.
@@ -107,7 +116,7 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   double all_bytes = c.shares.mean * static_cast<double>(c.stage_count(p)) * stage_bytes * blocks;
   double load = std::max(all_bytes / waves / kBytesPerCycle, stages * stage_bytes * beside / kBytesPerCycleOfOne);
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
-  double sum = c.splits > 1 ? 700 + 25 * results / c.threads() : 0;
+  double sum = c.splits > 1 ? sum_cycles(c) : 0;
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
   double x_chunks = stages * static_cast<double>(kStageChunks * c.rows);
   double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
@@ -161,24 +170,23 @@ double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice
   double products = results * 64 / 2048 / 0.85;
   double bytes = 128 * (c.rows + static_cast<double>(c.columns));
   double moved = 2 * bytes + 128.0 * c.columns * (c.rows / 64 - 1) + (p.element_bytes == 4 ? 2 * 128.0 * c.rows : 0);
-  auto tiles = static_cast<double>(c.row_tiles(p) * c.column_tiles(p));
-  auto places = static_cast<double>(device.processors * c.blocks);
+  auto tiles = static_cast<double>(c.row_tiles(p) * c.column_tiles(p) * c.splits);
+  const double places = processors_for(c, device) * c.blocks;
   const double turns = std::ceil(tiles / places);
-  double stages = share_in(turns, c.shares) * static_cast<double>(c.stage_count(p)) *
+  double stages = share_in(tiles / places, c.shares) * static_cast<double>(c.stage_count(p)) *
                   std::max({products, bytes / kBytesPerCycle, moved / 128});
-  double finish = 0.12 * results;
+  double finish = c.splits > 1 ? sum_cycles(c) : 0.12 * results;
   // Two blocks of a processor finish while the other multiplies.
   double tile = c.blocks > 1 ? std::max(stages, finish) + 0.2 * std::min(stages, finish) : stages + finish;
   double beside = std::min<double>(c.blocks, std::ceil(tiles / static_cast<double>(device.processors)));
-  return (kStart + turns * beside * tile) / kCyclesPerMicrosecond;
+  constexpr double kNotMeasured = 1.15;  // Clusters have to be better than what is known.
+  return (kStart + turns * beside * tile) / kCyclesPerMicrosecond * (c.splits > 1 ? kNotMeasured : 1);
 }
 
 double estimate(const GemmProblem& p, const GemmConfig& c, const GemmDevice& device) {
   if (c.source == GemmSource::kPipeline) return pipeline_time(p, c, device);
   auto blocks = static_cast<double>(c.row_tiles(p) * c.column_tiles(p) * c.splits);
-  // Clusters of four and more do not fill the machine.
-  double processors =
-      c.splits >= 4 ? static_cast<double>(device.processors) * 0.9 : static_cast<double>(device.processors);
+  double processors = processors_for(c, device);
   constexpr int64_t kReserved = 1024;
   int64_t resident = std::min<int64_t>({device.shared_bytes / (c.shared_bytes + kReserved), 1024 / c.threads(), 8});
   auto together = static_cast<double>(std::max<int64_t>(resident, 1));
@@ -376,7 +384,15 @@ void add_pipelines(Search& search) {
   for (const auto& tile : kTiles) {
     c.columns = tile[0], c.blocks = tile[1], c.stages = tile[2];
     c.rows = 128, c.warps_m = c.rows / 16;
+    c.splits = 1;
     search.add(c);
+    // A cluster's sums lie where the stages of a block that is alone on its processor were.
+    constexpr int kMostSplits = 4;
+    const bool may_split = c.blocks == 1 && (c.columns & (c.columns - 1)) == 0 && search.device().clusters;
+    int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
+    for (c.splits = 2; may_split && c.splits <= kMostSplits; c.splits *= 2) {
+      if (chunks % (c.splits * kStageChunks) == 0) search.add(c);
+    }
   }
 }
 
@@ -423,6 +439,7 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
 }
 
 int64_t GemmConfig::launched_blocks(const GemmProblem& problem, const GemmDevice& device) const {
+  if (source == GemmSource::kPipeline && splits > 1) return row_tiles(problem) * column_tiles(problem) * splits;
   if (source != GemmSource::kPipeline) return row_tiles(problem) * splits;
   return std::min(row_tiles(problem) * column_tiles(problem), device.processors * blocks);
 }

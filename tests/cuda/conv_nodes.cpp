@@ -251,6 +251,14 @@ std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool
        .padding = {1, 1},
        .after = After::kRelu,
        .result_channels_apart = 400},
+      // Clusters have tiles together.
+      {.name = "large_deep_pointwise", .x = {2, 1024, 33, 31}, .outputs = 520, .after = After::kResidualRelu},
+      {.name = "large_deep_window",
+       .x = {3, 384, 25, 23},
+       .outputs = 264,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .after = After::kTwoResults},
   };
   std::vector<Case> list;
   for (const ConvSpec& spec : specs) list.push_back(conv_case(spec, dtype, device, constants_on_device));

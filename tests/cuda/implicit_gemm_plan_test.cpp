@@ -210,6 +210,22 @@ TEST(ImplicitGemmPlan, LargeDilationsLeaveStagesOut) {
   }
 }
 
+TEST(ImplicitGemmPlan, ClustersHaveTheTilesOfAPipelineWhereThereAreFew) {
+  for (int64_t bytes : {2, 4}) {
+    GemmProblem p = square_conv(1, 32, 1024, 512, 3, 1, bytes);
+    int clustered = 0;
+    for (const GemmConfig& c : gemm_configs(p, {}, 100)) {
+      if (c.source != GemmSource::kPipeline || c.splits == 1) continue;
+      ++clustered;
+      EXPECT_EQ(c.launched_blocks(p, {}), c.row_tiles(p) * c.column_tiles(p) * c.splits) << c.text();
+      // Sums of all blocks lie where the stages were.
+      EXPECT_LE(4 * c.rows * (c.columns + 4), c.stages * 128 * (c.rows + c.columns)) << c.text();
+    }
+    EXPECT_GT(clustered, 0);
+    for (const GemmConfig& c : gemm_configs(p, {.clusters = false}, 100)) EXPECT_EQ(c.splits, 1) << c.text();
+  }
+}
+
 TEST(ImplicitGemmPlan, WhereHardlyAnyTapIsOutsideAllStagesStay) {
   for (int64_t dilation : {1, 2}) {
     for (const GemmConfig& c : gemm_configs(pyramid_conv(8, dilation), {}, 100)) EXPECT_FALSE(c.skips) << c.text();

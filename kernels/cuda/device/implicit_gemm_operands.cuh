@@ -146,14 +146,19 @@ struct GemmWork {
   int first_channel;  // Of the slice.
   int present;        // Chunks of the slice that hold channels of x.
 };
+// Fills in what depends on this block's rank.
+template <class T, class D, bool clustered>
+__device__ __forceinline__ void take_slice(GemmWork& work) {
+  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
+  work.first_channel = work.rank * D::slice * T::chunk;
+  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+}
 template <class T, class D, bool clustered, class Params>
 __device__ __forceinline__ GemmWork work_of(const Params& p) {
   GemmWork work;
-  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
   work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
   work.first_column = static_cast<int>(blockIdx.y) * T::columns;
-  work.first_channel = work.rank * D::slice * T::chunk;
-  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+  take_slice<T, D, clustered>(work);
   return work;
 }
 

@@ -194,6 +194,14 @@ struct GemmStreamed {
   }
 };
 
+// The sums' barrier waits for those of this block's rows. By one thread.
+template <class T, class Params>
+__device__ __forceinline__ void expect_sums(const Params& p, const GemmWork& work, const GemmShared& at) {
+  const int own = T::rows / p.splits;
+  const int rows = min(max(p.rows - work.first_row - work.rank * own, 0), own);
+  expect_bytes(at.barrier + 8, rows * T::columns * 4 * T::warps_k * p.splits);
+}
+
 // Results that warps (and, with `clustered`, blocks) have added up parts of: the parts meet in shared memory, those of
 // T::rows / splits rows in each block.
 template <class T, bool clustered, int width, class E>

@@ -22,30 +22,30 @@ std::vector<GemmSpan> spans_along(const GemmProblem& p, int d, int64_t size, int
 }
 
 /// Neighbours in the order of runs that a block computes together.
-struct Tile {
+struct OrderedTile {
   int64_t first = 0, count = 0;  ///< Results.
   std::vector<bool> needed;      ///< Taps of the window, row by row.
 
   int64_t taps() const { return std::count(needed.begin(), needed.end(), true); }
 };
 
-void add_taps(const GemmProblem& p, const GemmRun& run, Tile& tile) {
+void add_taps_of(const GemmProblem& p, const GemmRun& run, OrderedTile& tile) {
   for (int64_t tap = 0; tap < p.taps(); ++tap) {
     bool inside = run.rows.taps >> tap / p.window[1] & run.columns.taps >> tap % p.window[1] & 1;
     if (inside) tile.needed[tap] = true;
   }
 }
 
-std::vector<Tile> tiles_of(const GemmProblem& p, const std::vector<GemmRun>& runs, int64_t tile_rows) {
-  std::vector<Tile> tiles;
+std::vector<OrderedTile> ordered_tiles(const GemmProblem& p, const std::vector<GemmRun>& runs, int64_t tile_rows) {
+  std::vector<OrderedTile> tiles;
   int64_t first = 0;
   for (const GemmRun& run : runs) {
     const int64_t end = first + run.results;
     while (first < end) {
       if (first % tile_rows == 0) tiles.push_back({first, 0, std::vector<bool>(p.taps())});
-      Tile& tile = tiles.back();
+      OrderedTile& tile = tiles.back();
       const int64_t count = std::min(end, tile.first + tile_rows) - first;
-      add_taps(p, run, tile);
+      add_taps_of(p, run, tile);
       tile.count += count;
       first += count;
     }
@@ -54,7 +54,7 @@ std::vector<Tile> tiles_of(const GemmProblem& p, const std::vector<GemmRun>& run
 }
 
 /// Stages of k that hold a chunk of a tap that is needed.
-std::vector<int32_t> stages_of(const GemmProblem& p, const GemmConfig& c, const std::vector<bool>& needed) {
+std::vector<int32_t> stages_needed(const GemmProblem& p, const GemmConfig& c, const std::vector<bool>& needed) {
   const int64_t stages = c.stage_count(p);
   const int64_t chunks = c.chunks_of_stage();
   std::vector<int32_t> list;
@@ -67,7 +67,7 @@ std::vector<int32_t> stages_of(const GemmProblem& p, const GemmConfig& c, const 
 }
 
 /// The results in the order of runs.
-std::vector<int32_t> results_of(const GemmProblem& p, const std::vector<GemmRun>& runs) {
+std::vector<int32_t> results_in_order(const GemmProblem& p, const std::vector<GemmRun>& runs) {
   std::vector<int32_t> results;
   for (const GemmRun& run : runs) {
     for (int64_t image = 0; image < p.images; ++image) {
@@ -102,10 +102,10 @@ double share_inside(const GemmProblem& problem, const std::vector<GemmRun>& runs
 }
 
 GemmShares gemm_shares(const GemmProblem& problem, const std::vector<GemmRun>& runs, int64_t tile_rows) {
-  const std::vector<Tile> tiles = tiles_of(problem, runs, tile_rows);
+  const std::vector<OrderedTile> tiles = ordered_tiles(problem, runs, tile_rows);
   int64_t sum = 0;
   int64_t most = 0;
-  for (const Tile& tile : tiles) {
+  for (const OrderedTile& tile : tiles) {
     sum += tile.taps();
     most = std::max(most, tile.taps());
   }
@@ -115,19 +115,19 @@ GemmShares gemm_shares(const GemmProblem& problem, const std::vector<GemmRun>& r
 
 GemmOrder gemm_order(const GemmProblem& problem, const GemmConfig& config) {
   const std::vector<GemmRun> runs = gemm_runs(problem);
-  const std::vector<int32_t> results = results_of(problem, runs);
-  std::vector<Tile> tiles = tiles_of(problem, runs, config.rows);
+  const std::vector<int32_t> results = results_in_order(problem, runs);
+  std::vector<OrderedTile> tiles = ordered_tiles(problem, runs, config.rows);
   // Rows past the last result are those of the last tile.
   std::stable_sort(tiles.begin(), tiles.end() - (tiles.back().count < config.rows),
-                   [](const Tile& a, const Tile& b) { return a.taps() > b.taps(); });
+                   [](const OrderedTile& a, const OrderedTile& b) { return a.taps() > b.taps(); });
   GemmOrder order;
   std::map<std::vector<bool>, std::pair<int32_t, int32_t>> known;
   std::vector<int32_t> stages;
-  for (const Tile& tile : tiles) {
+  for (const OrderedTile& tile : tiles) {
     order.results.insert(order.results.end(), results.begin() + tile.first, results.begin() + tile.first + tile.count);
     auto [place, is_new] = known.try_emplace(tile.needed);
     if (is_new) {
-      const std::vector<int32_t> list = stages_of(problem, config, tile.needed);
+      const std::vector<int32_t> list = stages_needed(problem, config, tile.needed);
       place->second = {static_cast<int32_t>(2 * tiles.size() + stages.size()), static_cast<int32_t>(list.size())};
       stages.insert(stages.end(), list.begin(), list.end());
     }

@@ -81,7 +81,7 @@ struct GemmConfig {
   int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
   int64_t patch_pixels = 0;  ///< Of the largest patch.
   int64_t shared_bytes = 0;
-  GemmShares shares;
+  GemmShares shares;        ///< With `skips`; else all.
   double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
 
   /// Those that multiply.
@@ -104,7 +104,7 @@ struct GemmConfig {
   int64_t pixel_pitch() const { return slice + 1; }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
   int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }
-  /// Blocks of the launch; those of kPipeline take several tiles of results each.
+  /// Blocks of the launch along x; those of kPipeline take several tiles of results each, where no clusters share them.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.
   int64_t x_bytes(const GemmProblem& problem) const;

@@ -26,6 +26,7 @@ void propose_rings_that_skip(const Node& node, const KernelContext& context, Off
 
 /// The device code of every offer that our tactics make for a case. Nothing is compiled.
 std::vector<cuda::Program> programs_of(const Case& c);
+/// The same of these tactics' offers.
 std::vector<cuda::Program> programs_of(const Case& c, const std::vector<NamedTactic>& tactics);
 /// Compiles the device code of all cases at once; what does not compile is reported when its case runs.
 void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&));

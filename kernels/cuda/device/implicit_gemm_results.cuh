@@ -64,7 +64,7 @@ __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], 
   if (threadIdx.x % lanes == 0) reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
 }
 
-// The results in every eighth of a tile's rows, `count` of them.
+// The results in `count` rows of a tile that are 8 apart.
 template <class T, int count>
 struct GemmLaneResults {
   int row;  // The first.

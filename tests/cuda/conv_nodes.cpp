@@ -323,7 +323,7 @@ std::vector<Case> dilated_products(c10::ScalarType dtype, c10::Device device, bo
        .dilation = {12, 9},
        .after = After::kRelu},
       {.name = "dilated_round_images",
-       .x = {14, 512, 9, 10},
+       .x = {14, 256, 9, 10},
        .outputs = 136,
        .window = {3, 3},
        .padding = {36, 36},

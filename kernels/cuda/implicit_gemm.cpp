@@ -37,8 +37,8 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   constexpr double kHopeful = 1.25;
   if (best.microseconds < kLibrariesPayFrom)
     std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
-  // Compared in f16 and bf16 only.
-  bool as_good_as_libraries = best.source == GemmSource::kPipeline && parts.dtype != c10::kFloat;
+  // Compared in f16 and bf16 only, and where every block has tiles of its own.
+  bool as_good_as_libraries = best.source == GemmSource::kPipeline && best.splits == 1 && parts.dtype != c10::kFloat;
   bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
   expect(context.tune || as_good_as_libraries || small, "a large product, and kernels are not timed");
   if (!context.tune) {

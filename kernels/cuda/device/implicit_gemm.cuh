@@ -36,11 +36,7 @@ __device__ __forceinline__ void start_barriers(const Params& p, const GemmWork& 
       init_barrier(at.barrier, 1);
       if constexpr (clustered) init_barrier(at.barrier + 8, 1);
       barriers_ready();
-      if constexpr (clustered) {
-        const int own = T::rows / p.splits;
-        const int rows = min(max(p.rows - work.first_row - work.rank * own, 0), own);
-        expect_bytes(at.barrier + 8, rows * T::columns * 4 * T::warps_k * p.splits);
-      }
+      if constexpr (clustered) expect_sums<T>(p, work, at);
     }
   }
 }

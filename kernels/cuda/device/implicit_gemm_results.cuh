@@ -67,20 +67,47 @@ __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], 
   if (threadIdx.x % lanes == 0) reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
 }
 
+// The results in `count` rows of a tile that are 8 apart.
+template <class T, int count>
+struct GemmLaneResults {
+  int row;  // The first.
+  int results[T::skips ? count : 1];
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const Params& p, int first_row) {
+    row = first_row;
+    have_ready(row);
+    if constexpr (T::skips) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        results[i] = result_of<T>(p, row + i * 8);
+        have_ready(results[i]);
+      }
+    }
+  }
+  __device__ __forceinline__ int operator[](int i) const {
+    if constexpr (T::skips) {
+      return results[i];
+    } else {
+      return row + i * 8;
+    }
+  }
+};
+
 // Results from the registers of one warp: nothing has to be added up.
 template <class T, int width, class E>
 struct GemmDirect {
   static constexpr int runs = T::n_tiles / T::group;
   float bias[T::n_tiles * 2];
   GemmFinish<T::run, width, E> finish[T::m_tiles * 2][runs];
-  int row, column;
+  GemmLaneResults<T, T::m_tiles * 2> results;
+  int column;
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work) {
     const int lane = threadIdx.x % 32;
-    row = work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4;
+    results.prepare(p, work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4);
     column = work.first_column + T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run;
-    have_ready(row);
     have_ready(column);
 #pragma unroll
     for (int r = 0; r < runs; ++r) {
@@ -97,7 +124,8 @@ struct GemmDirect {
     for (int i = 0; i < T::m_tiles * 2; ++i) {
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
-        if (row + i * 8 < p.rows) finish[i][r].fetch(elements, row + i * 8, column + r * 8 * T::group, p.outputs);
+        if (results.row + i * 8 < p.rows)
+          finish[i][r].fetch(elements, results[i], column + r * 8 * T::group, p.outputs);
       }
     }
   }
@@ -105,7 +133,7 @@ struct GemmDirect {
   __device__ __forceinline__ void run(const Params& p, const E& elements, float (&acc)[T::m_tiles][T::n_tiles][4]) {
 #pragma unroll
     for (int i = 0; i < T::m_tiles * 2; ++i) {
-      const bool is_row = row + i * 8 < p.rows;
+      const bool is_row = results.row + i * 8 < p.rows;
       float all[T::n_tiles * 2];
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
@@ -113,14 +141,14 @@ struct GemmDirect {
 #pragma unroll
         for (int e = 0; e < T::run; ++e)
           v[e] = acc[i / 2][r * T::group + e / 2][i % 2 * 2 + e % 2] + bias[r * T::run + e];
-        if (is_row) finish[i][r].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+        if (is_row) finish[i][r].run(elements, v, results[i], column + r * 8 * T::group, p.outputs);
 #pragma unroll
         for (int e = 0; e < T::run; ++e) all[r * T::run + e] = v[e];
       }
       if constexpr (writes_moments<E>) {
         const int part = static_cast<int>(blockIdx.y) * T::warps_n + T::warp_n();
         const int parts = static_cast<int>(gridDim.y) * T::warps_n;
-        if (is_row) write_moments<typename T::Element, 4>(elements, all, row + i * 8, part, parts);
+        if (is_row) write_moments<typename T::Element, 4>(elements, all, results[i], part, parts);
       }
     }
   }
@@ -141,12 +169,14 @@ struct GemmStreamed {
     const int lane = threadIdx.x % 32;
     const int row = work.first_row + T::warp_m() * 16 + lane / 4;
     const int column = work.first_column + lane % 4 * T::run;
+    GemmLaneResults<T, 2> results;
+    results.prepare(p, row);
     auto fetch = [&](Run& next, int r) {
 #pragma unroll
       for (int e = 0; e < T::run; ++e) next.bias[e] = __ldg(p.bias + column + r * 8 * T::group + e);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (row + i * 8 < p.rows) next.finish[i].fetch(elements, row + i * 8, column + r * 8 * T::group, p.outputs);
+        if (row + i * 8 < p.rows) next.finish[i].fetch(elements, results[i], column + r * 8 * T::group, p.outputs);
       }
     };
     Run two[ahead ? 2 : 1];
@@ -161,11 +191,19 @@ struct GemmStreamed {
         float v[T::run];
 #pragma unroll
         for (int e = 0; e < T::run; ++e) v[e] = acc[r * T::group + e / 2][i * 2 + e % 2] + run.bias[e];
-        if (row + i * 8 < p.rows) run.finish[i].run(elements, v, row + i * 8, column + r * 8 * T::group, p.outputs);
+        if (row + i * 8 < p.rows) run.finish[i].run(elements, v, results[i], column + r * 8 * T::group, p.outputs);
       }
     }
   }
 };
+
+// The sums' barrier waits for those of this block's rows. By one thread.
+template <class T, class Params>
+__device__ __forceinline__ void expect_sums(const Params& p, const GemmWork& work, const GemmShared& at) {
+  const int own = T::rows / p.splits;
+  const int rows = min(max(p.rows - work.first_row - work.rank * own, 0), own);
+  expect_bytes(at.barrier + 8, rows * T::columns * 4 * T::warps_k * p.splits);
+}
 
 // Results that warps (and, with `clustered`, blocks) have added up parts of: the parts meet in shared memory, those of
 // T::rows / splits rows in each block.
@@ -208,7 +246,7 @@ struct GemmSummed {
   }
   template <class Params>
   __device__ __forceinline__ void fetch(const Params& p, const E& elements) {
-    if (line < own_rows && m < p.rows) finish.fetch(elements, m, n, p.outputs);
+    if (line < own_rows && m < p.rows) finish.fetch(elements, result_of<T>(p, m), n, p.outputs);
   }
 
   // Each warp's part into its slot of the block that finishes the row.
@@ -260,7 +298,8 @@ struct GemmSummed {
     const int parts = clustered ? p.splits * T::warps_k : T::warps_k;
     const unsigned part_bytes = own_rows * T::slot_pitch * 4;
     for (int ahead = 0; line + ahead < own_rows && m + ahead < p.rows; ahead += row_step) {
-      if (ahead > 0) finish.fetch(elements, m + ahead, n, p.outputs);
+      const int result = result_of<T>(p, m + ahead);
+      if (ahead > 0) finish.fetch(elements, result, n, p.outputs);
       float v[4] = {bias[0], bias[1], bias[2], bias[3]};
       unsigned from = part + ahead * T::slot_pitch * 4;
 #pragma unroll(clustered ? 4 : T::warps_k)
@@ -270,9 +309,9 @@ struct GemmSummed {
         v[0] += a, v[1] += b, v[2] += c, v[3] += d;
         from += part_bytes;
       }
-      finish.run(elements, v, m + ahead, n, p.outputs);
+      finish.run(elements, v, result, n, p.outputs);
       if constexpr (writes_moments<E>)
-        write_moments<typename T::Element, items_per_row>(elements, v, m + ahead, blockIdx.y, gridDim.y);
+        write_moments<typename T::Element, items_per_row>(elements, v, result, blockIdx.y, gridDim.y);
     }
   }
 };

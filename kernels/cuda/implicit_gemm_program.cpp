@@ -171,6 +171,7 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               (config.skips ? ", true" : "") + ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
+              (p.is_flat() ? ", true" : ", false") +
               (parts.second_index ? ", " + std::to_string(p.first_channels) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +

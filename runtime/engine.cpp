@@ -139,7 +139,10 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
       entry = plan_at_call(segment, signature);
     } else if (!is_being_captured()) {
-      entry = plan_later(segment, signature);
+      // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
+      std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
+      plan_later(segment, signature);
+      return outputs;
     }
   }
   if (!entry || entry->is_being_planned) {
@@ -286,7 +289,17 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
-std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
+void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
+  auto entry = std::make_shared<Entry>();
+  entry->signature = signature;
+  entry->is_being_planned = true;
+  {
+    std::lock_guard lock(table_mutex_);
+    if (find(signature)) return;  // another thread was first
+    auto table = std::make_shared<Table>(*table_.load());
+    put(*table, entry);
+    table_.store(std::move(table));
+  }
   auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
   auto work = [self, view, signature] {
@@ -296,19 +309,7 @@ std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segme
 #endif
     self->plan_at_call(view->module(), signature, view->marks());
   };
-  auto entry = std::make_shared<Entry>();
-  entry->signature = signature;
-  entry->is_being_planned = true;
-  {
-    std::lock_guard lock(table_mutex_);
-    if (auto known = find(signature)) return known;  // another thread was first
-    auto table = std::make_shared<Table>(*table_.load());
-    put(*table, entry);
-    table_.store(std::move(table));
-  }
-  if (planner().post(work)) return entry;
-  remove(entry);
-  return nullptr;
+  if (!planner().post(work)) remove(entry);
 }
 
 void Engine::add(std::shared_ptr<const Entry> entry) {

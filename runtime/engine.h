@@ -85,9 +85,9 @@ class Engine : public torch::CustomClassHolder {
   bool is_remembered(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
                                             const WeightMarks& marks = {});
-  /// Plans in the background, from the weights as they are now. Returns what the table has for the signature, or null
-  /// when too much is waiting.
-  std::shared_ptr<const Entry> plan_later(const c10::IValue& segment, const CallSignature& signature);
+  /// Plans in the background, from the weights as they are now, unless the signature has an entry or too much is
+  /// waiting.
+  void plan_later(const c10::IValue& segment, const CallSignature& signature);
   void add(std::shared_ptr<const Entry> entry);
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);

@@ -36,10 +36,12 @@ const torch::jit::Graph& script_of(const c10::IValue& segment) {
 }
 
 /// Kernels rely on elements that lie next to each other and start at a multiple of 16 bytes.
+bool is_presentable(const at::Tensor& tensor) {
+  return tensor.is_non_overlapping_and_dense() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+}
+
 at::Tensor presentable(const at::Tensor& tensor) {
-  if (!tensor.is_non_overlapping_and_dense()) return tensor.contiguous();
-  bool aligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
-  return aligned ? tensor : tensor.clone();
+  return tensor.is_non_overlapping_and_dense() ? tensor.clone() : tensor.contiguous();
 }
 
 bool is_plain(const at::Tensor& tensor) {
@@ -116,25 +118,26 @@ Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_s
 std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
   if (state_.left_to_torch) return run_in_torch(segment, arguments);
-  std::vector<c10::IValue> ready(arguments.begin(), arguments.end());
-  std::vector<at::Tensor> tensors;
-  for (c10::IValue& argument : ready) {
-    if (!argument.isTensor()) continue;
-    if (!is_plain(argument.toTensor())) return run_in_torch(segment, arguments);
-    at::Tensor tensor = presentable(argument.toTensor());
-    tensors.push_back(tensor);
-    argument = std::move(tensor);
+  std::vector<c10::IValue> adapted;  // all arguments, where one has to be another tensor
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!arguments[i].isTensor()) continue;
+    const at::Tensor& given = arguments[i].toTensor();
+    if (!is_plain(given)) return run_in_torch(segment, arguments);
+    if (is_presentable(given)) continue;
+    if (adapted.empty()) adapted = arguments.vec();
+    adapted[i] = presentable(given);
   }
-  std::shared_ptr<const Entry> entry = find(ready);
+  const c10::ArrayRef<c10::IValue> operands = adapted.empty() ? arguments : c10::ArrayRef<c10::IValue>(adapted);
+  std::shared_ptr<const Entry> entry = find(operands);
   if (!entry) {
-    CallSignature signature = CallSignature::of(ready);
+    CallSignature signature = CallSignature::of(operands);
     if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
       if (state_.options.outside_range == "error") throw Error(reason);
       warn_once(reason + " It runs in LibTorch.");
       return run_in_torch(segment, arguments);
     }
     if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
-    bool on_cuda = !tensors.empty() && tensors.front().is_cuda();
+    bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
     // The compiler has run for remembered signatures; during a capture nothing can be planned.
     if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
       entry = plan_at_call(segment, signature);
@@ -155,6 +158,11 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
   try {
+    std::vector<at::Tensor> tensors;
+    tensors.reserve(operands.size());
+    for (const c10::IValue& operand : operands) {
+      if (operand.isTensor()) tensors.push_back(operand.toTensor());
+    }
     std::vector<at::Tensor> outputs = entry->executor->run(tensors);
     // Looking at all weights takes longer than a launch does, so it is done while the device works.
     if (entry->executor->plan().is_current()) return outputs;

@@ -56,6 +56,8 @@ class Kernel {
   }
   /// Which inputs of the node the kernel has packed away at construction (weights); the plan does not keep these alive.
   virtual std::vector<size_t> packed_inputs() const { return {}; }
+  /// What the kernel has packed and reads at each run; undefined tensors may be among it.
+  virtual std::vector<at::Tensor> constants() const { return {}; }
 };
 
 /// Collects the ways in which a tactic can run a node, or the reason why it cannot.

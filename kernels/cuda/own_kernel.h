@@ -17,6 +17,7 @@ class OwnKernel : public Kernel {
   void run(const StepArgs& args) const override;
   const Launch* launch() const override { return &launch_; }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<at::Tensor> constants() const override { return constants_; }
 
  private:
   Launch launch_;

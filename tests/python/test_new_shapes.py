@@ -1,5 +1,6 @@
 """Shapes that come for the first time. On a GPU their plans take a compiler: LibTorch runs until they are ready."""
 
+import gc
 import subprocess
 import sys
 
@@ -132,6 +133,26 @@ def test_new_weights_at_a_shape_planned_in_the_background():
     for _ in range(2):
         equal(net, compiled, x)
         _C.finish_planning()
+
+
+@torch.no_grad()
+def test_a_plan_is_let_go_while_another_stream_runs_it():
+    net, compiled = compiled_net()
+    x = picture(2, 8, 32, 32)
+    expected = net(x)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torchweld.warm_up(compiled, [x])
+        stream.synchronize()
+        torch.cuda._sleep(100_000_000)
+        result = compiled(x)
+    del compiled
+    gc.collect()
+    others = [torch.full((n,), float("nan"), device="cuda") for n in [1 << k for k in range(4, 20)] * 20]
+    torch.cuda.synchronize()
+    torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
+    del others
 
 
 def double_in_place(compiled):

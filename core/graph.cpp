@@ -45,6 +45,13 @@ double flops_of(const Node& node) {
   return def.is_view ? 0 : sum;
 }
 
+bool is_heavy(const Node& node) {
+  double elements = 0;
+  for (const Value* input : node.inputs()) elements += static_cast<double>(input->type.numel());
+  for (const auto& output : node.outputs()) elements += static_cast<double>(output->type.numel());
+  return flops_of(node) > 16 * elements;
+}
+
 Value* Graph::add_input(TensorType type) {
   auto& value = inputs_.emplace_back(std::make_unique<Value>());
   value->type = std::move(type);

@@ -35,6 +35,28 @@ const torch::jit::Graph& script_of(const c10::IValue& segment) {
   return *toGraphFunction(segment.toObjectRef().type()->getMethod("forward")).graph();
 }
 
+/// What conversion takes for a call of this signature. Throws Unsupported where engines run no such call.
+std::vector<ImportArgument> import_arguments(const c10::IValue& segment, const CallSignature& signature) {
+  expect(!signature.tensors.empty(), "the segment has no tensor input");
+  for (const TensorType& type : signature.tensors) {
+    expect(type.device == signature.tensors.front().device, "inputs are on different devices");
+    expect(type.numel() > 0, "an input has no elements");
+  }
+  // Arguments of the script stand in the order of the call.
+  std::vector<ImportArgument> arguments{segment};
+  size_t tensor = 0;
+  size_t scalar = 0;
+  const torch::jit::Graph& script = script_of(segment);
+  for (size_t i = 1; i < script.inputs().size(); ++i) {
+    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
+      arguments.emplace_back(signature.tensors.at(tensor++));
+    } else {
+      arguments.emplace_back(signature.scalars.at(scalar++));
+    }
+  }
+  return arguments;
+}
+
 /// Kernels rely on elements that lie next to each other and start at a multiple of 16 bytes.
 bool is_presentable(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
@@ -142,13 +164,18 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
       entry = plan_at_call(segment, signature);
     } else if (!is_being_captured()) {
-      // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
-      std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
-      plan_later(segment, signature);
-      return outputs;
+      if (std::shared_ptr<Executor> executor = plan_at_once(segment, signature)) {
+        plan_later(segment, signature, executor);
+        entry = std::make_shared<const Entry>(signature, std::move(executor));
+      } else {
+        // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
+        std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
+        plan_later(segment, signature, nullptr);
+        return outputs;
+      }
     }
   }
-  if (!entry || entry->is_being_planned) {
+  if (!entry || (entry->is_being_planned && !entry->executor)) {
     if (is_being_captured()) {
       warn_once("a CUDA graph is captured before " + state_.name +
                 " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
@@ -195,26 +222,10 @@ std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arg
 std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
                                                   const std::function<void(size_t, size_t)>& progress,
                                                   const WeightMarks& marks) {
-  expect(!signature.tensors.empty(), "the segment has no tensor input");
+  std::vector<ImportArgument> arguments = import_arguments(segment, signature);
   c10::Device device = signature.tensors.front().device;
-  for (const TensorType& type : signature.tensors) {
-    expect(type.device == device, "inputs are on different devices");
-    expect(type.numel() > 0, "an input has no elements");
-  }
-  // Arguments of the script stand in the order of the call.
-  std::vector<ImportArgument> arguments{segment};
-  size_t tensor = 0;
-  size_t scalar = 0;
-  const torch::jit::Graph& script = script_of(segment);
-  for (size_t i = 1; i < script.inputs().size(); ++i) {
-    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
-      arguments.emplace_back(signature.tensors.at(tensor++));
-    } else {
-      arguments.emplace_back(signature.scalars.at(scalar++));
-    }
-  }
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
-  auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
+  auto plan = convert(script_of(segment), arguments, device, state_.options, state_.name, tune, timings_, progress,
                       rehearses ? IsFaster(Rehearsal()) : IsFaster());
   for (WeightMark& mark : plan->weights) {
     auto own = marks.find(mark.tensor().unsafeGetTensorImpl());
@@ -297,10 +308,23 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
-void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
-  auto entry = std::make_shared<Entry>();
-  entry->signature = signature;
-  entry->is_being_planned = true;
+std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const CallSignature& signature) const try {
+  if (is_disabled("plan_at_once")) return nullptr;
+#ifdef TORCHWELD_WITH_CUDA
+  c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
+#endif
+  std::vector<ImportArgument> arguments = import_arguments(segment, signature);
+  auto plan = convert_at_once(script_of(segment), arguments, signature.tensors.front().device, state_.options,
+                              state_.name + "_at_once");
+  return std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
+} catch (const std::exception& error) {
+  log(2, state_.name + " is not planned at once: " + error.what());
+  return nullptr;
+}
+
+void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature,
+                        std::shared_ptr<Executor> until_then) {
+  auto entry = std::make_shared<const Entry>(signature, std::move(until_then), /*is_being_planned=*/true);
   {
     std::lock_guard lock(table_mutex_);
     if (find(signature)) return;  // another thread was first
@@ -317,7 +341,8 @@ void Engine::plan_later(const c10::IValue& segment, const CallSignature& signatu
 #endif
     self->plan_at_call(view->module(), signature, view->marks());
   };
-  if (!planner().post(work)) remove(entry);
+  // What runs by some plan needs no other one as much as the machine needs rest.
+  if (!planner().post(work) && !entry->executor) remove(entry);
 }
 
 void Engine::add(std::shared_ptr<const Entry> entry) {

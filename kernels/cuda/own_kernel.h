@@ -34,6 +34,10 @@ struct Shape {
   unsigned cluster = 1;  ///< Blocks per cluster along x, at most 16; divides `blocks`. More than 1 needs sm_90.
 };
 
+/// Throws Unsupported where make_launch would because of a WithoutCompiler: to be asked before weights are packed for
+/// the program.
+void expect_compiled(const Program& program, const Node& node);
+
 /// Compiles and loads `program` for the device, to be launched with so many data pointers.
 Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device);
 

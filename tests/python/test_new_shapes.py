@@ -49,7 +49,8 @@ def events_of_a_call(compiled, x):
 
 
 @torch.no_grad()
-def test_calls_run_in_libtorch_until_the_plan_is_ready():
+def test_calls_run_in_libtorch_until_the_plan_is_ready(monkeypatch):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments,plan_at_once")
     net, compiled = compiled_net()
     x = picture(3, 8, 20, 12)
     plans = _C.finish_planning()
@@ -60,6 +61,22 @@ def test_calls_run_in_libtorch_until_the_plan_is_ready():
     assert "aten::conv2d" in first and "aten::conv2d" not in second, (first, second)
     equal(net, compiled, x)
     assert _C.finish_planning() == plans + 1
+
+
+@torch.no_grad()
+def test_a_new_shape_is_planned_at_once_from_code_that_is_there():
+    x = picture(3, 8, 20, 12)
+    _, other = compiled_net()
+    torchweld.warm_up(other, [x])
+    net, compiled = compiled_net()
+    plans = _C.finish_planning()
+    first = events_of_a_call(compiled, x)
+    assert "aten::conv2d" not in first, first
+    for _ in range(3):
+        equal(net, compiled, x)
+    assert _C.finish_planning() == plans + 1
+    for _ in range(3):
+        equal(net, compiled, x)
 
 
 @torch.no_grad()

@@ -85,6 +85,29 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
   }
 }
 
+/// See select_compiled; nothing when there is no such kernel.
+std::optional<Choice> compiled_choice(const Node& node, const Options& options) {
+  WithoutCompiler now;
+  const bool may_be_slow = !is_heavy(node) && !block_of(node);
+  for (const Tactic& tactic : tactics()) {
+    bool in_torch = std::string_view(tactic.name) == "aten" || std::string_view(tactic.name) == "split";
+    // What pays late looks long for its kernels.
+    if (tactic.device != node.output()->type.device.type() || tactic.pays_from > 0 || (in_torch && !may_be_slow))
+      continue;
+    Offers offers = offers_for(node, context_of(options, /*all=*/true), tactic.name);
+    for (const Offers::Offer& offer : offers.offers()) {
+      try {
+        return Choice{offer.build(), offer.tactic, offer.config, 0};
+      } catch (const Unsupported&) {
+        continue;  // Not compiled, most likely.
+      } catch (const std::exception& error) {
+        log_drop(node, offer, error);
+      }
+    }
+  }
+  return std::nullopt;
+}
+
 /// Decides in rounds: unknown kinds of node are timed, each kind once, then those of the parts of blocks, where these
 /// may be faster, and of their parts; blocks that are slower than their parts dissolve; then every node gets the kernel
 /// that the cache says. What can run side by side, building kernels, does.
@@ -454,32 +477,6 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
   if (nodes.empty()) return {};
   return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
 }
-
-namespace {
-
-std::optional<Choice> compiled_choice(const Node& node, const Options& options) {
-  WithoutCompiler now;
-  const bool may_be_slow = !is_heavy(node) && !block_of(node);
-  for (const Tactic& tactic : tactics()) {
-    bool in_torch = std::string_view(tactic.name) == "aten" || std::string_view(tactic.name) == "split";
-    // What pays late looks long for its kernels.
-    if (tactic.device != node.output()->type.device.type() || tactic.pays_from > 0 || (in_torch && !may_be_slow))
-      continue;
-    Offers offers = offers_for(node, context_of(options, /*all=*/true), tactic.name);
-    for (const Offers::Offer& offer : offers.offers()) {
-      try {
-        return Choice{offer.build(), offer.tactic, offer.config, 0};
-      } catch (const Unsupported&) {
-        continue;  // Not compiled, most likely.
-      } catch (const std::exception& error) {
-        log_drop(node, offer, error);
-      }
-    }
-  }
-  return std::nullopt;
-}
-
-}  // namespace
 
 Selection select_compiled(Graph& graph, const Options& options) {
   Selection chosen;

@@ -93,11 +93,12 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
 }
 
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
-                                      c10::Device device, const Options& options, const std::string& name) {
+                                      c10::Device device, const Options& options, const std::string& name,
+                                      const TimingCache& cache) {
   StageTimes times(name);
   std::vector<at::Tensor> weights;
   std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, weights, times);
-  Selection selection = select_compiled(*graph, options);
+  Selection selection = select_compiled(*graph, options, cache);
   times.end("select_compiled");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
   times.end("place");

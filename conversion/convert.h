@@ -26,6 +26,7 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
 /// The same from machine code that is there, for a call that waits: no compiler, no timing; see select_compiled. Throws
 /// Unsupported where that is not possible.
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
-                                      c10::Device device, const Options& options, const std::string& name);
+                                      c10::Device device, const Options& options, const std::string& name,
+                                      const TimingCache& cache);
 
 }  // namespace torchweld

@@ -86,7 +86,7 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
 }
 
 /// See select_compiled; nothing when there is no such kernel.
-std::optional<Choice> compiled_choice(const Node& node, const Options& options) {
+std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context) {
   WithoutCompiler now;
   const bool may_be_slow = !is_heavy(node) && !block_of(node);
   for (const Tactic& tactic : tactics()) {
@@ -94,7 +94,7 @@ std::optional<Choice> compiled_choice(const Node& node, const Options& options) 
     // What pays late looks long for its kernels.
     if (tactic.device != node.output()->type.device.type() || tactic.pays_from > 0 || (in_torch && !may_be_slow))
       continue;
-    Offers offers = offers_for(node, context_of(options, /*all=*/true), tactic.name);
+    Offers offers = offers_for(node, context, tactic.name);
     for (const Offers::Offer& offer : offers.offers()) {
       try {
         return Choice{offer.build(), offer.tactic, offer.config, 0};
@@ -478,7 +478,10 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
   return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
 }
 
-Selection select_compiled(Graph& graph, const Options& options) {
+Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache) {
+  const std::set<std::string> wanted = cache.configs();
+  KernelContext context = context_of(options, /*all=*/true);
+  context.wanted = &wanted;
   Selection chosen;
   int dissolved = 1;
   while (dissolved > 0) {
@@ -487,7 +490,7 @@ Selection select_compiled(Graph& graph, const Options& options) {
     if (open.empty()) break;
     std::vector<std::optional<Choice>> choices(open.size());
     for_each_in_parallel(open.size(), open.front()->output()->type.device,
-                         [&](size_t i) { choices[i] = compiled_choice(*open[i], options); });
+                         [&](size_t i) { choices[i] = compiled_choice(*open[i], context); });
     for (size_t i = 0; i < open.size(); ++i) {
       expect(choices[i] || block_of(*open[i]), "no kernel for " + open[i]->op() + " has been compiled");
       if (choices[i]) chosen.emplace(open[i], std::move(*choices[i]));

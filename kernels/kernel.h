@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -104,6 +105,8 @@ struct KernelContext {
   bool allow_tf32 = true;
   int64_t workspace_limit = int64_t{1} << 28;  ///< Bytes; offers that need more are not made.
   bool tune = true;                            ///< False: offer only the configuration that the heuristic puts first.
+  /// The configurations of matrix products to offer, however slow they are expected to be; null: the best ones.
+  const std::set<std::string>* wanted = nullptr;
 };
 
 /// One row of the tactic table.

@@ -315,7 +315,7 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 #endif
   std::vector<ImportArgument> arguments = import_arguments(segment, signature);
   auto plan = convert_at_once(script_of(segment), arguments, signature.tensors.front().device, state_.options,
-                              state_.name + "_at_once");
+                              state_.name + "_at_once", timings_);
   return std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
 } catch (const std::exception& error) {
   log(2, state_.name + " is not planned at once: " + error.what());

@@ -1,6 +1,9 @@
 // Configurations of matrix products: what is offered can run, for any sizes.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <set>
+
 #include "kernels/cuda/implicit_gemm_plan.h"
 
 namespace torchweld::cuda {
@@ -51,6 +54,22 @@ TEST(ImplicitGemmPlan, EveryProblemHasConfigurationsThatFit) {
         EXPECT_LE(c.threads(), 512) << c.text();
         EXPECT_EQ(c.pitch(p) % 2, 1) << c.text();
         EXPECT_GE(c.slice * c.splits * p.chunk(), c.source == GemmSource::kPixels ? 0 : p.channels) << c.text();
+      }
+    }
+  }
+}
+
+// What runs a layer at one batch size can run it at others, where it would not be among the best.
+TEST(ImplicitGemmPlan, WantedConfigurationsAreFoundAtEveryBatchSize) {
+  for (auto [size, channels, outputs, window] : {std::array{56, 64, 64, 3}, {28, 512, 128, 1}, {7, 512, 2048, 1}}) {
+    for (const GemmConfig& known : gemm_configs(square_conv(1, size, channels, outputs, window, 1), {}, 12)) {
+      const std::set<std::string> wanted = {known.text()};
+      for (int64_t images : {2, 3, 8, 64}) {
+        std::vector<GemmConfig> found =
+            gemm_configs(square_conv(images, size, channels, outputs, window, 1), {}, 1, &wanted);
+        if (known.source == GemmSource::kPatch && found.empty()) continue;  // More rows of images may not fit.
+        ASSERT_EQ(found.size(), 1u) << known.text() << " for " << images << " images";
+        EXPECT_EQ(found[0].text(), known.text());
       }
     }
   }

@@ -75,7 +75,7 @@ TEST(Select, BlocksOfBlocksDissolveWithoutTimes) {
 
 TEST(Select, WithoutCompilerBlocksDissolveToWhatIsThere) {
   auto graph = block_of_blocks();
-  Selection selection = select_compiled(*graph, {});
+  Selection selection = select_compiled(*graph, {}, {});
   EXPECT_EQ(selection.size(), 7u) << graph->text();
   for (const auto& node : graph->nodes()) {
     if (node->as<Constant>()) continue;
@@ -92,7 +92,7 @@ graph(%x: f32[64,64], %y: f32[64,64]) {
   return %r
 })";
   auto graph = Graph::parse(kProduct);
-  EXPECT_THROW(select_compiled(*graph, {}), Unsupported);
+  EXPECT_THROW(select_compiled(*graph, {}, {}), Unsupported);
   EXPECT_EQ(choices(*graph, false, *std::make_unique<TimingCache>()).size(), 2u);
 }
 

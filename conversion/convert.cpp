@@ -47,19 +47,61 @@ std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& gr
   return plan;
 }
 
+/// Says what the stages of a conversion take.
+class StageTimes {
+ public:
+  explicit StageTimes(const std::string& name) : name_(name) {}
+  void end(const char* stage) {
+    auto now = std::chrono::steady_clock::now();
+    std::chrono::duration<double, std::milli> time = now - begin_;
+    log(3, name_ + ": " + stage + " took " + std::to_string(time.count()) + " ms");
+    begin_ = now;
+  }
+
+ private:
+  const std::string& name_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
+                                       c10::Device device, const Options& options, const std::string& name,
+                                       std::vector<at::Tensor>& weights, StageTimes& times) {
+  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, &weights);
+  times.end("import");
+  optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
+  times.end("optimize");
+  return graph;
+}
+
 }  // namespace
 
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress,
                               const IsFaster& is_faster) {
+  StageTimes times(name);
   std::vector<at::Tensor> weights;
-  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, &weights);
-  optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, weights, times);
   std::vector<TimedKind> timed;
   Selection selection = select(*graph, options, tune, cache, progress, &timed);
+  times.end("select");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
+  times.end("place");
   if (is_faster) plan = tried_in_place(plan, *graph, std::move(timed), selection, options, cache, progress, is_faster);
+  for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
+  return plan;
+}
+
+std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
+                                      c10::Device device, const Options& options, const std::string& name,
+                                      const TimingCache& cache) {
+  StageTimes times(name);
+  std::vector<at::Tensor> weights;
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, weights, times);
+  Selection selection = select_compiled(*graph, options, cache);
+  times.end("select_compiled");
+  std::shared_ptr<Plan> plan = place(*graph, selection, device);
+  times.end("place");
   for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
   return plan;
 }

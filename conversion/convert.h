@@ -23,4 +23,10 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress = {},
                               const IsFaster& is_faster = {});
 
+/// The same from machine code that is there, for a call that waits: no compiler, no timing; see select_compiled. Throws
+/// Unsupported where that is not possible.
+std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
+                                      c10::Device device, const Options& options, const std::string& name,
+                                      const TimingCache& cache);
+
 }  // namespace torchweld

@@ -25,14 +25,6 @@ constexpr int64_t kMaxLikelyTrips = 256;
 
 constexpr const char* kReadsWritten = "reads an attribute that the module writes";
 
-/// True for a node that computes much with each element that it reads or writes: a convolution, a product.
-bool is_heavy(const Node& node) {
-  double elements = 0;
-  for (const Value* input : node.inputs()) elements += static_cast<double>(input->type.numel());
-  for (const auto& output : node.outputs()) elements += static_cast<double>(output->type.numel());
-  return flops_of(node) > 16 * elements;
-}
-
 /// Why no engine may have the node, or one under it that these inputs do not reach and those of another call may. What
 /// else an engine cannot do is found when it is planned for that call.
 std::optional<std::string> why_not_for_all_calls(const jit::Node* node, ImportObserver& observer) {

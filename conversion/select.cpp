@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
+#include "kernels/without_compiler.h"
 
 namespace torchweld {
 namespace {
@@ -82,6 +83,29 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
     log_drop(node, offer, error);
     return std::nullopt;
   }
+}
+
+/// See select_compiled; nothing when there is no such kernel.
+std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context) {
+  WithoutCompiler now;
+  const bool may_be_slow = !is_heavy(node) && !block_of(node);
+  for (const Tactic& tactic : tactics()) {
+    bool in_torch = std::string_view(tactic.name) == "aten" || std::string_view(tactic.name) == "split";
+    // What pays late looks long for its kernels.
+    if (tactic.device != node.output()->type.device.type() || tactic.pays_from > 0 || (in_torch && !may_be_slow))
+      continue;
+    Offers offers = offers_for(node, context, tactic.name);
+    for (const Offers::Offer& offer : offers.offers()) {
+      try {
+        return Choice{offer.build(), offer.tactic, offer.config, 0};
+      } catch (const Unsupported&) {
+        continue;  // Not compiled, most likely.
+      } catch (const std::exception& error) {
+        log_drop(node, offer, error);
+      }
+    }
+  }
+  return std::nullopt;
 }
 
 /// Decides in rounds: unknown kinds of node are timed, each kind once, then those of the parts of blocks, where these
@@ -452,6 +476,28 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
   std::vector<const Node*> nodes = steps_of(graph);
   if (nodes.empty()) return {};
   return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
+}
+
+Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache) {
+  const std::set<std::string> wanted = cache.configs();
+  KernelContext context = context_of(options, /*all=*/true);
+  context.wanted = &wanted;
+  Selection chosen;
+  int dissolved = 1;
+  while (dissolved > 0) {
+    std::vector<const Node*> open = steps_of(graph);
+    std::erase_if(open, [&](const Node* node) { return chosen.count(node) > 0; });
+    if (open.empty()) break;
+    std::vector<std::optional<Choice>> choices(open.size());
+    for_each_in_parallel(open.size(), open.front()->output()->type.device,
+                         [&](size_t i) { choices[i] = compiled_choice(*open[i], context); });
+    for (size_t i = 0; i < open.size(); ++i) {
+      expect(choices[i] || block_of(*open[i]), "no kernel for " + open[i]->op() + " has been compiled");
+      if (choices[i]) chosen.emplace(open[i], std::move(*choices[i]));
+    }
+    dissolved = expand_blocks(graph, [&](const Node& block) { return chosen.count(&block) > 0; });
+  }
+  return chosen;
 }
 
 bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options,

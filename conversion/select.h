@@ -35,6 +35,12 @@ struct TimedKind {
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress = {}, std::vector<TimedKind>* timed = nullptr);
 
+/// Chooses without compiler, timing and libraries' heuristics, for a call that waits: of our own kernels the first
+/// whose machine code is there, else, for what is not heavy, LibTorch's. Blocks for which there is none become their
+/// parts in `graph`. Products are asked for in the configurations that `cache` names. Throws Unsupported where
+/// something heavy would be left.
+Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache);
+
 /// Puts a runner-up in the place of every node's choice in `kind`; false, and nothing is changed, where one of the
 /// nodes does not take it.
 bool replace_choices(const TimedKind& kind, const TimingCache::Entry& by, const Options& options, Selection& selection);

@@ -16,6 +16,13 @@ std::optional<TimingCache::Entry> TimingCache::find(const std::string& key) cons
   return found == entries_.end() ? std::nullopt : std::optional(found->second);
 }
 
+std::set<std::string> TimingCache::configs() const {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> all;
+  for (const auto& [key, entry] : entries_) all.insert(entry.config);
+  return all;
+}
+
 void TimingCache::set(const std::string& key, Entry entry) {
   std::lock_guard lock(mutex_);
   entries_[key] = std::move(entry);

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace torchweld {
@@ -19,6 +20,8 @@ class TimingCache {
   };
 
   std::optional<Entry> find(const std::string& key) const;
+  /// The configurations of all entries.
+  std::set<std::string> configs() const;
   void set(const std::string& key, Entry entry);
   void erase(const std::string& key);
   /// One line per entry: `key <tab> tactic <tab> config <tab> microseconds`, sorted.

@@ -1,7 +1,7 @@
 #include "conversion/workers.h"
 
-#include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
@@ -22,6 +22,8 @@ namespace torchweld {
 size_t most_workers() { return std::clamp(std::thread::hardware_concurrency(), 1u, 32u); }
 
 void for_each_in_parallel(size_t count, c10::Device device, const std::function<void(size_t)>& work) {
+  std::optional<c10::Stream> stream;
+  if (!device.is_cpu()) stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr first_error;
@@ -32,8 +34,7 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
   auto loop = [&] {
     try {
       c10::NoGradGuard no_grad;
-      c10::OptionalDeviceGuard on_device;
-      if (!device.is_cpu()) on_device.reset_device(device);
+      c10::OptionalStreamGuard on_stream(stream);
 #ifdef TORCHWELD_WITH_CUDA
       // A program may capture a CUDA graph in another thread meanwhile.
       std::optional<c10::cuda::CUDAStreamCaptureModeGuard> beside_captures;
@@ -46,10 +47,8 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
           keep_error();
         }
       }
-      // Weights are packed on this thread's stream, and kernels run on the caller's.
-      if (device.is_cpu()) return;
-      c10::impl::VirtualGuardImpl backend(device.type());
-      backend.synchronizeStream(backend.getStream(device));
+      // Kernels may run on other streams.
+      if (stream) stream->synchronize();
     } catch (...) {
       keep_error();
     }

@@ -45,6 +45,13 @@ double flops_of(const Node& node) {
   return def.is_view ? 0 : sum;
 }
 
+bool is_heavy(const Node& node) {
+  double elements = 0;
+  for (const Value* input : node.inputs()) elements += static_cast<double>(input->type.numel());
+  for (const auto& output : node.outputs()) elements += static_cast<double>(output->type.numel());
+  return flops_of(node) > 16 * elements;
+}
+
 Value* Graph::add_input(TensorType type) {
   auto& value = inputs_.emplace_back(std::make_unique<Value>());
   value->type = std::move(type);
@@ -143,24 +150,26 @@ int Graph::sweep() {
 void Graph::move_before(Node* node, Node* position) { nodes_.splice(position->place_, nodes_, node->place_); }
 
 void Graph::verify() const {
+  // Words are put together for what is wrong only: this runs after every pass.
+  auto fail = [](const Node& node, const std::string& what) { check(false, what + ": " + node.attrs.text()); };
   std::unordered_set<const Value*> known;
   for (const auto& input : inputs_) known.insert(input.get());
   for (const auto& node : nodes_) {
     for (const Value* input : node->inputs_) {
-      check(known.count(input), "a value is read before it is computed: " + node->attrs.text());
-      check(std::count(input->users_.begin(), input->users_.end(), node.get()) ==
-                std::count(node->inputs_.begin(), node->inputs_.end(), input),
-            "users of a value are out of step: " + node->attrs.text());
+      if (!known.count(input)) fail(*node, "a value is read before it is computed");
+      if (std::count(input->users_.begin(), input->users_.end(), node.get()) !=
+          std::count(node->inputs_.begin(), node->inputs_.end(), input)) {
+        fail(*node, "users of a value are out of step");
+      }
     }
     std::vector<TensorType> types = node->attrs.def().infer(node->attrs.data(), node->input_types());
-    check(types.size() == node->outputs_.size(), "number of results is wrong: " + node->attrs.text());
+    if (types.size() != node->outputs_.size()) fail(*node, "number of results is wrong");
     for (size_t i = 0; i < types.size(); ++i) {
       const TensorType& given = node->outputs_[i]->type;
       // Strides are the layout pass's to choose; dtype, shape and device are the op's.
-      check(given.dtype == types[i].dtype && given.shape == types[i].shape && given.device == types[i].device,
-            "result type of " + node->attrs.text() + " is " + to_string(given) + ", its inputs say " +
-                to_string(types[i]));
-      check(given.strides.size() == given.shape.size(), "strides do not fit: " + node->attrs.text());
+      if (given.dtype != types[i].dtype || given.shape != types[i].shape || given.device != types[i].device)
+        fail(*node, "a result's type is " + to_string(given) + " and its inputs say " + to_string(types[i]));
+      if (given.strides.size() != given.shape.size()) fail(*node, "strides do not fit");
       known.insert(node->outputs_[i].get());
     }
   }

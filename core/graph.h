@@ -93,6 +93,8 @@ class Node {
 
 /// Floating-point operations of one run of a node; one per output element unless its op says otherwise.
 double flops_of(const Node& node);
+/// True for a node that computes much with each element that it reads or writes: a convolution, a product.
+bool is_heavy(const Node& node);
 
 /// An ordered program. Nodes stand in an order in which every value is computed before it is read.
 class Graph {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -56,6 +57,8 @@ class Kernel {
   }
   /// Which inputs of the node the kernel has packed away at construction (weights); the plan does not keep these alive.
   virtual std::vector<size_t> packed_inputs() const { return {}; }
+  /// What the kernel has packed and reads at each run; undefined tensors may be among it.
+  virtual std::vector<at::Tensor> constants() const { return {}; }
 };
 
 /// Collects the ways in which a tactic can run a node, or the reason why it cannot.
@@ -102,6 +105,8 @@ struct KernelContext {
   bool allow_tf32 = true;
   int64_t workspace_limit = int64_t{1} << 28;  ///< Bytes; offers that need more are not made.
   bool tune = true;                            ///< False: offer only the configuration that the heuristic puts first.
+  /// The configurations of matrix products to offer, however slow they are expected to be; null: the best ones.
+  const std::set<std::string>* wanted = nullptr;
 };
 
 /// One row of the tactic table.

@@ -191,6 +191,14 @@ class SplitKernel : public Kernel {
     return std::all_of(steps_.begin(), steps_.end(), [](const Step& s) { return s.kernel->may_overlap(); });
   }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<at::Tensor> constants() const override {
+    std::vector<at::Tensor> all;
+    for (const Step& step : steps_) {
+      std::vector<at::Tensor> own = step.kernel->constants();
+      all.insert(all.end(), own.begin(), own.end());
+    }
+    return all;
+  }
   std::vector<const cuda::Launch*> launches() const override {
     std::vector<const cuda::Launch*> all;
     for (const Step& step : steps_) {

@@ -53,6 +53,9 @@ void Background::stop() {
 }
 
 void Background::loop() {
+  // Calls go first. On Linux this is the thread's own priority, and that of the threads which it starts.
+  constexpr int kLower = 10;
+  nice(kLower);
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stops_ || !waiting_.empty(); });

@@ -12,7 +12,7 @@
 
 namespace torchweld {
 
-/// One thread that does one piece of work after the other.
+/// One thread that does one piece of work after the other, at a lower priority than the one that calls.
 class Background {
  public:
   /// The process's own; its thread begins with the first piece of work.

@@ -35,11 +35,35 @@ const torch::jit::Graph& script_of(const c10::IValue& segment) {
   return *toGraphFunction(segment.toObjectRef().type()->getMethod("forward")).graph();
 }
 
+/// What conversion takes for a call of this signature. Throws Unsupported where engines run no such call.
+std::vector<ImportArgument> import_arguments(const c10::IValue& segment, const CallSignature& signature) {
+  expect(!signature.tensors.empty(), "the segment has no tensor input");
+  for (const TensorType& type : signature.tensors) {
+    expect(type.device == signature.tensors.front().device, "inputs are on different devices");
+    expect(type.numel() > 0, "an input has no elements");
+  }
+  // Arguments of the script stand in the order of the call.
+  std::vector<ImportArgument> arguments{segment};
+  size_t tensor = 0;
+  size_t scalar = 0;
+  const torch::jit::Graph& script = script_of(segment);
+  for (size_t i = 1; i < script.inputs().size(); ++i) {
+    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
+      arguments.emplace_back(signature.tensors.at(tensor++));
+    } else {
+      arguments.emplace_back(signature.scalars.at(scalar++));
+    }
+  }
+  return arguments;
+}
+
 /// Kernels rely on elements that lie next to each other and start at a multiple of 16 bytes.
+bool is_presentable(const at::Tensor& tensor) {
+  return tensor.is_non_overlapping_and_dense() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+}
+
 at::Tensor presentable(const at::Tensor& tensor) {
-  if (!tensor.is_non_overlapping_and_dense()) return tensor.contiguous();
-  bool aligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
-  return aligned ? tensor : tensor.clone();
+  return tensor.is_non_overlapping_and_dense() ? tensor.clone() : tensor.contiguous();
 }
 
 bool is_plain(const at::Tensor& tensor) {
@@ -116,33 +140,42 @@ Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_s
 std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
   if (state_.left_to_torch) return run_in_torch(segment, arguments);
-  std::vector<c10::IValue> ready(arguments.begin(), arguments.end());
-  std::vector<at::Tensor> tensors;
-  for (c10::IValue& argument : ready) {
-    if (!argument.isTensor()) continue;
-    if (!is_plain(argument.toTensor())) return run_in_torch(segment, arguments);
-    at::Tensor tensor = presentable(argument.toTensor());
-    tensors.push_back(tensor);
-    argument = std::move(tensor);
+  std::vector<c10::IValue> adapted;  // all arguments, where one has to be another tensor
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!arguments[i].isTensor()) continue;
+    const at::Tensor& given = arguments[i].toTensor();
+    if (!is_plain(given)) return run_in_torch(segment, arguments);
+    if (is_presentable(given)) continue;
+    if (adapted.empty()) adapted = arguments.vec();
+    adapted[i] = presentable(given);
   }
-  std::shared_ptr<const Entry> entry = find(ready);
+  const c10::ArrayRef<c10::IValue> operands = adapted.empty() ? arguments : c10::ArrayRef<c10::IValue>(adapted);
+  std::shared_ptr<const Entry> entry = find(operands);
   if (!entry) {
-    CallSignature signature = CallSignature::of(ready);
+    CallSignature signature = CallSignature::of(operands);
     if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
       if (state_.options.outside_range == "error") throw Error(reason);
       warn_once(reason + " It runs in LibTorch.");
       return run_in_torch(segment, arguments);
     }
     if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
-    bool on_cuda = !tensors.empty() && tensors.front().is_cuda();
+    bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
     // The compiler has run for remembered signatures; during a capture nothing can be planned.
     if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
       entry = plan_at_call(segment, signature);
     } else if (!is_being_captured()) {
-      entry = plan_later(segment, signature);
+      if (std::shared_ptr<Executor> executor = plan_at_once(segment, signature)) {
+        plan_later(segment, signature, executor);
+        entry = std::make_shared<const Entry>(signature, std::move(executor));
+      } else {
+        // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
+        std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
+        plan_later(segment, signature, nullptr);
+        return outputs;
+      }
     }
   }
-  if (!entry || entry->is_being_planned) {
+  if (!entry || (entry->is_being_planned && !entry->executor)) {
     if (is_being_captured()) {
       warn_once("a CUDA graph is captured before " + state_.name +
                 " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
@@ -152,6 +185,11 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
   try {
+    std::vector<at::Tensor> tensors;
+    tensors.reserve(operands.size());
+    for (const c10::IValue& operand : operands) {
+      if (operand.isTensor()) tensors.push_back(operand.toTensor());
+    }
     std::vector<at::Tensor> outputs = entry->executor->run(tensors);
     // Looking at all weights takes longer than a launch does, so it is done while the device works.
     if (entry->executor->plan().is_current()) return outputs;
@@ -184,26 +222,10 @@ std::shared_ptr<const Engine::Entry> Engine::find(c10::ArrayRef<c10::IValue> arg
 std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, const CallSignature& signature, bool tune,
                                                   const std::function<void(size_t, size_t)>& progress,
                                                   const WeightMarks& marks) {
-  expect(!signature.tensors.empty(), "the segment has no tensor input");
+  std::vector<ImportArgument> arguments = import_arguments(segment, signature);
   c10::Device device = signature.tensors.front().device;
-  for (const TensorType& type : signature.tensors) {
-    expect(type.device == device, "inputs are on different devices");
-    expect(type.numel() > 0, "an input has no elements");
-  }
-  // Arguments of the script stand in the order of the call.
-  std::vector<ImportArgument> arguments{segment};
-  size_t tensor = 0;
-  size_t scalar = 0;
-  const torch::jit::Graph& script = script_of(segment);
-  for (size_t i = 1; i < script.inputs().size(); ++i) {
-    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
-      arguments.emplace_back(signature.tensors.at(tensor++));
-    } else {
-      arguments.emplace_back(signature.scalars.at(scalar++));
-    }
-  }
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
-  auto plan = convert(script, arguments, device, state_.options, state_.name, tune, timings_, progress,
+  auto plan = convert(script_of(segment), arguments, device, state_.options, state_.name, tune, timings_, progress,
                       rehearses ? IsFaster(Rehearsal()) : IsFaster());
   for (WeightMark& mark : plan->weights) {
     auto own = marks.find(mark.tensor().unsafeGetTensorImpl());
@@ -286,7 +308,30 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
-std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segment, const CallSignature& signature) {
+std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const CallSignature& signature) const try {
+  if (is_disabled("plan_at_once")) return nullptr;
+#ifdef TORCHWELD_WITH_CUDA
+  c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
+#endif
+  std::vector<ImportArgument> arguments = import_arguments(segment, signature);
+  auto plan = convert_at_once(script_of(segment), arguments, signature.tensors.front().device, state_.options,
+                              state_.name + "_at_once", timings_);
+  return std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
+} catch (const std::exception& error) {
+  log(2, state_.name + " is not planned at once: " + error.what());
+  return nullptr;
+}
+
+void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature,
+                        std::shared_ptr<Executor> until_then) {
+  auto entry = std::make_shared<const Entry>(signature, std::move(until_then), /*is_being_planned=*/true);
+  {
+    std::lock_guard lock(table_mutex_);
+    if (find(signature)) return;  // another thread was first
+    auto table = std::make_shared<Table>(*table_.load());
+    put(*table, entry);
+    table_.store(std::move(table));
+  }
   auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
   auto work = [self, view, signature] {
@@ -296,19 +341,8 @@ std::shared_ptr<const Engine::Entry> Engine::plan_later(const c10::IValue& segme
 #endif
     self->plan_at_call(view->module(), signature, view->marks());
   };
-  auto entry = std::make_shared<Entry>();
-  entry->signature = signature;
-  entry->is_being_planned = true;
-  {
-    std::lock_guard lock(table_mutex_);
-    if (auto known = find(signature)) return known;  // another thread was first
-    auto table = std::make_shared<Table>(*table_.load());
-    put(*table, entry);
-    table_.store(std::move(table));
-  }
-  if (planner().post(work)) return entry;
-  remove(entry);
-  return nullptr;
+  // What runs by some plan needs no other one as much as the machine needs rest.
+  if (!planner().post(work) && !entry->executor) remove(entry);
 }
 
 void Engine::add(std::shared_ptr<const Entry> entry) {

@@ -37,10 +37,10 @@ class Engine : public torch::CustomClassHolder {
 
   /// Runs `segment` (the module that this engine hangs at) on its arguments: by the plan for their signature, which is
   /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. A plan
-  /// for a GPU takes a compiler, so there calls of a new signature run in TorchScript until the plan is made in the
-  /// background. An engine whose inputs were not known at compile plans for a signature when it comes for the second
-  /// time: sizes that depend on data may never come again. Returns the segment's outputs. Throws Error for a call
-  /// outside the range when the options say so.
+  /// for a GPU takes a compiler and is made in the background; until then calls of a new signature run by a plan from
+  /// machine code that is there, or, where that is not enough, in TorchScript. An engine whose inputs were not known at
+  /// compile plans for a signature when it comes for the second time: sizes that depend on data may never come again.
+  /// Returns the segment's outputs. Throws Error for a call outside the range when the options say so.
   std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
   /// Plans for `signature` with tuning, and remembers it as one to plan after loading. Throws Unsupported.
@@ -69,7 +69,7 @@ class Engine : public torch::CustomClassHolder {
   struct Entry {
     CallSignature signature;
     std::shared_ptr<Executor> executor;  // null: LibTorch runs it
-    bool is_being_planned = false;       // else planning has failed where there is no executor
+    bool is_being_planned = false;       // in the background, to replace the executor if there is one
     mutable std::atomic<int64_t> last_use{0};
   };
   using Table = std::vector<std::shared_ptr<const Entry>>;
@@ -85,9 +85,11 @@ class Engine : public torch::CustomClassHolder {
   bool is_remembered(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
                                             const WeightMarks& marks = {});
-  /// Plans in the background, from the weights as they are now. Returns what the table has for the signature, or null
-  /// when too much is waiting.
-  std::shared_ptr<const Entry> plan_later(const c10::IValue& segment, const CallSignature& signature);
+  /// A plan from machine code that is there, without waiting for a compiler; null where that is not enough.
+  std::shared_ptr<Executor> plan_at_once(const c10::IValue& segment, const CallSignature& signature) const;
+  /// Plans in the background, from the weights as they are now, unless the signature has an entry or too much is
+  /// waiting. Until then `until_then` runs its calls, LibTorch where that is null.
+  void plan_later(const c10::IValue& segment, const CallSignature& signature, std::shared_ptr<Executor> until_then);
   void add(std::shared_ptr<const Entry> entry);
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);

@@ -4,12 +4,33 @@
 #include "runtime/run_context.h"
 
 #ifdef TORCHWELD_WITH_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
 namespace torchweld {
+
+#ifdef TORCHWELD_WITH_CUDA
+namespace {
+
+/// A plan may be let go while `stream` still runs it. What it packed was allocated on other streams, which must not get
+/// that memory back before.
+void keep_constants_for(const Plan& plan, c10::cuda::CUDAStream stream) {
+  std::vector<at::Tensor> constants = plan.constants;
+  for (const Step& step : plan.steps) {
+    std::vector<at::Tensor> packed = step.kernel->constants();
+    constants.insert(constants.end(), packed.begin(), packed.end());
+  }
+  for (const at::Tensor& tensor : constants) {
+    if (tensor.defined() && tensor.is_cuda())
+      c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), stream);
+  }
+}
+
+}  // namespace
+#endif
 
 Executor::Executor(std::shared_ptr<const Plan> plan, bool cuda_graphs) : plan_(std::move(plan)) {
   if (!plan_->device.is_cuda() || plan_->steps.empty()) return;
@@ -33,7 +54,10 @@ std::vector<at::Tensor> Executor::run(const std::vector<at::Tensor>& inputs) {
     OfStream& own = by_stream_[stream];  // stays where it is when others come
     lock.unlock();
     std::lock_guard stream_lock(own.mutex);
-    if (!own.context) own.context = std::make_unique<RunContext>(plan_);
+    if (!own.context) {
+      own.context = std::make_unique<RunContext>(plan_);
+      keep_constants_for(*plan_, c10::cuda::getCurrentCUDAStream(plan_->device.index()));
+    }
     // Being recorded already (torch.cuda.graph round the whole model): the steps join that recording.
     bool captured = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
     if (!records_ || captured) return own.context->run_steps(inputs, stream);

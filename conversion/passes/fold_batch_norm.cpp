@@ -1,11 +1,16 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <unordered_map>
 
 #include "conversion/passes/passes.h"
 #include "core/ops/constant.h"
@@ -23,22 +28,44 @@ struct Affine {
   Value* x = nullptr;
   at::Tensor scale;
   at::Tensor shift;
+  bool only_adds = false;  ///< Every scale is 1.
 };
 
 /// The channel dimension of what a convolution or linear gives.
 int64_t channel_axis(const Value* value) { return value->from<Linear>() ? value->type.rank() - 1 : 1; }
 
-std::optional<Affine> affine_of_batch_norm(const Node& node, const BatchNorm& op) {
-  std::vector<at::Tensor> constants;  // weight, bias, mean, var
-  for (size_t i = 1; i < 5; ++i) {
-    const at::Tensor* constant = constant_of(node.input(i));
-    if (!constant) return std::nullopt;
-    constants.push_back(constant->to(c10::kDouble));
+/// The affine maps, but for x, of all batch norms whose numbers are known and finite. They are computed in a row, as
+/// one long norm: on a GPU launches and looks at results take longer than these few numbers do.
+std::unordered_map<const Node*, Affine> affine_of_batch_norms(const Graph& graph) {
+  std::vector<const Node*> norms;
+  std::array<std::vector<at::Tensor>, 4> numbers;  // weight, bias, mean, var
+  std::vector<double> eps;
+  for (const auto& node : graph.nodes()) {
+    auto* norm = node->as<BatchNorm>();
+    std::array<const at::Tensor*, 4> constants{};
+    for (size_t i = 0; norm && i < 4; ++i) constants[i] = constant_of(node->input(i + 1));
+    if (std::count(constants.begin(), constants.end(), nullptr) > 0) continue;
+    norms.push_back(node.get());
+    for (size_t i = 0; i < 4; ++i) numbers[i].push_back(*constants[i]);
+    eps.insert(eps.end(), constants[0]->numel(), norm->eps);
   }
-  at::Tensor scale = constants[0] * at::rsqrt(constants[3] + op.eps);
-  at::Tensor shift = constants[1] - constants[2] * scale;
-  if (!at::isfinite(scale).all().item<bool>()) return std::nullopt;
-  return Affine{node.input(0), scale, shift};
+  if (norms.empty()) return {};
+  auto joined = [&](size_t i) { return at::cat(numbers[i]).to(c10::kDouble); };
+  at::Tensor var = joined(3);
+  at::Tensor scale = joined(0) * at::rsqrt(var + at::tensor(eps, c10::kDouble).to(var.device()));
+  at::Tensor shift = joined(1) - joined(2) * scale;
+  at::Tensor known = scale.cpu();
+  std::unordered_map<const Node*, Affine> affines;
+  int64_t begin = 0;
+  for (const Node* node : norms) {
+    int64_t count = constant_of(node->input(1))->numel();
+    const double* first = known.const_data_ptr<double>() + begin;
+    bool finite = std::all_of(first, first + count, [](double number) { return std::isfinite(number); });
+    bool ones = std::all_of(first, first + count, [](double number) { return number == 1; });
+    if (finite) affines[node] = {nullptr, scale.narrow(0, begin, count), shift.narrow(0, begin, count), ones};
+    begin += count;
+  }
+  return affines;
 }
 
 /// A constant operand as one f64 number per channel of `x`; nothing when it varies along other dimensions.
@@ -68,8 +95,8 @@ std::optional<Affine> affine_of_pointwise(const Node& node, const Pointwise& op)
   if (!operand) return std::nullopt;
   at::Tensor one = at::ones_like(*operand);
   at::Tensor zero = at::zeros_like(*operand);
-  if (op.fn == "add") return Affine{x, one, *operand};
-  if (op.fn == "sub") return Affine{x, one, -*operand};
+  if (op.fn == "add") return Affine{x, one, *operand, /*only_adds=*/true};
+  if (op.fn == "sub") return Affine{x, one, -*operand, /*only_adds=*/true};
   if (op.fn == "mul") return Affine{x, *operand, zero};
   at::Tensor inverse = operand->reciprocal();
   if (!at::isfinite(inverse).all().item<bool>()) return std::nullopt;
@@ -97,10 +124,14 @@ at::Tensor scale_weight(const Node& producer, const at::Tensor& weight, const at
   int64_t rows = std::max<int64_t>(1, piece * shape[0] / std::max<int64_t>(1, weight.numel()));
   for (int64_t begin = 0; begin < shape[0]; begin += rows) {
     int64_t count = std::min(rows, shape[0] - begin);
-    scaled.narrow(0, begin, count)
-        .copy_(from.narrow(0, begin, count).to(c10::kDouble) * factor.narrow(0, begin, count));
+    scaled.narrow(0, begin, count).copy_(from.narrow(0, begin, count) * factor.narrow(0, begin, count));
   }
   return scaled.reshape(weight.sizes());
+}
+
+/// Numbers in memory of their own, from where it is aligned.
+at::Tensor alone(const at::Tensor& numbers, c10::ScalarType dtype) {
+  return numbers.to(dtype, /*non_blocking=*/false, /*copy=*/true);
 }
 
 /// The producer of `affine.x` with the affine map in its weights; null when it cannot go there.
@@ -118,10 +149,11 @@ Value* fold_into_producer(Graph& graph, const Affine& affine) {
   if (bias) new_bias = new_bias + bias->to(c10::kDouble) * affine.scale;
   auto name_of = [](const Value* v) { return v->from<Constant>()->name; };
   Value* w = producer->input(1);
-  if (!affine.scale.eq(1).all().item<bool>()) {
+  if (!affine.only_adds) {
     w = graph.add(Constant{scale_weight(*producer, *weight, affine.scale), name_of(w)}, {});
   }
-  Value* b = graph.add(Constant{new_bias.to(weight->scalar_type()), has_bias ? name_of(producer->input(2)) : ""}, {});
+  Value* b =
+      graph.add(Constant{alone(new_bias, weight->scalar_type()), has_bias ? name_of(producer->input(2)) : ""}, {});
   return graph.add(producer->attrs, {producer->input(0), w, b});
 }
 
@@ -133,8 +165,8 @@ Value* as_pointwise(Graph& graph, const Affine& affine, const Value* result) {
   shape[0] = affine.scale.numel();
   Value* x = affine.x;
   if (x->type.dtype != compute) x = graph.add(Cast{compute}, {x});
-  Value* scale = graph.add(Constant{affine.scale.to(compute).reshape(shape), ""}, {});
-  Value* shift = graph.add(Constant{affine.shift.to(compute).reshape(shape), ""}, {});
+  Value* scale = graph.add(Constant{alone(affine.scale, compute).reshape(shape), ""}, {});
+  Value* shift = graph.add(Constant{alone(affine.shift, compute).reshape(shape), ""}, {});
   Value* y = graph.add(Pointwise{"add"}, {graph.add(Pointwise{"mul"}, {x, scale}), shift});
   return dtype == compute ? y : graph.add(Cast{dtype}, {y});
 }
@@ -143,12 +175,15 @@ Value* as_pointwise(Graph& graph, const Affine& affine, const Value* result) {
 
 void fold_batch_norm(Graph& graph, const PassContext&) {
   PlainAten plain;
+  std::unordered_map<const Node*, Affine> norms = affine_of_batch_norms(graph);
   for (Node* node : graph.node_list()) {
     auto* norm = node->as<BatchNorm>();
     auto* pointwise = node->as<Pointwise>();
-    std::optional<Affine> affine = norm        ? affine_of_batch_norm(*node, *norm)
-                                   : pointwise ? affine_of_pointwise(*node, *pointwise)
-                                               : std::nullopt;
+    std::optional<Affine> affine = pointwise ? affine_of_pointwise(*node, *pointwise) : std::nullopt;
+    if (auto known = norms.find(node); known != norms.end()) {
+      affine = known->second;
+      affine->x = node->input(0);
+    }
     if (!affine) continue;
     Graph::InsertBefore here(graph, node);
     graph.origin = node->origin;

@@ -342,6 +342,7 @@ class GemmKernel : public Kernel {
   int64_t workspace_bytes() const override { return static_cast<int64_t>(choice_.workspaceSize); }
   bool may_overlap() const override { return true; }
   std::vector<size_t> packed_inputs() const override { return prepared_->gemm.packed; }
+  std::vector<at::Tensor> constants() const override { return {prepared_->weight, prepared_->bias}; }
 
  private:
   std::shared_ptr<const Prepared> prepared_;

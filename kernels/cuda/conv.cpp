@@ -121,6 +121,7 @@ std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, Depthw
           "  I channels;\n  I out_height;\n  I out_width;\n  int height, width, pad_h, pad_w, vector_reads;\n" +
           loops.parameter_members() + "};\n" + emit_elements(parts.body, loops, parts.body.anchor->output()) +
           entry(node, parts, "tw::depthwise<" + window + ", " + numbers({tile.height, tile.width, loops.width}) + ">")};
+  expect_compiled(program, node);
   PackedConv packed = pack(node, parts, {2, 3, 0, 1});
   std::string type = loops.index_type();
   Dims items = {loops.sizes[0], ceil_div(loops.sizes[1], tile.height), ceil_div(loops.sizes[2], tile.width),
@@ -159,6 +160,7 @@ std::unique_ptr<Kernel> make_direct(const Node& node, ConvParts parts) {
           entry(node, parts,
                 std::string("tw::direct_conv<") + (parts.channels_last ? "true" : "false") + ", " +
                     std::to_string(width) + ">")};
+  expect_compiled(program, node);
   PackedConv packed = pack(node, parts, {0, 2, 3, 1});
   std::string type = loops.index_type();
   int64_t count = loops.positions();

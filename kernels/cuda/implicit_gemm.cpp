@@ -30,12 +30,13 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
   constexpr size_t kMostOffers = 12;
-  std::vector<GemmConfig> configs = gemm_configs(parts.problem, gemm_device(node), kMostOffers);
-  expect(!configs.empty(), "the operands of a block do not fit into shared memory");
+  std::vector<GemmConfig> configs = gemm_configs(parts.problem, gemm_device(node), kMostOffers, context.wanted);
+  expect(!configs.empty(), context.wanted ? "none of the configurations that are wanted fits"
+                                          : "the operands of a block do not fit into shared memory");
   const GemmConfig best = configs.front();
   // Of small layers, the fastest was always expected within 1.22 times the best estimate (an H100).
   constexpr double kHopeful = 1.25;
-  if (best.microseconds < kLibrariesPayFrom)
+  if (best.microseconds < kLibrariesPayFrom && !context.wanted)
     std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
   // Compared in f16 and bf16 only, and where every block has tiles of its own.
   bool as_good_as_libraries = best.source == GemmSource::kPipeline && best.splits == 1 && parts.dtype != c10::kFloat;

@@ -462,7 +462,8 @@ std::string GemmConfig::text() const {
   return text;
 }
 
-std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most) {
+std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most,
+                                     const std::set<std::string>* wanted) {
   Search search(problem, device);
   add_resident(search);
   add_shallow(search);
@@ -472,6 +473,10 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   std::vector<GemmConfig>& all = search.found();
   std::stable_sort(all.begin(), all.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
+  if (wanted) {
+    std::erase_if(all, [&](const GemmConfig& c) { return !wanted->count(c.text()); });
+    return std::move(all);
+  }
   // The estimate is least sure about clusters, so that a few of them are always looked at where they may be good.
   const size_t most_others = most - most / 4;
   constexpr double kHopeful = 1.5;

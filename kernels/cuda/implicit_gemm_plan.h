@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -116,7 +117,9 @@ struct GemmConfig {
   std::string text() const;
 };
 
-/// At most `most` configurations that fit the device, best first by the estimate; empty when none fits.
-std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most);
+/// At most `most` configurations that fit the device, best first by the estimate; empty when none fits. With `wanted`
+/// (texts) all of these that fit instead.
+std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most,
+                                     const std::set<std::string>* wanted = nullptr);
 
 }  // namespace torchweld::cuda

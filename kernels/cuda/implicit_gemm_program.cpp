@@ -229,6 +229,8 @@ int64_t moment_parts(const GemmConfig& config, const GemmProblem& problem) {
 }
 
 GemmLaunch gemm_launch(const Node& node, const GemmParts& parts, const GemmConfig& config) {
+  Program program = gemm_program(node, parts, config);
+  expect_compiled(program, node);
   Packed packed = packed_of(node, parts, config);
   bool in_turn = config.source == GemmSource::kPipeline;
   Shape shape{.blocks = config.launched_blocks(parts.problem, gemm_device(node)),
@@ -237,7 +239,7 @@ GemmLaunch gemm_launch(const Node& node, const GemmParts& parts, const GemmConfi
               .shared_bytes = static_cast<unsigned>(config.shared_bytes),
               .cluster = static_cast<unsigned>(config.splits)};
   if (parts.norm) shape.shared_bytes += static_cast<unsigned>(8 * config.rows);
-  return {gemm_program(node, parts, config), shape, arguments_of(parts, config, packed), packed};
+  return {std::move(program), shape, arguments_of(parts, config, packed), packed};
 }
 
 }  // namespace torchweld::cuda

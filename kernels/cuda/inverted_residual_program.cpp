@@ -317,6 +317,8 @@ Program residual_program(const Node& node, const ResidualParts& parts, const Res
 }
 
 ResidualLaunch residual_launch(const Node& node, const ResidualParts& parts, const ResidualLayout& l, int64_t tiles) {
+  Program program = residual_program(node, parts, l);
+  expect_compiled(program, node);
   at::Tensor weights;
   if (!is_collecting()) {
     c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
@@ -328,7 +330,7 @@ ResidualLaunch residual_launch(const Node& node, const ResidualParts& parts, con
               .threads = static_cast<unsigned>(32 * l.tiling.warps),
               .shared_bytes = static_cast<unsigned>(l.shared_bytes),
               .cluster = static_cast<unsigned>(cluster_of(parts.sizes, l))};
-  return {residual_program(node, parts, l), shape, arguments_of(node, parts, l, weights, tiles), {weights}};
+  return {std::move(program), shape, arguments_of(node, parts, l, weights, tiles), {weights}};
 }
 
 }  // namespace torchweld::cuda

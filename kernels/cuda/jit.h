@@ -24,10 +24,11 @@ std::string arch_name(int major, int minor);
 std::string arch_of_device(int device);
 
 /// Machine code for `arch`: from memory, else from the folder of TORCHWELD_CACHE, else compiled and stored in both.
-/// Threads that ask for the same program wait for one compilation. Throws InternalError with the compiler's log, or
-/// UnavailableError without NVRTC. Returns the key under which the code is kept.
+/// Threads that ask for the same program wait for one compilation. Throws InternalError with the compiler's log,
+/// UnavailableError without NVRTC, or Unsupported where it would have to wait beside a WithoutCompiler. Returns the key
+/// under which the code is kept.
 std::string compile(const Program& program, const std::string& arch);
-/// True when machine code of the program for a CUDA device of this machine is in memory.
+/// True when machine code of the program for a CUDA device of this machine is in memory. Waits for nobody.
 bool is_compiled(const Program& program, int device);
 /// Compiles without any cache and returns the log of the assembler (registers, spills) beside the machine code.
 struct Compiled {

@@ -30,6 +30,12 @@ void LaunchChain::run(const StepArgs& args) const {
   }
 }
 
+std::vector<at::Tensor> LaunchChain::constants() const {
+  std::vector<at::Tensor> all;
+  for (const Link& link : links_) all.insert(all.end(), link.constants.begin(), link.constants.end());
+  return all;
+}
+
 std::vector<const Launch*> LaunchChain::launches() const {
   std::vector<const Launch*> all;
   for (const Link& link : links_) all.push_back(&link.launch);

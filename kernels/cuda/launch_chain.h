@@ -30,6 +30,7 @@ class LaunchChain : public Kernel {
   bool may_overlap() const override { return true; }
   std::vector<const Launch*> launches() const override;
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<at::Tensor> constants() const override;
 
  private:
   std::vector<Link> links_;

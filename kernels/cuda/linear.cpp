@@ -124,6 +124,7 @@ std::unique_ptr<Kernel> make_few_rows(const Node& node, LinearParts parts) {
           std::to_string(kRows) + ", " + std::to_string(width) + ">(\n      " + x + ", p,\n      [&](I rest) {\n" +
           emit_split(inner) + "        return " + offset + ";\n      },\n      [&](const auto& acc, I rest, I n) {\n" +
           emit_split(inner) + "        elements.run<1>(acc, " + index_list(inner) + ", n);\n      });\n}\n"};
+  expect_compiled(program, node);
   at::Tensor weight = pack(node, parts.weight, parts.x.dtype);
   at::Tensor bias = pack(node, parts.bias, parts.x.dtype == c10::kDouble ? c10::kDouble : c10::kFloat);
   std::string type = loops.index_type();

@@ -8,6 +8,7 @@
 
 #include "core/environment.h"
 #include "core/error.h"
+#include "kernels/without_compiler.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -35,6 +36,10 @@ void OwnKernel::run(const StepArgs& args) const {
   for (const at::Tensor* out : args.out) pointers[count++] = out->data_ptr();
   check(count == launch_.pointers, "number of data pointers of a kernel");
   enqueue(launch_, pointers, static_cast<CUstream>(args.stream), args.early_start);
+}
+
+void expect_compiled(const Program& program, const Node& node) {
+  if (WithoutCompiler::is_alive() && !is_collecting()) compile(program, arch_of_device(device_of(node)));
 }
 
 Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device) {

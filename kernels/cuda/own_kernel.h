@@ -17,6 +17,7 @@ class OwnKernel : public Kernel {
   void run(const StepArgs& args) const override;
   const Launch* launch() const override { return &launch_; }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<at::Tensor> constants() const override { return constants_; }
 
  private:
   Launch launch_;
@@ -32,6 +33,10 @@ struct Shape {
   unsigned shared_bytes = 0;
   unsigned cluster = 1;  ///< Blocks per cluster along x, at most 16; divides `blocks`. More than 1 needs sm_90.
 };
+
+/// Throws Unsupported where make_launch would because of a WithoutCompiler: to be asked before weights are packed for
+/// the program.
+void expect_compiled(const Program& program, const Node& node);
 
 /// Compiles and loads `program` for the device, to be launched with so many data pointers.
 Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device);

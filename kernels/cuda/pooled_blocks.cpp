@@ -253,8 +253,10 @@ void offer_layouts(const Node& node, const PooledParts& parts, const std::vector
         [&](size_t i) { return layouts[i].config.sharing.blocks(); });
   }
   for (size_t i = begin; i < (tune ? layouts.size() : std::min(layouts.size(), begin + 1)); ++i) {
-    offers.add(layouts[i].config.sharing.text(),
-               [&node, parts, layout = layouts[i], make] { return make(node, parts, layout); });
+    offers.add(layouts[i].config.sharing.text(), [&node, parts, layout = layouts[i], name, make] {
+      expect_compiled(program_of(node, parts, layout.config, name), node);
+      return make(node, parts, layout);
+    });
   }
 }
 

@@ -266,6 +266,8 @@ Program program_of(const Node& node, const StemParts& parts, const StemLayout& l
 
 std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts, const StemLayout& l,
                                        const DeviceLimits& limits) {
+  Program program = program_of(node, parts, l);
+  expect_compiled(program, node);
   at::Tensor weights;
   if (!is_collecting()) {
     c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
@@ -289,7 +291,7 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
               .blocks_y = l.slices,
               .threads = static_cast<unsigned>(32 * l.warps),
               .shared_bytes = static_cast<unsigned>(l.shared_bytes)};
-  return make_own_kernel(node, program_of(node, parts, l), shape, std::move(arguments), parts.packed, {weights});
+  return make_own_kernel(node, program, shape, std::move(arguments), parts.packed, {weights});
 }
 
 }  // namespace

@@ -311,6 +311,7 @@ class CudnnKernel : public Kernel {
   int64_t workspace_bytes() const override { return workspace_; }
   bool may_overlap() const override { return true; }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+  std::vector<at::Tensor> constants() const override { return {prepared_->weight, prepared_->bias}; }
 
  private:
   std::shared_ptr<Prepared> prepared_;

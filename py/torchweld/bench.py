@@ -5,9 +5,11 @@ in the same precision on the same inputs, already on the device. A record is one
 its fields are in docs/performance/README.md.
 """
 
+import collections
 import copy
 import datetime
 import gc
+import itertools
 import json
 import os
 import platform
@@ -20,9 +22,10 @@ import time
 
 import torch
 
-from . import __version__, _floors, _inputs
+from . import _C, __version__, _floors, _inputs
 from ._compare import compare
 from ._compile import compile, explain
+from ._inputs import Input
 
 PEERS = ("eager", "frozen_graph", "inductor")
 
@@ -46,6 +49,9 @@ def add_arguments(parser):
     parser.add_argument("--calls", type=int, help="calls in each repeat; default: 100, on the CPU as many as fit 1 s")
     parser.add_argument("--optimization-level", type=int, default=3)
     parser.add_argument("--timing-cache")
+    parser.add_argument(
+        "--new-shapes", action="store_true", help="also time first calls at batch sizes that have no plan yet"
+    )
     parser.add_argument("--peers", nargs="*", default=["eager", "frozen_graph"], choices=list(PEERS))
     parser.add_argument("--json", help="append the records to this file")
     parser.set_defaults(action=run)
@@ -90,6 +96,7 @@ def measure(name, batch, precision, args):
         compiled, build_s = _build(script, inputs, options)
         peak_mb = (torch.cuda.max_memory_allocated() - bytes_before) / 2**20 if on_cuda else 0.0
         warm_build_s = _warm_build_seconds(script, inputs, options, folder)
+        first_call_ms, planning_s = _first_calls(script, inputs, options) if args.new_shapes else (None, None)
     report = explain(compiled)
     steps = [step for engine in report.engines for step in engine.steps]
     device = device_name(args.device)
@@ -99,8 +106,9 @@ def measure(name, batch, precision, args):
     with torch.inference_mode():
         times = interleave(runners, args.repeats, args.calls or (100 if on_cuda else None))
         latencies = _latencies(runners["torchweld"], on_cuda)
-        host_us = _host_microseconds(runners["torchweld"], on_cuda)
-        operator_us = _host_microseconds(_scripted_operator(inputs[0]), on_cuda)
+        host_us, moving_host_us, operator_us = _host_microseconds(
+            [runners["torchweld"], _moving(compiled, inputs), _scripted_operator(inputs[0])], on_cuda
+        )
     return {
         "model": name, "batch": batch, "precision": precision, "device": device,
         "threads": torch.get_num_threads(), "clocks": _clocks() if on_cuda else "", "commit": _commit(),
@@ -108,7 +116,8 @@ def measure(name, batch, precision, args):
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "torchweld_ms": statistics.median(times["torchweld"]), "torchweld_p50_ms": _percentile(latencies, 50),
         "torchweld_p99_ms": _percentile(latencies, 99), "host_us": host_us,
-        "operator_us": operator_us,
+        "moving_host_us": moving_host_us, "operator_us": operator_us,
+        "first_call_ms": first_call_ms, "planning_s": planning_s,
         "kernels_per_call": sum(engine.launches for engine in report.engines),
         "steps": [
             [_name(step.op), step.tactic, round(step.microseconds, 2), floor and round(floor, 2)]
@@ -375,19 +384,57 @@ def _scripted_operator(x):
     return lambda: scripted(x)
 
 
-def _host_microseconds(call, on_cuda):
-    """Time until a call returns, the device not waited for; few calls at once, so that no queue fills."""
+def _moving(compiled, inputs):
+    """A call whose inputs, and results, are at other addresses than those of the call before."""
+    sets = itertools.cycle([[x.clone() for x in inputs] for _ in range(3)])
+    results = collections.deque(maxlen=3)
+    return lambda: results.append(compiled(*next(sets)))
+
+
+def _host_microseconds(calls, on_cuda):
+    """Time until each of the calls returns, the device not waited for; they take turns.
+
+    Few calls at once, so that no queue fills.
+    """
     if not on_cuda:
-        return 0.0
-    best = []
+        return [0.0] * len(calls)
+    times = [[] for _ in calls]
     for _ in range(30):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(10):
-            call()
-        best.append((time.perf_counter() - start) / 10 * 1e6)
+        for call, of_call in zip(calls, times, strict=True):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(10):
+                call()
+            of_call.append((time.perf_counter() - start) / 10 * 1e6)
     torch.cuda.synchronize()
-    return statistics.median(best)
+    return [statistics.median(of_call) for of_call in times]
+
+
+def _first_calls(script, inputs, options):
+    """Milliseconds until the first calls at three new batch sizes return, and seconds until there are plans for them.
+
+    One after the other, and each has the machine to itself. The module is compiled again, for a range of batch sizes;
+    timings and machine code are known from the first time.
+    """
+    on_cuda = inputs[0].is_cuda
+    batch = inputs[0].shape[0]
+    new = [batch + more for more in (1, 2, 3)]
+    specs = [
+        Input(min_shape=x.shape, opt_shape=x.shape, max_shape=(max(new), *x.shape[1:]), dtype=x.dtype) for x in inputs
+    ]
+    compiled = compile(script, specs, **options)
+    calls, plans = [], []
+    with torch.inference_mode():
+        for size in (batch, *new):
+            x = [torch.cat([x] * -(-size // batch))[:size] for x in inputs]
+            _sync(on_cuda)
+            start = time.perf_counter()
+            compiled(*x)
+            calls.append((time.perf_counter() - start) * 1e3)
+            _C.finish_planning()
+            plans.append(time.perf_counter() - start)
+            _sync(on_cuda)
+    return calls[1:], plans[1:]
 
 
 def _percentile(values, percent):

@@ -61,6 +61,22 @@ TEST(ImplicitGemmPlan, EveryProblemHasConfigurationsThatFit) {
   }
 }
 
+// What runs a layer at one batch size can run it at others, where it would not be among the best.
+TEST(ImplicitGemmPlan, WantedConfigurationsAreFoundAtEveryBatchSize) {
+  for (auto [size, channels, outputs, window] : {std::array{56, 64, 64, 3}, {28, 512, 128, 1}, {7, 512, 2048, 1}}) {
+    for (const GemmConfig& known : gemm_configs(square_conv(1, size, channels, outputs, window, 1), {}, 12)) {
+      const std::set<std::string> wanted = {known.text()};
+      for (int64_t images : {2, 3, 8, 64}) {
+        std::vector<GemmConfig> found =
+            gemm_configs(square_conv(images, size, channels, outputs, window, 1), {}, 1, &wanted);
+        if (known.source == GemmSource::kPatch && found.empty()) continue;  // More rows of images may not fit.
+        ASSERT_EQ(found.size(), 1u) << known.text() << " for " << images << " images";
+        EXPECT_EQ(found[0].text(), known.text());
+      }
+    }
+  }
+}
+
 // Other sources do not read a second tensor.
 TEST(ImplicitGemmPlan, OnlyRowsAndStagesComeFromTwoTensors) {
   for (int64_t images : {1, 32}) {

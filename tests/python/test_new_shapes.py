@@ -1,5 +1,6 @@
 """Shapes that come for the first time. On a GPU their plans take a compiler: LibTorch runs until they are ready."""
 
+import gc
 import subprocess
 import sys
 
@@ -48,7 +49,8 @@ def events_of_a_call(compiled, x):
 
 
 @torch.no_grad()
-def test_calls_run_in_libtorch_until_the_plan_is_ready():
+def test_calls_run_in_libtorch_until_the_plan_is_ready(monkeypatch):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments,plan_at_once")
     net, compiled = compiled_net()
     x = picture(3, 8, 20, 12)
     plans = _C.finish_planning()
@@ -59,6 +61,22 @@ def test_calls_run_in_libtorch_until_the_plan_is_ready():
     assert "aten::conv2d" in first and "aten::conv2d" not in second, (first, second)
     equal(net, compiled, x)
     assert _C.finish_planning() == plans + 1
+
+
+@torch.no_grad()
+def test_a_new_shape_is_planned_at_once_from_code_that_is_there():
+    x = picture(3, 8, 20, 12)
+    _, other = compiled_net()
+    torchweld.warm_up(other, [x])
+    net, compiled = compiled_net()
+    plans = _C.finish_planning()
+    first = events_of_a_call(compiled, x)
+    assert "aten::conv2d" not in first, first
+    for _ in range(3):
+        equal(net, compiled, x)
+    assert _C.finish_planning() == plans + 1
+    for _ in range(3):
+        equal(net, compiled, x)
 
 
 @torch.no_grad()
@@ -132,6 +150,26 @@ def test_new_weights_at_a_shape_planned_in_the_background():
     for _ in range(2):
         equal(net, compiled, x)
         _C.finish_planning()
+
+
+@torch.no_grad()
+def test_a_plan_is_let_go_while_another_stream_runs_it():
+    net, compiled = compiled_net()
+    x = picture(2, 8, 32, 32)
+    expected = net(x)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torchweld.warm_up(compiled, [x])
+        stream.synchronize()
+        torch.cuda._sleep(100_000_000)
+        result = compiled(x)
+    del compiled
+    gc.collect()
+    others = [torch.full((n,), float("nan"), device="cuda") for n in [1 << k for k in range(4, 20)] * 20]
+    torch.cuda.synchronize()
+    torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
+    del others
 
 
 def double_in_place(compiled):

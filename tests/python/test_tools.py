@@ -75,6 +75,7 @@ def test_bench_writes_records(original, tmp_path, capsys):
                 "5",
                 "--device",
                 "cpu",
+                "--new-shapes",
                 "--json",
                 str(out),
             ]
@@ -91,6 +92,7 @@ def test_bench_writes_records(original, tmp_path, capsys):
         "torchweld_ms",
         "torchweld_p99_ms",
         "host_us",
+        "moving_host_us",
         "operator_us",
         "kernels_per_call",
         "build_s",
@@ -100,6 +102,8 @@ def test_bench_writes_records(original, tmp_path, capsys):
     }
     assert set(record["peers"]) == {"eager", "frozen_graph"} and record["torchweld_ms"] > 0
     assert record["optimization_level"] == 3 and 0 < record["warm_build_s"] < 60
+    assert len(record["first_call_ms"]) == len(record["planning_s"]) == 3
+    assert all(0 < ms / 1e3 <= s for ms, s in zip(record["first_call_ms"], record["planning_s"], strict=True))
     assert all(floor is None for _, _, _, floor in record["steps"])  # of this device no limits are known
 
 

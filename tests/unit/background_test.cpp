@@ -1,12 +1,14 @@
 #include "runtime/background.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <atomic>
 #include <latch>
 #include <memory>
 #include <stdexcept>
+#include <thread>
 
 namespace torchweld {
 namespace {
@@ -28,6 +30,23 @@ TEST(Background, DoesWorkInOrderAndCountsIt) {
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(background.post([&done, i] { done.push_back(i); }));
   EXPECT_EQ(background.finish(), 5);
   EXPECT_EQ(done, (std::vector<int>{0, 1, 2, 3, 4}));
+}
+
+TEST(Background, ThreadsStartedByWorkLetCallsGoFirst) {
+  auto priority = [] { return getpriority(PRIO_PROCESS, 0); };
+  const int of_calls = priority();
+  ASSERT_LT(of_calls, 19) << "nothing is lower";
+  int of_work = of_calls;
+  int of_its_thread = of_calls;
+  Background background;
+  background.post([&] {
+    of_work = priority();
+    std::thread([&] { of_its_thread = priority(); }).join();
+  });
+  background.finish();
+  EXPECT_GT(of_work, of_calls);
+  EXPECT_EQ(of_its_thread, of_work);
+  EXPECT_EQ(priority(), of_calls);
 }
 
 TEST(Background, RefusesWorkWhenTooMuchIsWaiting) {

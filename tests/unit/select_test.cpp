@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "conversion/passes/passes.h"
+#include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 
@@ -70,6 +71,29 @@ TEST(Select, BlocksOfBlocksWithoutKernelsDissolveToTheLastPart) {
 TEST(Select, BlocksOfBlocksDissolveWithoutTimes) {
   TimingCache cache;
   EXPECT_EQ(choices(*block_of_blocks(), false, cache).size(), 7u);
+}
+
+TEST(Select, WithoutCompilerBlocksDissolveToWhatIsThere) {
+  auto graph = block_of_blocks();
+  Selection selection = select_compiled(*graph, {}, {});
+  EXPECT_EQ(selection.size(), 7u) << graph->text();
+  for (const auto& node : graph->nodes()) {
+    if (node->as<Constant>()) continue;
+    ASSERT_EQ(selection.count(node.get()), 1u) << graph->text();
+    EXPECT_NE(selection.at(node.get()).kernel, nullptr);
+  }
+}
+
+TEST(Select, WithoutCompilerNothingHeavyIsLeftToLibTorch) {
+  constexpr const char* kProduct = R"(
+graph(%x: f32[64,64], %y: f32[64,64]) {
+  %z = matmul(%x, %y)
+  %r = pointwise{fn="relu"}(%z)
+  return %r
+})";
+  auto graph = Graph::parse(kProduct);
+  EXPECT_THROW(select_compiled(*graph, {}, {}), Unsupported);
+  EXPECT_EQ(choices(*graph, false, *std::make_unique<TimingCache>()).size(), 2u);
 }
 
 }  // namespace

@@ -33,14 +33,16 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   std::vector<GemmConfig> configs = gemm_configs(parts.problem, gemm_device(node), kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
   const GemmConfig best = configs.front();
-  // Of small layers, the fastest was always expected within 1.22 times the best estimate (an H100).
+  // Of small layers without groups, the fastest was always expected within 1.22 times the best estimate (an H100).
   constexpr double kHopeful = 1.25;
-  if (best.microseconds < kLibrariesPayFrom)
+  const bool grouped = parts.problem.groups > 1;
+  if (best.microseconds < kLibrariesPayFrom && !grouped)
     std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
   // Compared in f16 and bf16 only.
   bool as_good_as_libraries = best.source == GemmSource::kPipeline && parts.dtype != c10::kFloat;
   bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
-  expect(context.tune || as_good_as_libraries || small, "a large product, and kernels are not timed");
+  // Libraries are slow with groups.
+  expect(context.tune || as_good_as_libraries || small || grouped, "a large product, and kernels are not timed");
   if (!context.tune) {
     size_t chosen = choose_untimed(
         node, configs.size(), [&](size_t i) { return gemm_program(node, parts, configs[i]); },

@@ -26,7 +26,7 @@ struct GemmParts {
   size_t x_index = 0;
   std::optional<size_t> second_index;  ///< The node's input that is the product's second tensor.
   c10::ScalarType dtype = c10::kHalf;
-  at::Tensor weight;  ///< [outputs, channels, window...]
+  at::Tensor weight;  ///< [outputs of all groups, channels, window...]
   at::Tensor bias;    ///< Undefined when there is none.
   std::vector<size_t> packed;
   GemmProblem problem;

@@ -188,12 +188,21 @@ int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
 
+/// Chunks of one tap in a block of kRows, and of all sources without pairs of chunks of their own. Where channels are
+/// not split a step may take the last chunk of one tap and the first of the next.
+int64_t chunks_of_tap(const GemmProblem& p, int splits) {
+  int64_t chunks = ceil_div(p.channels, p.chunk());
+  return splits == 1 ? chunks : 2 * ceil_div(ceil_div(chunks, 2), splits);
+}
+
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int m_tiles = c.rows / c.warps_m / 16;
   int n_tiles = c.columns / c.warps_n / 8;
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
+  // With groups there are tiles enough.
+  if (p.groups > 1 && c.columns >= 2 * p.outputs && c.columns > 8) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
   if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kPipeline) return c.columns < 2 * p.outputs;
@@ -203,8 +212,8 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int64_t pairs = ceil_div(ceil_div(p.channels, p.chunk()), 2);
   // Every warp's sums would go through the cluster.
   if (c.splits > 1 && (c.warps_k > 1 || pairs % c.splits != 0 || pairs / c.splits < 2)) return false;
-  int64_t steps = (c.source == GemmSource::kPatch ? 1 : p.taps()) * ceil_div(pairs, c.splits);
-  return c.warps_k <= steps;
+  bool patch = c.source == GemmSource::kPatch;
+  return c.warps_k <= (patch ? ceil_div(pairs, c.splits) : ceil_div(p.taps() * chunks_of_tap(p, c.splits), 2));
 }
 
 /// Collects the configurations that are possible.
@@ -219,11 +228,10 @@ class Search {
   /// False when it is not possible.
   bool add(GemmConfig c) {
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
-    int64_t pairs = ceil_div(ceil_div(ceil_div(p_.channels, p_.chunk()), 2), c.splits);
+    c.slice = chunks_of_tap(p_, c.splits);
     // All taps of a patch are shared evenly by the warps along k.
-    if (c.source == GemmSource::kPatch) pairs = ceil_div(pairs, c.warps_k) * c.warps_k;
-    if (c.source == GemmSource::kPixels) pairs = ceil_div(p_.window[1] * 4, 2 * p_.chunk());
-    c.slice = 2 * pairs;
+    if (c.source == GemmSource::kPatch) c.slice = ceil_div(c.slice, 2 * c.warps_k) * 2 * c.warps_k;
+    if (c.source == GemmSource::kPixels) c.slice = ceil_div(p_.window[1] * 4, 2 * p_.chunk()) * 2;
     c.patch_pixels = patch_of(c);
     c.lanes = lanes_for(p_, c);
     c.shared_bytes = shared_bytes(p_, c);
@@ -246,11 +254,14 @@ class Search {
   std::map<std::pair<GemmSource, int>, int64_t> patches_;
 };
 
+/// No fewer columns than a group has, where there are so few.
+int least_columns(const GemmProblem& p) { return p.outputs <= 8 ? 8 : 16; }
+
 /// All ways that keep the whole k of a block in shared memory.
 void add_resident(Search& search) {
   GemmConfig c;
   for (c.rows = 16; c.rows <= 128; c.rows *= 2) {
-    for (c.columns = 16; c.columns <= 128; c.columns *= 2) {
+    for (c.columns = least_columns(search.problem()); c.columns <= 128; c.columns *= 2) {
       for (c.warps_m = 1; c.warps_m <= c.rows / 16; c.warps_m *= 2) {
         for (c.warps_n = 1; c.warps_n <= c.columns / 8; c.warps_n *= 2) {
           for (c.warps_k = 1; c.warps_k <= 8; c.warps_k *= 2) {
@@ -274,7 +285,7 @@ void add_shallow(Search& search) {
   for (c.warps_m = 2; c.warps_m <= 8; ++c.warps_m) {
     for (int m_tiles : {1, 2}) {
       c.rows = c.warps_m * m_tiles * 16;
-      for (c.columns = 16; c.columns <= 64; c.columns *= 2) {
+      for (c.columns = least_columns(search.problem()); c.columns <= 64; c.columns *= 2) {
         for (c.warps_n = 1; c.warps_n <= 2; ++c.warps_n) search.add(c);
       }
     }
@@ -307,7 +318,8 @@ void add_warpgroups(Search& search) {
   c.source = GemmSource::kStages;
   for (c.rows = 64; c.rows <= 128; c.rows += 64) {
     c.warps_m = c.rows / 16;
-    for (int columns : {16, 32, 48, 64, 96, 128}) {
+    for (int columns : {8, 16, 32, 48, 64, 96, 128}) {
+      if (columns < least_columns(search.problem())) continue;
       c.columns = columns;
       bool power_of_two = (columns & (columns - 1)) == 0;
       for (c.splits = 1; c.splits <= (power_of_two && search.device().clusters ? 8 : 1); c.splits *= 2) {
@@ -350,10 +362,6 @@ bool is_like(const GemmConfig& a, const GemmConfig& b) {
 
 }  // namespace
 
-double GemmProblem::operations() const {
-  return 2.0 * static_cast<double>(rows()) * static_cast<double>(outputs) * static_cast<double>(channels * taps());
-}
-
 int64_t GemmProblem::padded_width() const {
   int64_t per_step = 2 * chunk() / 4;
   return (out_width - 1) * stride[1] + (window[1] + per_step - 1) / per_step * per_step;
@@ -361,7 +369,7 @@ int64_t GemmProblem::padded_width() const {
 
 int64_t GemmConfig::steps(const GemmProblem& problem) const {
   int64_t parts = source == GemmSource::kPixels ? problem.window[0] : problem.taps();
-  return ceil_div(parts * slice / 2, warps_k) * warps_k;
+  return ceil_div(parts * slice, 2 * warps_k) * warps_k;
 }
 
 int64_t GemmConfig::stage_count(const GemmProblem& problem) const {

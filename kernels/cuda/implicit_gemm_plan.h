@@ -7,13 +7,14 @@
 
 namespace torchweld::cuda {
 
-/// A convolution without groups as a matrix product: rows are result pixels, k runs over taps and channels. A linear
-/// layer is a window of 1 x 1.
+/// A convolution as a matrix product: rows are result pixels, k runs over taps and channels. A linear layer is a window
+/// of 1 x 1. Groups are products of the same rows beside each other.
 struct GemmProblem {
   int64_t images = 1;
   int64_t height = 1, width = 1;  ///< Of x.
   int64_t out_height = 1, out_width = 1;
-  int64_t channels = 0, outputs = 0;
+  int64_t groups = 1;
+  int64_t channels = 0, outputs = 0;  ///< Of a group.
   int64_t window[2] = {1, 1};
   int64_t stride[2] = {1, 1};
   int64_t padding[2] = {0, 0};
@@ -23,7 +24,7 @@ struct GemmProblem {
   int64_t first_channels = 0;
   int64_t second_in[3] = {0, 0, 0};  ///< Elements from the pixel of one result to the next: image, row, column.
   int64_t element_bytes = 2;
-  bool vector_reads = true;  ///< Channels and strides allow copies of 16 bytes.
+  bool vector_reads = true;  ///< Channels (of a group) and strides allow copies of 16 bytes.
 
   bool vector_writes = true;  ///< Results can be written several at a time.
 
@@ -36,7 +37,6 @@ struct GemmProblem {
   int64_t padded_width() const;
   /// True when a result needs one pixel of x, and that always exists.
   bool is_pointwise() const { return taps() == 1 && padding[0] == 0 && padding[1] == 0; }
-  double operations() const;
   bool operator==(const GemmProblem&) const = default;
 };
 
@@ -70,7 +70,8 @@ struct GemmConfig {
   int kept = 0;          ///< kStages: parts that are in shared memory at a time; 0 for all.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
 
-  int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
+  /// Chunks of one tap (kPixels: of one row of the window) in a block; even for kPatch and kPixels.
+  int64_t slice = 0;
   int64_t patch_pixels = 0;  ///< Of the largest patch.
   int64_t shared_bytes = 0;
   double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
@@ -92,7 +93,10 @@ struct GemmConfig {
   int64_t kept_stages(const GemmProblem& problem) const { return kept ? kept * stages : stage_count(problem); }
   int64_t pixel_pitch() const { return slice + 1; }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
-  int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }
+  /// No tile holds columns of two groups.
+  int64_t column_tiles(const GemmProblem& problem) const {
+    return problem.groups * ((problem.outputs + columns - 1) / columns);
+  }
   /// Blocks of the launch; those of kPipeline take several tiles of results each.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.

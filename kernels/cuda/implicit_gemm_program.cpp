@@ -169,7 +169,8 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
-              (parts.second_index ? ", " + std::to_string(p.first_channels) : "") + ">;\n" +
+              (parts.second_index ? ", " + std::to_string(p.first_channels) : "") +
+              (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs}) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +
               numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +

@@ -16,6 +16,7 @@ struct ConvSpec {
   Dims stride = {1, 1};
   Dims padding = {0, 0};
   Dims dilation = {1, 1};
+  int64_t groups = 1;
   After after = After::kNothing;
   bool x_is_nchw = false;
   int64_t x_channels_apart = 0;       ///< Elements between pixels of x; 0: its channels.
@@ -25,6 +26,10 @@ Case conv_case(const ConvSpec& spec, c10::ScalarType dtype, c10::Device device, 
 
 /// Convolutions and linear layers of odd sizes, windows, strides, paddings, layouts and fused bodies.
 std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
+/// Convolutions with groups of few and many channels, as many results as channels or not; samples up to six, so that
+/// what is not finite in one group can be seen not to reach the others.
+std::vector<Case> grouped_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
 /// As many results that blocks take several tiles each; sizes are no multiples of a tile's.
 std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);

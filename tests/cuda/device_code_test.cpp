@@ -126,6 +126,14 @@ TEST(DeviceCode, LargeProductsCompile) {
   }
 }
 
+TEST(DeviceCode, GroupsCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    Programs programs;
+    for (const Case& c : grouped_products(dtype, kDevice, false)) collect(c, programs);
+    compile_all(programs, {"sm_80", "sm_90a"});
+  }
+}
+
 TEST(DeviceCode, AttentionCompiles) {
   const std::set<std::string> chosen = {"encoder",      "odd_heads", "causal",      "many_mask",
                                         "added_f32",    "long_keys", "image",       "image_mask",

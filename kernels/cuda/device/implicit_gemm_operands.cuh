@@ -31,11 +31,16 @@ struct GemmTile {
 
 // What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
 // of two chunks. (For GemmPixels the slice is a row of the window.) The channels from `first` on are those of a second
-// tensor, at positions p.second_in apart; then every result needs one pixel of each.
-template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, int first_ = channels_>
+// tensor, at positions p.second_in apart; then every result needs one pixel of each. Of a convolution with groups,
+// channels and outputs are those of one; without, p.outputs says how many there are.
+template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, int first_ = channels_,
+          int groups_ = 1, int group_outputs_ = 0>
 struct GemmDepth {
   static constexpr int first = first_;
   static constexpr bool two = first < channels_;
+  static constexpr int groups = groups_, group_outputs = group_outputs_;
+  static constexpr bool grouped = groups > 1;
+  static_assert(!(two && grouped), "groups of one tensor");
   static_assert(!two || (window_rows_ * window_columns_ == 1 && first % T::chunk == 0), "whole chunks of two tensors");
   static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
   static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
@@ -102,20 +107,47 @@ __device__ __forceinline__ const S* second_place_of(const S* second, const Param
 
 // What a block has to do: its tile of results and its slice of the channels.
 struct GemmWork {
-  int first_row, first_column;
-  int rank;           // In the cluster; 0 without one.
-  int first_channel;  // Of the slice.
-  int present;        // Chunks of the slice that hold channels of x.
+  int first_row;
+  int column_tile;               // Among those of all groups.
+  int first_column, end_column;  // The tile's first result, and the end of its group's.
+  int group_channel;             // The first of its group's.
+  int rank;                      // In the cluster; 0 without one.
+  int first_channel;             // Of the slice, in the group.
+  int present;                   // Chunks of the slice that hold channels of x.
 };
-template <class T, class D, bool clustered, class Params>
-__device__ __forceinline__ GemmWork work_of(const Params& p) {
+// Tiles of columns for all results of a row: those of a group after those of the group before.
+template <class T, class D, class Params>
+__device__ __forceinline__ int column_tiles(const Params& p) {
+  return D::grouped ? D::groups * ((D::group_outputs + T::columns - 1) / T::columns)
+                    : (p.outputs + T::columns - 1) / T::columns;
+}
+template <class T, class D, class Params>
+__device__ __forceinline__ GemmWork work_of(const Params& p, int row_tile, int column_tile, int rank) {
   GemmWork work;
-  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
-  work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
-  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
-  work.first_channel = work.rank * D::slice * T::chunk;
+  work.first_row = row_tile * T::rows;
+  work.column_tile = column_tile;
+  if constexpr (D::grouped) {
+    constexpr int beside = (D::group_outputs + T::columns - 1) / T::columns;
+    const int group = column_tile / beside;
+    work.first_column = group * D::group_outputs + column_tile % beside * T::columns;
+    work.end_column = (group + 1) * D::group_outputs;
+    work.group_channel = group * D::channels;
+  } else {
+    work.first_column = column_tile * T::columns;
+    work.end_column = p.outputs;
+    work.group_channel = 0;
+  }
+  work.rank = rank;
+  work.first_channel = rank * D::slice * T::chunk;
   work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
   return work;
+}
+// The work of a block of clusters along x, p.splits blocks each, and column tiles along y.
+template <class T, class D, bool clustered, class Params>
+__device__ __forceinline__ GemmWork work_of_block(const Params& p) {
+  const unsigned row_tile = clustered ? blockIdx.x / p.splits : blockIdx.x;
+  return work_of<T, D>(p, static_cast<int>(row_tile), static_cast<int>(blockIdx.y),
+                       clustered ? static_cast<int>(cluster_rank()) : 0);
 }
 
 // ---- products

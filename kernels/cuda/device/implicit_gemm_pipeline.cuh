@@ -76,12 +76,12 @@ struct GemmPipeline {
 
   template <class Params>
   __device__ __forceinline__ static int tiles(const Params& p) {
-    return (p.rows + T::rows - 1) / T::rows * ((p.outputs + T::columns - 1) / T::columns);
+    return (p.rows + T::rows - 1) / T::rows * column_tiles<T, D>(p);
   }
   template <class Params>
   __device__ __forceinline__ static GemmWork work_of_tile(const Params& p, int tile) {
-    const int beside = (p.outputs + T::columns - 1) / T::columns, row = tile / beside;
-    return {row * T::rows, (tile - row * beside) * T::columns, 0, 0, (D::channels + T::chunk - 1) / T::chunk};
+    const int beside = column_tiles<T, D>(p), row = tile / beside;
+    return work_of<T, D>(p, row, tile - row * beside, 0);
   }
 
   // ---- the warpgroup that brings operands
@@ -90,7 +90,7 @@ struct GemmPipeline {
   template <class Params>
   __device__ __forceinline__ void load_weights_of(const Params& p, const GemmWork& work, int stage, int to) const {
     const char* source = static_cast<const char*>(p.weights) +
-                         static_cast<long long>(work.first_column / T::columns * p.stage_count + stage) * column_bytes;
+                         static_cast<long long>(work.column_tile * p.stage_count + stage) * column_bytes;
     expect_bytes(full + to * 8, column_bytes);
     copy_bulk(ring + to * stage_bytes + row_bytes, source, column_bytes, full + to * 8);
   }
@@ -120,7 +120,8 @@ struct GemmPipeline {
       for (int i = 0; i < per_thread; ++i) {
         const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
         inside[i] = pixel.inside;
-        from[i] = static_cast<int>(place_of(x, p, pixel) - x) + (taps ? 0 : lane * T::chunk * p.in[3]);
+        from[i] =
+            static_cast<int>(place_of(x, p, pixel) - x) + (work.group_channel + (taps ? 0 : lane * T::chunk)) * p.in[3];
       }
       for (int stage = 0; stage < p.stage_count; ++stage) {
         wait_for_phase(empty + slot * 8, parity ^ 1);
@@ -136,7 +137,7 @@ struct GemmPipeline {
 #pragma unroll 1
           for (int i = 0; i < per_thread; ++i) {
             const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
-            const S* row = place_of(x, p, pixel) + (taps ? 0 : lane * T::chunk * p.in[3]);
+            const S* row = place_of(x, p, pixel) + (work.group_channel + (taps ? 0 : lane * T::chunk)) * p.in[3];
             gather_chunk(to + slot * stage_bytes + i * step * 128, row + chunk.offset, p.in[3],
                          (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
           }

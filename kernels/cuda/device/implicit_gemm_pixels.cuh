@@ -47,8 +47,14 @@ struct GemmPixels {
     have_ready(pixels);
   }
 
+  // Four channels of a group lie side by side.
+  template <class Params>
+  __device__ __forceinline__ bool are_words(const Params& p) const {
+    return D::channels == 4 && p.in[3] == 1 && (p.in[0] | p.in[1] | p.in[2]) % 4 == 0 && is_aligned<4>(x);
+  }
   template <class Params>
   __device__ __forceinline__ void gather(const Params& p, const GemmWork&, const GemmShared& at) {
+    const bool words = are_words(p);
 #pragma unroll 4
     for (int index = threadIdx.x; index < pixels; index += T::threads) {
       int line, column, image, row;
@@ -63,8 +69,12 @@ struct GemmPixels {
         S elements[4];
         Word<pixel_bytes> word;
       } pixel;
+      if (words) {
+        pixel.word = there ? *reinterpret_cast<const Word<pixel_bytes>*>(from) : Word<pixel_bytes>{};
+      } else {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) pixel.elements[c] = there && c < D::channels ? from[c * p.in[3]] : narrow<S>(0.f);
+        for (int c = 0; c < 4; ++c) pixel.elements[c] = there && c < D::channels ? from[c * p.in[3]] : narrow<S>(0.f);
+      }
       store_pixel(at.rows + index * pixel_bytes, pixel.word);
     }
   }

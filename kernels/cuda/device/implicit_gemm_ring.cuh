@@ -84,7 +84,8 @@ template <class T, class D, class Ring, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x, const Params& p, const E& elements) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x % 32;
-  const GemmWork work = work_of<T, D, false>(p);
+  const GemmWork work = work_of_block<T, D, false>(p);
+  x += work.group_channel * p.in[3];
   Ring ring;
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {

@@ -254,7 +254,8 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
                                                          const E& elements, Norm norm,
                                                          const typename T::Element* second = nullptr) {
   extern __shared__ __align__(128) unsigned char shared[];
-  const GemmWork work = work_of<T, D, clustered>(p);
+  const GemmWork work = work_of_block<T, D, clustered>(p);
+  x += work.group_channel * p.in[3];
   GemmShared at;
   Stages stages;
   at.barrier = shared_address(shared);

@@ -55,17 +55,12 @@ at::Tensor swizzled(const at::Tensor& weight, int64_t chunk) {
   return at::stack(columns, 3).contiguous();
 }
 
-/// Columns that a group lacks to whole tiles.
-int64_t missing_columns(const GemmProblem& p, const GemmConfig& config) {
-  return config.column_tiles(p) / p.groups * config.columns - p.outputs;
-}
-
 }  // namespace
 
 at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmConfig& config) {
   if (weight.scalar_type() == c10::kFloat) weight = rounded_to_tf32(weight);
   int64_t tiles = config.column_tiles(p);
-  int64_t more = missing_columns(p, config);
+  int64_t more = config.group_columns(p) - p.outputs;
   if (config.source == GemmSource::kPixels) {
     weight = weight.reshape({p.groups, p.outputs, p.channels, p.window[0], p.window[1]}).permute({0, 1, 3, 4, 2});
     int64_t columns = config.slice * p.chunk() / 4;
@@ -96,7 +91,7 @@ at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const G
   int64_t columns = config.column_tiles(p) * config.columns;
   if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
   at::Tensor groups = numbers.to(device, c10::kFloat).reshape({p.groups, p.outputs});
-  return at::constant_pad_nd(groups, {0, missing_columns(p, config)}).contiguous();
+  return at::constant_pad_nd(groups, {0, config.group_columns(p) - p.outputs}).contiguous();
 }
 
 }  // namespace torchweld::cuda

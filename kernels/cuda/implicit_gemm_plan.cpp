@@ -183,7 +183,7 @@ double estimate(const GemmProblem& p, const GemmConfig& c, const GemmDevice& dev
 int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   if (c.source != GemmSource::kRows && c.source != GemmSource::kPatch) return 1;
   bool patch = c.source == GemmSource::kPatch;
-  auto chunks = static_cast<uint64_t>(patch ? c.slice : 2 * c.steps(p));
+  auto chunks = static_cast<uint64_t>(patch ? c.pixel_pitch(p) - 1 : 2 * c.steps(p));
   auto most = static_cast<int>(std::min<uint64_t>(std::bit_ceil(chunks), patch ? 32 : 8));
   return std::max(most, patch ? 1 : c.threads() / c.rows);
 }
@@ -195,12 +195,21 @@ int64_t chunks_of_tap(const GemmProblem& p, int splits) {
   return splits == 1 ? chunks : 2 * ceil_div(ceil_div(chunks, 2), splits);
 }
 
+/// True when a warp can read the channels of its group from a tile's without reading others.
+bool keeps_groups_apart(const GemmProblem& p, const GemmConfig& c) {
+  if (p.groups % c.groups != 0) return false;
+  if (c.source == GemmSource::kPixels) return true;
+  int64_t chunks = p.channels / p.chunk();
+  return p.vector_reads && (chunks == 1 || chunks % 2 == 0);
+}
+
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int m_tiles = c.rows / c.warps_m / 16;
   int n_tiles = c.columns / c.warps_n / 8;
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
+  if (c.groups > 1) return keeps_groups_apart(p, c) && m_tiles <= (c.source == GemmSource::kPixels ? 2 : 4);
   // With groups there are tiles enough.
   if (p.groups > 1 && c.columns >= 2 * p.outputs && c.columns > 8) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
@@ -287,6 +296,28 @@ void add_shallow(Search& search) {
       c.rows = c.warps_m * m_tiles * 16;
       for (c.columns = least_columns(search.problem()); c.columns <= 64; c.columns *= 2) {
         for (c.warps_n = 1; c.warps_n <= 2; ++c.warps_n) search.add(c);
+      }
+    }
+  }
+}
+
+/// All ways in which a block has several narrow groups.
+void add_narrow_groups(Search& search) {
+  const GemmProblem& p = search.problem();
+  constexpr int64_t kNarrow = 32;
+  if (p.groups == 1 || p.outputs > kNarrow) return;
+  GemmConfig c;
+  for (c.groups = 2; c.groups <= 8; c.groups *= 2) {
+    c.warps_n = c.groups;
+    c.columns = c.groups * static_cast<int>(ceil_div(p.outputs, 8) * 8);
+    constexpr int kMostWarps = 16;
+    for (c.warps_m = 1; c.warps_m * c.groups <= kMostWarps; ++c.warps_m) {
+      for (int m_tiles : {1, 2, 4}) {
+        c.rows = c.warps_m * m_tiles * 16;
+        for (GemmSource source : {GemmSource::kPatch, GemmSource::kPixels}) {
+          c.source = source;
+          search.add(c);
+        }
       }
     }
   }
@@ -382,9 +413,9 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
     case GemmSource::kRows:
       return rows * pitch(problem) * 16;
     case GemmSource::kPatch:
-      return patch_pixels * pixel_pitch() * 16;
+      return patch_pixels * pixel_pitch(problem) * 16;
     case GemmSource::kPixels:
-      return ceil_div(patch_pixels * 4 * problem.element_bytes, 16) * 16;
+      return ceil_div(patch_pixels * (groups > 1 ? groups + 1 : 1) * 4 * problem.element_bytes, 16) * 16;
     case GemmSource::kRing:
       return int64_t{16} * stages * rows * (stage_chunks + 1);
     case GemmSource::kStages:
@@ -406,6 +437,7 @@ std::string GemmConfig::text() const {
       number(rows) + "x" + number(columns) + " w" + number(warps_m) + "," + number(warps_n) + "," + number(warps_k);
   if (source == GemmSource::kPatch) text += " patch";
   if (source == GemmSource::kPixels) text += " pixels";
+  if (groups > 1) text += " groups" + number(groups);
   if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
   if (source == GemmSource::kStages) text += " stages" + number(stages);
   if (kept > 0) text += " kept" + number(kept);
@@ -418,6 +450,7 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   Search search(problem, device);
   add_resident(search);
   add_shallow(search);
+  add_narrow_groups(search);
   add_rings(search);
   add_warpgroups(search);
   add_pipelines(search);

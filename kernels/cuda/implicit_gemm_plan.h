@@ -63,6 +63,7 @@ struct GemmConfig {
   int rows = 0, columns = 0;  ///< Of a block's tile.
   int warps_m = 1, warps_n = 1, warps_k = 1;
   int splits = 1;  ///< Blocks of a cluster, which share the channels.
+  int groups = 1;  ///< In a tile, one for each of the warps along n; kPatch and kPixels only.
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
   int blocks = 1;        ///< kPipeline: on one processor.
@@ -91,11 +92,17 @@ struct GemmConfig {
   int64_t stage_count(const GemmProblem& problem) const;
   /// kStages: those in shared memory at a time.
   int64_t kept_stages(const GemmProblem& problem) const { return kept ? kept * stages : stage_count(problem); }
-  int64_t pixel_pitch() const { return slice + 1; }
+  /// kPatch: chunks between pixels in shared memory, an odd number.
+  int64_t pixel_pitch(const GemmProblem& problem) const {
+    return (groups > 1 ? groups * problem.channels / problem.chunk() : slice) + 1;
+  }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
-  /// No tile holds columns of two groups.
+  /// Columns that each group of the problem fills, of its own tiles or in one with others.
+  int64_t group_columns(const GemmProblem& problem) const {
+    return groups > 1 ? columns / groups : (problem.outputs + columns - 1) / columns * columns;
+  }
   int64_t column_tiles(const GemmProblem& problem) const {
-    return problem.groups * ((problem.outputs + columns - 1) / columns);
+    return problem.groups * group_columns(problem) / columns;
   }
   /// Blocks of the launch; those of kPipeline take several tiles of results each.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;

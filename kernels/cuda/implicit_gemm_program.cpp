@@ -170,7 +170,7 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
               ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
               (parts.second_index ? ", " + std::to_string(p.first_channels) : "") +
-              (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs}) : "") + ">;\n" +
+              (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs, config.groups}) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +
               numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +

@@ -95,11 +95,14 @@ TEST(ImplicitGemmPlan, GroupsHaveTilesOfTheirOwn) {
       std::vector<GemmConfig> configs = gemm_configs(p, {}, 12);
       ASSERT_FALSE(configs.empty());
       for (const GemmConfig& c : configs) {
-        int64_t of_a_group = c.column_tiles(p) / p.groups;
-        EXPECT_EQ(c.column_tiles(p) % p.groups, 0) << c.text();
-        EXPECT_GE(of_a_group * c.columns, channels) << c.text();
-        EXPECT_LT((of_a_group - 1) * c.columns, channels) << c.text();
-        EXPECT_LT(c.columns, std::max<int64_t>(2 * channels, 9)) << c.text();
+        EXPECT_EQ(c.column_tiles(p) * c.columns, p.groups * c.group_columns(p)) << c.text();
+        EXPECT_GE(c.group_columns(p), channels) << c.text();
+        EXPECT_LT(c.group_columns(p), std::max<int64_t>(2 * channels, 9)) << c.text();
+        if (c.groups > 1) {
+          EXPECT_EQ(p.groups % c.groups, 0) << c.text();
+          EXPECT_EQ(c.warps_n, c.groups) << c.text();
+          EXPECT_TRUE(c.source == GemmSource::kPixels || c.source == GemmSource::kPatch) << c.text();
+        }
       }
     }
   }

@@ -101,9 +101,7 @@ struct GemmConfig {
   int64_t group_columns(const GemmProblem& problem) const {
     return groups > 1 ? columns / groups : (problem.outputs + columns - 1) / columns * columns;
   }
-  int64_t column_tiles(const GemmProblem& problem) const {
-    return problem.groups * group_columns(problem) / columns;
-  }
+  int64_t column_tiles(const GemmProblem& problem) const { return problem.groups * group_columns(problem) / columns; }
   /// Blocks of the launch; those of kPipeline take several tiles of results each.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.

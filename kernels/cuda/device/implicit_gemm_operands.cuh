@@ -50,7 +50,7 @@ struct GemmDepth {
   static constexpr int x_slice = tile_groups > 1 ? x_channels / T::chunk : slice;    // Chunks of a pixel.
   static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (x_slice + 1) * 16;  // Bytes.
   static constexpr int rounds = steps / T::warps_k;
-  static constexpr bool whole = x_channels % (2 * T::chunk) == 0;  // All chunks hold channels of x.
+  static constexpr bool whole = x_channels % (x_slice * T::chunk) == 0;  // All chunks hold channels of x.
 };
 
 // Where things lie in the dynamic shared memory of a block.

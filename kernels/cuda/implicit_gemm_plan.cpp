@@ -119,8 +119,13 @@ double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, do
   double finish = 0.076 * beside * results + 7.2 * results / c.threads();
   double products = beside * steps * std::max(shared_read_cycles(c), multiply_cycles(c));
   if (c.source == GemmSource::kRing) return kStart + 1000 + 2.2 * products + finish;
-  if (c.source == GemmSource::kPixels)
-    return kStart + 500.0 * beside * static_cast<double>(c.patch_pixels) / c.threads() + 60 * steps + finish;
+  if (c.source == GemmSource::kPixels) {
+    // Four channels side by side are read as one word; what that and several groups cost is a guess.
+    double per_pixel = p.channels == 4 && p.in[3] == 1 ? 125 : 500;
+    double reads = c.groups > 1 ? beside * c.rows * c.warps_n / 4 : 0;
+    return kStart + per_pixel * beside * static_cast<double>(c.groups * c.patch_pixels) / c.threads() +
+           std::max(60.0, reads) * steps + finish;
+  }
 
   auto x_bytes = static_cast<double>(c.x_bytes(p));
   double all_bytes = (x_bytes + static_cast<double>(c.columns * c.pitch(p) * 16)) * blocks;
@@ -263,7 +268,7 @@ class Search {
   std::map<std::pair<GemmSource, int>, int64_t> patches_;
 };
 
-/// No fewer columns than a group has, where there are so few.
+/// Of the narrowest tile: 8 only where a group has no more.
 int least_columns(const GemmProblem& p) { return p.outputs <= 8 ? 8 : 16; }
 
 /// All ways that keep the whole k of a block in shared memory.

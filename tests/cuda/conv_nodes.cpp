@@ -293,6 +293,7 @@ std::vector<Case> grouped_products(c10::ScalarType dtype, c10::Device device, bo
        .padding = one,
        .groups = 8,
        .after = After::kResidualRelu},
+      {.name = "3_of_48", .x = {6, 144, 7, 7}, .outputs = 96, .window = three, .padding = one, .groups = 3},
       {.name = "3_of_40_dilated",
        .x = {2, 120, 17, 15},
        .outputs = 240,
@@ -315,7 +316,7 @@ std::vector<Case> grouped_products(c10::ScalarType dtype, c10::Device device, bo
        .padding = one,
        .groups = 2,
        .after = After::kRelu},
-      {.name = "8_of_64_scales", .x = {6, 512, 5, 5}, .outputs = 256, .groups = 8, .after = After::kScales},
+      {.name = "8_of_64_scales", .x = {2, 512, 5, 5}, .outputs = 256, .groups = 8, .after = After::kScales},
       {.name = "2_of_264_deep",
        .x = {2, 528, 7, 7},
        .outputs = 528,
@@ -372,6 +373,30 @@ std::vector<Case> grouped_products(c10::ScalarType dtype, c10::Device device, bo
   for (const ConvSpec& spec : specs) {
     list.push_back(conv_case(spec, dtype, device, constants_on_device));
     list.back().name = "groups_" + list.back().name;
+  }
+  return list;
+}
+
+std::vector<Case> grouped_layers(c10::ScalarType dtype, c10::Device device, int64_t images) {
+  struct Layer {
+    int64_t size, groups, channels, stride;
+  };
+  const Layer layers[] = {{56, 32, 4, 1},  {56, 32, 8, 2}, {28, 32, 8, 1},  {28, 32, 16, 2}, {14, 32, 16, 1},
+                          {14, 32, 32, 2}, {7, 32, 32, 1}, {14, 24, 24, 1}, {14, 11, 112, 1}};
+  std::vector<Case> list;
+  for (const Layer& layer : layers) {
+    int64_t channels = layer.groups * layer.channels;
+    std::string name = std::to_string(layer.groups) + " groups of " + std::to_string(layer.channels) + " at " +
+                       std::to_string(layer.size) + (layer.stride > 1 ? " strided" : "");
+    list.push_back(conv_case({.name = name.c_str(),
+                              .x = {images, channels, layer.size, layer.size},
+                              .outputs = channels,
+                              .window = {3, 3},
+                              .stride = {layer.stride, layer.stride},
+                              .padding = {1, 1},
+                              .groups = layer.groups,
+                              .after = After::kRelu},
+                             dtype, device, true));
   }
   return list;
 }

@@ -37,6 +37,9 @@ std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool
 /// Two convolutions, one of them strided, whose results are added: blocks of one product over the channels of both.
 std::vector<Case> joined_shortcuts(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
+/// Convolutions with groups of ResNeXt50 32x4d, RegNetY 3.2 GF and 16 GF for `images` images, constants on the device.
+std::vector<Case> grouped_layers(c10::ScalarType dtype, c10::Device device, int64_t images);
+
 /// The linear layers of BERT-base for `rows` tokens, constants on the device.
 std::vector<Case> encoder_products(c10::ScalarType dtype, c10::Device device, int64_t rows);
 

@@ -131,6 +131,7 @@ TEST(DeviceCode, GroupsCompile) {
     Programs programs;
     for (const Case& c : grouped_products(dtype, kDevice, false)) collect(c, programs);
     compile_all(programs, {"sm_80", "sm_90a"});
+    if (dtype == c10::kHalf) compile_all(programs, {"sm_75"});
   }
 }
 

@@ -64,11 +64,24 @@ TensorType infer_conv(const Conv& a, Types in) {
   return {x.dtype, std::move(shape), std::move(strides), x.device};
 }
 
+/// Without the products with padding, which nobody has to compute. The window moves over x; a transposed convolution's
+/// over the result.
 double conv_flops(const Conv& a, Types in, Types out) {
   const TensorType& weight = in[1];
-  double per_point = 2.0 * static_cast<double>(weight.shape[1]);
-  for (size_t i = 2; i < weight.shape.size(); ++i) per_point *= static_cast<double>(weight.shape[i]);
-  return per_point * static_cast<double>(a.transposed ? in[0].numel() : out[0].numel());
+  const Dims& from = a.transposed ? in[0].shape : out[0].shape;
+  const Dims& over = a.transposed ? out[0].shape : in[0].shape;
+  double count = 2.0 * static_cast<double>(weight.shape[1]) * static_cast<double>(from[0] * from[1]);
+  for (size_t i = 0; i < a.stride.size(); ++i) {
+    int64_t inside = 0;
+    for (int64_t at = 0; at < from[i + 2]; ++at) {
+      for (int64_t tap = 0; tap < weight.shape[i + 2]; ++tap) {
+        int64_t position = at * a.stride[i] - a.padding[i] + tap * a.dilation[i];
+        inside += position >= 0 && position < over[i + 2];
+      }
+    }
+    count *= static_cast<double>(inside);
+  }
+  return count;
 }
 
 /// `x` padded behind its spatial dimensions, where "same" padding is uneven; sets the even rest in `conv`.

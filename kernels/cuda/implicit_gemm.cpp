@@ -38,8 +38,8 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   const bool grouped = parts.problem.groups > 1;
   if (best.microseconds < kLibrariesPayFrom && !grouped)
     std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
-  // Compared in f16 and bf16 only.
-  bool as_good_as_libraries = best.source == GemmSource::kPipeline && parts.dtype != c10::kFloat;
+  // Compared in f16 and bf16 only, and where every block has tiles of its own.
+  bool as_good_as_libraries = best.source == GemmSource::kPipeline && best.splits == 1 && parts.dtype != c10::kFloat;
   bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
   // With groups, libraries are expected to be slower; not measured.
   expect(context.tune || as_good_as_libraries || small || grouped, "a large product, and kernels are not timed");

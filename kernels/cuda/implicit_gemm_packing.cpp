@@ -10,6 +10,7 @@
 
 #include <vector>
 
+#include "kernels/cuda/implicit_gemm_order.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/shared_constants.h"
 
@@ -84,6 +85,14 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
   }
   int64_t pitch = config.source == GemmSource::kRing ? config.stage_chunks + 1 : config.pitch(p);
   return shared_constant(at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous());
+}
+
+PackedOrder packed_order(c10::Device device, const GemmProblem& p, const GemmConfig& config) {
+  GemmOrder order = gemm_order(p, config);
+  auto pack = [&](const std::vector<int32_t>& list) {
+    return shared_constant(at::tensor(list, at::TensorOptions(c10::kInt)).to(device));
+  };
+  return {pack(order.results), pack(order.lists)};
 }
 
 at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const GemmProblem& p,

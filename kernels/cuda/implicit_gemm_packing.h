@@ -11,6 +11,11 @@ namespace torchweld::cuda {
 /// to TF32): [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the
 /// pitch; see implicit_gemm.cuh.
 at::Tensor packed_weights(at::Tensor weight, const GemmProblem& problem, const GemmConfig& config);
+/// Device memory that a kernel of GemmConfig::skips reads.
+struct PackedOrder {
+  at::Tensor results, lists;  ///< i32; see GemmOrder.
+};
+PackedOrder packed_order(c10::Device device, const GemmProblem& problem, const GemmConfig& config);
 /// One number for each output as f32 on `device`, every group filled up to whole tiles; zeros where `numbers` is
 /// undefined.
 at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const GemmProblem& problem,

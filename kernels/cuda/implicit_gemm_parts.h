@@ -10,8 +10,8 @@
 
 namespace torchweld::cuda {
 
-/// Normalisation of the rows of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
-/// equal parts of the row the mean and the sum of squared distances from it.
+/// Normalisation of the rows of x ahead of the product, by moments that the kernel before has written: f32
+/// [row][part][2], of equal parts of the row the mean and the sum of squared distances from it.
 struct GemmNorm {
   double eps = 0;
   bool centred = true;      ///< Layer normalisation; else RMS normalisation, which subtracts no mean.

@@ -6,6 +6,8 @@
 #include <map>
 #include <utility>
 
+#include "kernels/cuda/implicit_gemm_order.h"
+
 namespace torchweld::cuda {
 namespace {
 
@@ -86,6 +88,22 @@ int64_t shared_bytes(const GemmProblem& p, const GemmConfig& c) {
 double shared_read_cycles(const GemmConfig& c) { return (c.rows * c.warps_n + c.columns * c.warps_m) * 32 / 128.0; }
 double multiply_cycles(const GemmConfig& c) { return c.rows * c.columns / 128.0 / 4 * 6.5; }
 
+/// The time of so many waves where stages are left out, as a share of the time of whole waves with all of them. Blocks
+/// of long tiles begin first, so that short ones fill the time after them; what is longer than that has memory and
+/// power for itself, and is taken for twice as fast (not measured).
+double share_in(double waves, const GemmShares& shares) {
+  if (shares.mean == 1) return 1;
+  return std::max(shares.mean * waves, (shares.mean + shares.largest) / 2) / std::ceil(waves);
+}
+
+/// Clusters of four and more do not fill the machine.
+double processors_for(const GemmConfig& c, const GemmDevice& device) {
+  return c.splits >= 4 ? static_cast<double>(device.processors) * 0.9 : static_cast<double>(device.processors);
+}
+
+/// Cycles in which the sums of a cluster of warpgroups' blocks meet.
+double sum_cycles(const GemmConfig& c) { return 700 + 500 * c.splits + 25.0 * c.rows * c.columns / c.threads(); }
+
 /// The same for products by warpgroups, whose time is that of bringing the operands; from the times of a prototype in
 /// f16 and, for stages in turns, of ViT-B/16's products. Of TF32 a stage has half as many numbers, multiplied at half
 /// the rate.
@@ -94,17 +112,19 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   constexpr double kBytesPerCycle = 5000;
   constexpr double kBytesPerCycleOfOne = 55;
   double results = static_cast<double>(c.rows) * c.columns;
-  auto line_bytes = static_cast<double>(c.stage_count(p) * kStageChunks * 16);
+  const double stages = share_in(waves, c.shares) * static_cast<double>(c.stage_count(p));
+  constexpr double kLine = kStageChunks * 16;  // Bytes of a row or column in a stage.
   double rows = static_cast<double>(p.rows()) / static_cast<double>(c.row_tiles(p));  // The last tile's may be few.
-  double load = std::max(line_bytes * (rows + c.columns) * blocks / waves / kBytesPerCycle,
-                         line_bytes * (c.rows + c.columns) * beside / kBytesPerCycleOfOne);
+  double all_bytes = c.shares.mean * static_cast<double>(c.stage_count(p)) * kLine * (rows + c.columns) * blocks;
+  double own_bytes = stages * kLine * (c.rows + static_cast<double>(c.columns));
+  double load = std::max(all_bytes / waves / kBytesPerCycle, own_bytes * beside / kBytesPerCycleOfOne);
   double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
-  double sum = c.splits > 1 ? 700 + 500 * c.splits + 25 * results / c.threads() : 0;
+  double sum = c.splits > 1 ? sum_cycles(c) : 0;
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
-  auto x_chunks = static_cast<double>(c.stage_count(p) * kStageChunks * c.rows);
+  double x_chunks = stages * static_cast<double>(kStageChunks * c.rows);
   double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
   // For a stage that takes the place of another one, all threads wait.
-  double turns = c.kept ? 0.4 * c.threads() * static_cast<double>(c.stage_count(p)) : 0;
+  double turns = c.kept ? 0.4 * c.threads() * stages : 0;
   return kStart + load + last + round + turns + sum + 0.05 * results + 7.2 * results / c.threads();
 }
 
@@ -118,7 +138,7 @@ double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, do
   constexpr double kStart = 870;
   double finish = 0.076 * beside * results + 7.2 * results / c.threads();
   double products = beside * steps * std::max(shared_read_cycles(c), multiply_cycles(c));
-  if (c.source == GemmSource::kRing) return kStart + 1000 + 2.2 * products + finish;
+  if (c.source == GemmSource::kRing) return kStart + 1000 + 2.2 * share_in(waves, c.shares) * products + finish;
   if (c.source == GemmSource::kPixels) {
     // Four channels side by side are read as one word; what that and several groups cost is a guess.
     double per_pixel = p.channels == 4 && p.in[3] == 1 ? 125 : 500;
@@ -158,22 +178,23 @@ double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice
   double products = results * 64 / 2048 / 0.85;
   double bytes = 128 * (c.rows + static_cast<double>(c.columns));
   double moved = 2 * bytes + 128.0 * c.columns * (c.rows / 64 - 1) + (p.element_bytes == 4 ? 2 * 128.0 * c.rows : 0);
-  double stages = static_cast<double>(c.stage_count(p)) * std::max({products, bytes / kBytesPerCycle, moved / 128});
-  double finish = 0.12 * results;
+  auto tiles = static_cast<double>(c.row_tiles(p) * c.column_tiles(p) * c.splits);
+  const double places = processors_for(c, device) * c.blocks;
+  const double turns = std::ceil(tiles / places);
+  double stages = share_in(tiles / places, c.shares) * static_cast<double>(c.stage_count(p)) *
+                  std::max({products, bytes / kBytesPerCycle, moved / 128});
+  double finish = c.splits > 1 ? sum_cycles(c) : 0.12 * results;
   // Two blocks of a processor finish while the other multiplies.
   double tile = c.blocks > 1 ? std::max(stages, finish) + 0.2 * std::min(stages, finish) : stages + finish;
-  auto tiles = static_cast<double>(c.row_tiles(p) * c.column_tiles(p));
-  auto places = static_cast<double>(device.processors * c.blocks);
   double beside = std::min<double>(c.blocks, std::ceil(tiles / static_cast<double>(device.processors)));
-  return (kStart + std::ceil(tiles / places) * beside * tile) / kCyclesPerMicrosecond;
+  constexpr double kNotMeasured = 1.15;  // Clusters have to be better than what is known.
+  return (kStart + turns * beside * tile) / kCyclesPerMicrosecond * (c.splits > 1 ? kNotMeasured : 1);
 }
 
 double estimate(const GemmProblem& p, const GemmConfig& c, const GemmDevice& device) {
   if (c.source == GemmSource::kPipeline) return pipeline_time(p, c, device);
   auto blocks = static_cast<double>(c.row_tiles(p) * c.column_tiles(p) * c.splits);
-  // Clusters of four and more do not fill the machine.
-  double processors =
-      c.splits >= 4 ? static_cast<double>(device.processors) * 0.9 : static_cast<double>(device.processors);
+  double processors = processors_for(c, device);
   constexpr int64_t kReserved = 1024;
   int64_t resident = std::min<int64_t>({device.shared_bytes / (c.shared_bytes + kReserved), 1024 / c.threads(), 8});
   auto together = static_cast<double>(std::max<int64_t>(resident, 1));
@@ -182,6 +203,11 @@ double estimate(const GemmProblem& p, const GemmConfig& c, const GemmDevice& dev
   constexpr double kCyclesPerMicrosecond = 1900;
   constexpr double kHandOver = 0.63;
   return kHandOver + waves * block_cycles(p, c, blocks, waves, beside) / kCyclesPerMicrosecond;
+}
+
+/// Whether a configuration may leave stages out.
+bool may_skip(const GemmConfig& c) {
+  return c.source == GemmSource::kRing || c.source == GemmSource::kPipeline || c.kept > 0;
 }
 
 /// Threads that read one row together: no more than it has chunks, no fewer than there are threads for a row.
@@ -233,13 +259,17 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
 /// Collects the configurations that are possible.
 class Search {
  public:
-  Search(const GemmProblem& problem, const GemmDevice& device) : p_(problem), device_(device) {}
+  Search(const GemmProblem& problem, const GemmDevice& device) : p_(problem), device_(device) {
+    if (problem.is_pointwise()) return;
+    runs_ = gemm_runs(problem);
+    least_share_ = share_inside(problem, runs_);
+  }
 
   const GemmProblem& problem() const { return p_; }
   const GemmDevice& device() const { return device_; }
   std::vector<GemmConfig>& found() { return found_; }
 
-  /// False when it is not possible.
+  /// False when it is not possible. Adds it once more where leaving stages out pays.
   bool add(GemmConfig c) {
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     c.slice = chunks_of_tap(p_, c.splits);
@@ -252,10 +282,25 @@ class Search {
     if (c.shared_bytes > device_.shared_bytes) return false;
     c.microseconds = estimate(p_, c, device_);
     found_.push_back(c);
+    // What is left out is worth more than the look at the order of results.
+    constexpr double kPays = 0.9;
+    constexpr double kMicrosecondsToLook = 0.5;
+    if (may_skip(c) && least_share_ <= kPays) {
+      c.shares = shares_of(c.rows);
+      if (c.shares.mean > kPays) return true;
+      c.skips = true;
+      c.microseconds = estimate(p_, c, device_) + kMicrosecondsToLook;
+      found_.push_back(c);
+    }
     return true;
   }
 
  private:
+  GemmShares shares_of(int rows) {
+    auto [known, is_new] = shares_.try_emplace(rows);
+    if (is_new) known->second = gemm_shares(p_, runs_, rows);
+    return known->second;
+  }
   int64_t patch_of(const GemmConfig& c) {
     auto [known, is_new] = patches_.try_emplace({c.source, c.rows}, 0);
     if (is_new) known->second = largest_patch(p_, c);
@@ -266,6 +311,9 @@ class Search {
   const GemmDevice& device_;
   std::vector<GemmConfig> found_;
   std::map<std::pair<GemmSource, int>, int64_t> patches_;
+  std::vector<GemmRun> runs_;
+  double least_share_ = 1;  ///< Of all taps, if every result were a tile of its own.
+  std::map<int, GemmShares> shares_;
 };
 
 /// Of the narrowest tile: 8 only where a group has no more.
@@ -387,7 +435,15 @@ void add_pipelines(Search& search) {
   for (const auto& tile : kTiles) {
     c.columns = tile[0], c.blocks = tile[1], c.stages = tile[2];
     c.rows = 128, c.warps_m = c.rows / 16;
+    c.splits = 1;
     search.add(c);
+    // A cluster's sums lie where the stages of a block that is alone on its processor were.
+    constexpr int kMostSplits = 4;
+    const bool may_split = c.blocks == 1 && (c.columns & (c.columns - 1)) == 0 && search.device().clusters;
+    int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
+    for (c.splits = 2; may_split && c.splits <= kMostSplits; c.splits *= 2) {
+      if (chunks % (c.splits * kStageChunks) == 0) search.add(c);
+    }
   }
 }
 
@@ -408,8 +464,10 @@ int64_t GemmConfig::steps(const GemmProblem& problem) const {
   return ceil_div(parts * slice, 2 * warps_k) * warps_k;
 }
 
+int64_t GemmConfig::chunks_of_stage() const { return by_warpgroups() ? kStageChunks : stage_chunks; }
+
 int64_t GemmConfig::stage_count(const GemmProblem& problem) const {
-  int64_t chunks = by_warpgroups() ? kStageChunks : stage_chunks;
+  int64_t chunks = chunks_of_stage();
   return chunks ? ceil_div(problem.taps() * slice, chunks) : 0;
 }
 
@@ -432,6 +490,7 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
 }
 
 int64_t GemmConfig::launched_blocks(const GemmProblem& problem, const GemmDevice& device) const {
+  if (source == GemmSource::kPipeline && splits > 1) return row_tiles(problem) * column_tiles(problem) * splits;
   if (source != GemmSource::kPipeline) return row_tiles(problem) * splits;
   return std::min(row_tiles(problem) * column_tiles(problem), device.processors * blocks);
 }
@@ -448,6 +507,7 @@ std::string GemmConfig::text() const {
   if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
   if (splits > 1) text += " split" + number(splits);
+  if (skips) text += " skips";
   return text;
 }
 

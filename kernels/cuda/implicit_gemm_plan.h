@@ -48,6 +48,12 @@ struct GemmDevice {
   bool warpgroups = true;  ///< Products by warpgroups (sm_90a).
 };
 
+/// What tiles need of the window where taps outside the image are left out: as shares of all taps, the mean of all
+/// tiles and the largest one.
+struct GemmShares {
+  double mean = 1, largest = 1;
+};
+
 /// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_operands.cuh.
 enum class GemmSource {
   kRows,      ///< Once per tap.
@@ -70,11 +76,15 @@ struct GemmConfig {
   int stages = 0;        ///< Of a ring; kStages: those that arrive together, a part.
   int kept = 0;          ///< kStages: parts that are in shared memory at a time; 0 for all.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
+  /// Results are computed in an order in which those of a tile need nearly the same taps of the window, and stages of k
+  /// are left out that hold no other taps; see implicit_gemm_order.h. kRing, kPipeline and stages in turns.
+  bool skips = false;
 
   /// Chunks of one tap (kPixels: of one row of the window) in a block; even for kPatch and kPixels.
   int64_t slice = 0;
   int64_t patch_pixels = 0;  ///< Of the largest patch.
   int64_t shared_bytes = 0;
+  GemmShares shares;        ///< With `skips`; else all.
   double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
 
   /// Those that multiply.
@@ -88,7 +98,9 @@ struct GemmConfig {
   int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }
   /// Steps of two chunks along k in a block, filled up to the same number for each of its warps.
   int64_t steps(const GemmProblem& problem) const;
-  /// Stages of k, for kRing, kStages and kPipeline.
+  /// Chunks of k in a stage, for kRing, kStages and kPipeline.
+  int64_t chunks_of_stage() const;
+  /// Stages of k, for the same.
   int64_t stage_count(const GemmProblem& problem) const;
   /// kStages: those in shared memory at a time.
   int64_t kept_stages(const GemmProblem& problem) const { return kept ? kept * stages : stage_count(problem); }
@@ -102,7 +114,7 @@ struct GemmConfig {
     return groups > 1 ? columns / groups : (problem.outputs + columns - 1) / columns * columns;
   }
   int64_t column_tiles(const GemmProblem& problem) const { return problem.groups * group_columns(problem) / columns; }
-  /// Blocks of the launch; those of kPipeline take several tiles of results each.
+  /// Blocks of the launch along x; those of kPipeline take several tiles of results each, where no clusters share them.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.
   int64_t x_bytes(const GemmProblem& problem) const;

@@ -30,9 +30,12 @@ constexpr const char* kParameters =
 constexpr const char* kNormParameters =
     "  const float* column_sums;\n  const float* norm_weight;\n  const float* norm_bias;\n  float eps;\n";
 
+constexpr const char* kSkipParameters = "  const int* order;\n  const int* lists;\n";
+
 constexpr const char* kSecondParameters = "  int second_in[3];\n";
 
-/// Tensors that the kernel reads: weights, bias and, with a norm, the sums of the columns and the norm's own.
+/// Tensors that the kernel reads: weights, bias and, with a norm, the sums of the columns and the norm's own, or the
+/// order of the results and lists of stages.
 using Packed = std::vector<at::Tensor>;
 
 Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const Packed& packed) {
@@ -47,10 +50,8 @@ Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const P
   for (int64_t size : {p.out_width, p.out_height, p.padded_height(), p.padded_width()})
     add_size(arguments, size, "int");
   add({config.splits, p.vector_reads, config.stage_count(p)});
-  if (parts.norm) {
-    for (size_t i = 2; i < packed.size(); ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);
-    arguments.add(static_cast<float>(parts.norm->eps));
-  }
+  for (size_t i = 2; i < packed.size(); ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);
+  if (parts.norm) arguments.add(static_cast<float>(parts.norm->eps));
   if (parts.second_index) add({p.second_in[0], p.second_in[1], p.second_in[2]});
   for (size_t d = 0; d + 1 < parts.loops.sizes.size(); ++d) add_size(arguments, parts.loops.sizes[d], "int");
   parts.loops.add_arguments(arguments);
@@ -119,7 +120,7 @@ std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& confi
   int64_t parts_kept = config.kept ? config.kept : ceil_div(config.stage_count(p), config.stages);
   return std::string(pipeline ? "using Pipeline = tw::GemmPipeline" : "using Stages = tw::GemmStages") +
          "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
-         (pipeline ? numbers({config.stages, config.blocks})
+         (pipeline ? numbers({config.stages, config.blocks}) + (config.splits > 1 ? ", true" : "")
                    : numbers({config.stage_count(p), config.stages, parts_kept})) +
          ">;\n" + emit_multiply(parts.dtype, config.columns);
 }
@@ -162,12 +163,13 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
                                                                 : "implicit_gemm.cuh";
   return {config.by_warpgroups() ? "implicit_gemm_warpgroups" : "implicit_gemm",
           emit_head(parts.loops, {header}) + "struct Params {\n" + kParameters + (parts.norm ? kNormParameters : "") +
-              (parts.second_index ? kSecondParameters : "") + "  tw::Size<I> size[" +
-              std::to_string(parts.loops.sizes.size() - 1) + "];\n" + parts.loops.parameter_members() + "};\n" +
+              (config.skips ? kSkipParameters : "") + (parts.second_index ? kSecondParameters : "") +
+              "  tw::Size<I> size[" + std::to_string(parts.loops.sizes.size() - 1) + "];\n" +
+              parts.loops.parameter_members() + "};\n" +
               emit_staged_elements(parts.body, parts.loops, parts.body.anchor->output()) +
               "using Tile = tw::GemmTile<" + storage_type(parts.dtype) + ", " +
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
-              ">;\nusing Depth = tw::GemmDepth<Tile, " +
+              (config.skips ? ", true" : "") + ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
               (parts.second_index ? ", " + std::to_string(p.first_channels) : "") +
               (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs, config.groups}) : "") + ">;\n" +
@@ -196,11 +198,16 @@ Packed packed_with_norm(const GemmParts& parts, const GemmConfig& config, c10::D
 }
 
 Packed packed_of(const Node& node, const GemmParts& parts, const GemmConfig& config) {
-  if (is_collecting()) return Packed(parts.norm ? 5 : 2);
+  if (is_collecting()) return Packed(parts.norm ? 5 : config.skips ? 4 : 2);
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
   if (parts.norm) return packed_with_norm(parts, config, device);
-  return {packed_weights(parts.weight.to(device, parts.dtype), parts.problem, config),
-          packed_columns(parts.bias, device, parts.problem, config)};
+  Packed packed = {packed_weights(parts.weight.to(device, parts.dtype), parts.problem, config),
+                   packed_columns(parts.bias, device, parts.problem, config)};
+  if (config.skips) {
+    PackedOrder order = packed_order(device, parts.problem, config);
+    packed.insert(packed.end(), {order.results, order.lists});
+  }
+  return packed;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Times of blocks against their parts, and of products and attention by every offer; only on a GPU, and only when
-// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_GROUP_TIMES or TORCHWELD_ATTENTION_TIMES is set.
+// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_GROUP_TIMES, TORCHWELD_WINDOW_TIMES or
+// TORCHWELD_ATTENTION_TIMES is set.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -199,6 +200,30 @@ TEST(ProductTimes, OfGroupsByEveryOffer) {
   c10::InferenceMode inference;
   for (const Case& c : grouped_layers(c10::kHalf, kDevice, std::max(1, std::atoi(images))))
     print_offers(c, {"cuda_implicit_gemm", "cudnn_conv", "cuda_direct_conv"});
+}
+
+// Large windows: those of DeepLabV3, and of the last stage of ResNet50 at batch 32.
+TEST(ProductTimes, OfLargeWindowsByEveryOffer) {
+  if (!std::getenv("TORCHWELD_WINDOW_TIMES") || !at::cuda::is_available())
+    GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  auto print = [](const char* name, const Dims& x, int64_t outputs, int64_t dilation) {
+    ConvSpec spec{.name = name,
+                  .x = x,
+                  .outputs = outputs,
+                  .window = {3, 3},
+                  .padding = {dilation, dilation},
+                  .dilation = {dilation, dilation},
+                  .after = ConvSpec::After::kRelu};
+    print_offers(conv_case(spec, c10::kHalf, kDevice, true));
+  };
+  print("pyramid12", {1, 2048, 64, 64}, 256, 12);
+  print("pyramid24", {1, 2048, 64, 64}, 256, 24);
+  print("pyramid36", {1, 2048, 64, 64}, 256, 36);
+  print("pyramid24 batch 8", {8, 2048, 64, 64}, 256, 24);
+  print("last_stage2", {1, 512, 64, 64}, 512, 2);
+  print("last_stage4", {1, 512, 64, 64}, 512, 4);
+  print("resnet50 batch 32", {32, 512, 7, 7}, 512, 1);
 }
 
 TEST(AttentionTimes, OfEncodersByEveryOffer) {

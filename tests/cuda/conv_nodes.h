@@ -34,6 +34,9 @@ std::vector<Case> grouped_products(c10::ScalarType dtype, c10::Device device, bo
 /// As many results that blocks take several tiles each; sizes are no multiples of a tile's.
 std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 
+/// Convolutions of which many taps, of some results all, lie outside the image.
+std::vector<Case> dilated_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
+
 /// Two convolutions, one of them strided, whose results are added: blocks of one product over the channels of both.
 std::vector<Case> joined_shortcuts(c10::ScalarType dtype, c10::Device device, bool constants_on_device);
 

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
+#include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/jit.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/running.h"
@@ -132,6 +133,29 @@ TEST(DeviceCode, GroupsCompile) {
     for (const Case& c : grouped_products(dtype, kDevice, false)) collect(c, programs);
     compile_all(programs, {"sm_80", "sm_90a"});
     if (dtype == c10::kHalf) compile_all(programs, {"sm_75"});
+  }
+}
+
+TEST(DeviceCode, ProductsThatSkipStagesCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    std::map<std::string, Programs> programs;  // By what makes them differ in more than numbers.
+    for (const Case& c : dilated_products(dtype, kDevice, false)) {
+      std::map<std::string, int> count;
+      for (const cuda::Program& program :
+           programs_of(c, {{"all", cuda::propose_implicit_gemm}, {"rings", propose_rings_that_skip}})) {
+        if (program.text.find("const int* order") == std::string::npos) continue;
+        for (const char* form : {"implicit_gemm_pipeline<", "1, true>;\nstruct Multiply", "Multiply, false, ",
+                                 "Multiply, true, ", "implicit_gemm_ring<"}) {
+          if (program.text.find(form) != std::string::npos && ++count[form] <= 1)
+            programs[form].emplace(program.text, std::pair(c.name, program));
+        }
+      }
+    }
+    EXPECT_EQ(programs.size(), 5u);
+    compile_all(programs["implicit_gemm_pipeline<"], {"sm_90a"}, static_cast<int>(48 * c10::elementSize(dtype)));
+    compile_all(programs["implicit_gemm_ring<"], {"sm_80", "sm_90a"});
+    for (const char* form : {"1, true>;\nstruct Multiply", "Multiply, false, ", "Multiply, true, "})
+      compile_all(programs[form], {"sm_90a"});
   }
 }
 

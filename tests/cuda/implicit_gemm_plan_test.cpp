@@ -1,6 +1,11 @@
 // Configurations of matrix products: what is offered can run, for any sizes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "kernels/cuda/implicit_gemm_order.h"
 #include "kernels/cuda/implicit_gemm_plan.h"
 
 namespace torchweld::cuda {
@@ -147,6 +152,126 @@ TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
     EXPECT_EQ(gemm_configs(p, {.warpgroups = false}, 1).front().source, GemmSource::kRing) << bytes;
     EXPECT_EQ(gemm_configs(p, {}, 1).front().source, GemmSource::kPipeline) << bytes;
   }
+}
+
+using Dims2 = std::array<int64_t, 2>;
+
+GemmProblem dilated_conv(int64_t images, Dims2 size, int64_t channels, Dims2 window, Dims2 stride, Dims2 padding,
+                         Dims2 dilation) {
+  GemmProblem p = square_conv(images, 1, channels, 256, 1, 1);
+  p.height = size[0], p.width = size[1];
+  for (size_t d : {0, 1})
+    p.window[d] = window[d], p.stride[d] = stride[d], p.padding[d] = padding[d], p.dilation[d] = dilation[d];
+  p.out_height = (p.height + 2 * padding[0] - dilation[0] * (window[0] - 1) - 1) / stride[0] + 1;
+  p.out_width = (p.width + 2 * padding[1] - dilation[1] * (window[1] - 1) - 1) / stride[1] + 1;
+  p.in[0] = p.height * p.width * channels, p.in[1] = p.width * channels, p.in[2] = channels;
+  return p;
+}
+GemmProblem pyramid_conv(int64_t images, int64_t dilation) {
+  return dilated_conv(images, {64, 64}, 2048, {3, 3}, {1, 1}, {dilation, dilation}, {dilation, dilation});
+}
+
+/// The taps of a result that lie inside the image, row by row.
+std::set<int64_t> taps_inside(const GemmProblem& p, int64_t result) {
+  int64_t row = result / p.out_width % p.out_height * p.stride[0] - p.padding[0];
+  int64_t column = result % p.out_width * p.stride[1] - p.padding[1];
+  std::set<int64_t> taps;
+  for (int64_t tap = 0; tap < p.taps(); ++tap) {
+    int64_t y = row + tap / p.window[1] * p.dilation[0];
+    int64_t x = column + tap % p.window[1] * p.dilation[1];
+    if (y >= 0 && y < p.height && x >= 0 && x < p.width) taps.insert(tap);
+  }
+  return taps;
+}
+
+void expect_what_results_need(const GemmProblem& p, const GemmConfig& c) {
+  GemmOrder order = gemm_order(p, c);
+  EXPECT_EQ(order.results.size(), static_cast<size_t>(p.rows()));
+  EXPECT_EQ(std::set<int32_t>(order.results.begin(), order.results.end()).size(), order.results.size());
+  double sum = 0;
+  double most = 0;
+  auto before = static_cast<size_t>(p.taps());
+  for (int64_t tile = 0; tile < c.row_tiles(p); ++tile) {
+    std::set<int64_t> taps;
+    for (int64_t row = tile * c.rows; row < std::min((tile + 1) * c.rows, p.rows()); ++row)
+      taps.merge(taps_inside(p, order.results[row]));
+    sum += static_cast<double>(taps.size());
+    most = std::max(most, static_cast<double>(taps.size()));
+    std::set<int64_t> wanted;
+    for (int64_t tap : taps) {
+      for (int64_t chunk = tap * c.slice; chunk < (tap + 1) * c.slice; ++chunk)
+        wanted.insert(chunk / c.chunks_of_stage());
+    }
+    const auto first = order.lists.begin() + order.lists[2 * tile];
+    const int32_t count = order.lists[2 * tile + 1];
+    EXPECT_EQ(std::vector<int64_t>(first, first + count), std::vector<int64_t>(wanted.begin(), wanted.end()));
+    bool partial = (tile + 1) * c.rows > p.rows();
+    if (!partial) EXPECT_LE(taps.size(), before) << "what takes long begins early";
+    before = taps.size();
+  }
+  auto tap_share = [&](double taps) { return taps / static_cast<double>(p.taps()); };
+  EXPECT_NEAR(c.shares.mean, tap_share(sum) / static_cast<double>(c.row_tiles(p)), 1e-9) << c.text();
+  EXPECT_EQ(c.shares.largest, tap_share(most)) << c.text();
+}
+
+TEST(ImplicitGemmPlan, TilesHaveTheStagesThatTheirResultsNeed) {
+  const GemmProblem problems[] = {
+      pyramid_conv(1, 24),
+      dilated_conv(3, {23, 37}, 200, {3, 3}, {1, 1}, {9, 11}, {9, 11}),
+      dilated_conv(3, {9, 13}, 248, {3, 3}, {1, 1}, {16, 16}, {16, 16}),   // Only the tap in the middle.
+      dilated_conv(5, {31, 29}, 144, {3, 3}, {2, 2}, {12, 10}, {12, 10}),  // Every second pixel.
+      dilated_conv(2, {5, 7}, 192, {3, 3}, {1, 1}, {24, 25}, {12, 9}),     // No tap at all between two.
+      dilated_conv(9, {12, 19}, 760, {1, 7}, {1, 3}, {0, 15}, {1, 5}),     // A row of taps.
+      dilated_conv(3, {16, 17}, 136, {5, 5}, {1, 1}, {8, 8}, {4, 4}),
+  };
+  for (const GemmProblem& p : problems) {
+    for (bool warpgroups : {false, true}) {
+      int skipping = 0;
+      for (const GemmConfig& c : gemm_configs(p, {.warpgroups = warpgroups}, 100)) {
+        if (!c.skips) continue;
+        ++skipping;
+        expect_what_results_need(p, c);
+      }
+      if (warpgroups) EXPECT_GT(skipping, 0) << p.height;
+    }
+  }
+}
+
+TEST(ImplicitGemmPlan, LargeDilationsLeaveStagesOut) {
+  for (int64_t images : {1, 8}) {
+    double before = 1e9;
+    for (int64_t dilation : {12, 24, 36}) {
+      const GemmConfig best = gemm_configs(pyramid_conv(images, dilation), {}, 1).front();
+      EXPECT_TRUE(best.skips) << best.text();
+      EXPECT_LT(best.microseconds, before);
+      before = best.microseconds;
+      std::vector<GemmConfig> rings = gemm_configs(pyramid_conv(images, dilation), {.warpgroups = false}, 12);
+      EXPECT_TRUE(std::any_of(rings.begin(), rings.end(), [](const GemmConfig& c) { return c.skips; }));
+    }
+  }
+}
+
+TEST(ImplicitGemmPlan, ClustersHaveTheTilesOfAPipelineWhereThereAreFew) {
+  for (int64_t bytes : {2, 4}) {
+    GemmProblem p = square_conv(1, 32, 1024, 512, 3, 1, bytes);
+    int clustered = 0;
+    for (const GemmConfig& c : gemm_configs(p, {}, 100)) {
+      if (c.source != GemmSource::kPipeline || c.splits == 1) continue;
+      ++clustered;
+      EXPECT_EQ(c.launched_blocks(p, {}), c.row_tiles(p) * c.column_tiles(p) * c.splits) << c.text();
+      // Sums of all blocks lie where the stages were.
+      EXPECT_LE(4 * c.rows * (c.columns + 4), c.stages * 128 * (c.rows + c.columns)) << c.text();
+    }
+    EXPECT_GT(clustered, 0);
+    for (const GemmConfig& c : gemm_configs(p, {.clusters = false}, 100)) EXPECT_EQ(c.splits, 1) << c.text();
+  }
+}
+
+TEST(ImplicitGemmPlan, WhereHardlyAnyTapIsOutsideAllStagesStay) {
+  for (int64_t dilation : {1, 2}) {
+    for (const GemmConfig& c : gemm_configs(pyramid_conv(8, dilation), {}, 100)) EXPECT_FALSE(c.skips) << c.text();
+  }
+  for (const GemmConfig& c : gemm_configs(square_conv(32, 14, 512, 512, 1, 1), {}, 100)) EXPECT_FALSE(c.skips);
 }
 
 }  // namespace

@@ -235,6 +235,22 @@ TEST_P(CudaProducts, GroupsMeanWhatAtenMeans) {
                   {{.allow_tf32 = true}, {.offset = 1, .allow_tf32 = true}, {.allow_tf32 = true, .specials = true}});
 }
 
+TEST_P(CudaProducts, TapsOutsideTheImageAreLeftOut) {
+  std::vector<Case> list = dilated_products(GetParam(), kDevice, true);
+  compile_ahead(list, programs_of);
+  std::vector<NamedTactic> tactics = {{"implicit_gemm", cuda::propose_implicit_gemm}};
+  // What devices without warpgroups take.
+  tactics.push_back({"rings", propose_rings_that_skip});
+  Ran ran;
+  for (Manner manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
+    manner.allow_tf32 = true;
+    ran = run_cases(list, tactics, manner);
+  }
+  int rings = 0;
+  for (const auto& [name, count] : ran["rings"]) rings += count;
+  EXPECT_GT(rings, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaProducts, ::testing::Values(c10::kHalf, c10::kFloat, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });
 

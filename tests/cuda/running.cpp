@@ -18,6 +18,7 @@
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/deferred_norm.h"
 #include "kernels/cuda/implicit_gemm.h"
+#include "kernels/cuda/implicit_gemm_program.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pointwise.h"
@@ -30,10 +31,12 @@
 
 namespace torchweld::cuda_tests {
 
-std::vector<cuda::Program> programs_of(const Case& c) {
+std::vector<cuda::Program> programs_of(const Case& c) { return programs_of(c, own_tactics()); }
+
+std::vector<cuda::Program> programs_of(const Case& c, const std::vector<NamedTactic>& tactics) {
   std::vector<cuda::Program> programs;
   cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program); });
-  for (const NamedTactic& tactic : own_tactics()) {
+  for (const NamedTactic& tactic : tactics) {
     Offers offers;
     offers.set_tactic(tactic.name);
     try {
@@ -139,6 +142,23 @@ std::vector<NamedTactic> own_tactics() {
 
 std::vector<NamedTactic> library_tactics() {
   return {{"cudnn", cudnn::propose_conv}, {"cublaslt", cublaslt::propose_gemm}};
+}
+
+void propose_rings_that_skip(const Node& node, const KernelContext& context, Offers& offers) {
+  cuda::GemmParts parts = cuda::take_gemm_apart(node, context);
+  constexpr int64_t kSharedBytes = 163 << 10;
+  cuda::GemmDevice device{.shared_bytes = kSharedBytes, .clusters = false, .warpgroups = false};
+  for (const cuda::GemmConfig& config : cuda::gemm_configs(parts.problem, device, 16)) {
+    if (!config.skips) continue;
+    offers.add(
+        config.text(),
+        [&node, parts, config] {
+          cuda::GemmLaunch gemm = cuda::gemm_launch(node, parts, config);
+          return cuda::make_own_kernel(node, gemm.program, gemm.shape, std::move(gemm.arguments), parts.packed,
+                                       gemm.packed);
+        },
+        config.microseconds);
+  }
 }
 
 void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&)) {

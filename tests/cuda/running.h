@@ -21,8 +21,13 @@ std::vector<NamedTactic> own_tactics();
 /// The tactics that call cuDNN and cuBLASLt.
 std::vector<NamedTactic> library_tactics();
 
+/// A tactic: of implicit GEMM, what leaves stages out on a device without warpgroups.
+void propose_rings_that_skip(const Node& node, const KernelContext& context, Offers& offers);
+
 /// The device code of every offer that our tactics make for a case. Nothing is compiled.
 std::vector<cuda::Program> programs_of(const Case& c);
+/// The same of these tactics' offers.
+std::vector<cuda::Program> programs_of(const Case& c, const std::vector<NamedTactic>& tactics);
 /// Compiles the device code of all cases at once; what does not compile is reported when its case runs.
 void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&));
 /// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some

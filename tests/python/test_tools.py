@@ -132,6 +132,18 @@ def test_steps_say_what_they_move_and_compute():
     assert first["bytes"] == steps[0].bytes and first["weight_bytes"] == steps[0].weight_bytes
 
 
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_products_with_padding_are_no_flops(kind):
+    how = dict(stride=(2, 1), padding=(3, 1), dilation=(3, 2), bias=False)
+    net = kind(6, 8, (3, 2), **how).eval()
+    compiled = torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 6, 9, 5))], min_block_size=1)
+    one = kind(1, 1, (3, 2), **how)
+    torch.nn.init.ones_(one.weight)
+    products = one(torch.ones(1, 1, 9, 5)).sum().item()
+    assert products == (11 * 8 if kind is torch.nn.Conv2d else 23 * 8)
+    assert torchweld.explain(compiled).flops == 2 * 2 * 6 * 8 * products
+
+
 def test_floors_are_the_tightest_limit():
     from torchweld import _floors
 

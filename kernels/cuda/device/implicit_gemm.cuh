@@ -38,11 +38,7 @@ __device__ __forceinline__ void start_barriers(const Params& p, const GemmWork& 
       init_barrier(at.barrier, 1);
       if constexpr (clustered) init_barrier(at.barrier + 8, 1);
       barriers_ready();
-      if constexpr (clustered) {
-        const int own = T::rows / p.splits;
-        const int rows = min(max(p.rows - work.first_row - work.rank * own, 0), own);
-        expect_bytes(at.barrier + 8, rows * T::columns * 4 * T::warps_k * p.splits);
-      }
+      if constexpr (clustered) expect_sums<T>(p, work, at);
     }
   }
 }
@@ -80,7 +76,7 @@ __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, cons
   using Head = GemmHead<T, D, Source, clustered>;
   constexpr bool summed = Head::summed;
   extern __shared__ __align__(128) unsigned char shared[];
-  const GemmWork work = work_of_block<T, D, clustered>(p);
+  const GemmWork work = work_of<T, D, clustered>(p);
   x += work.group_channel * p.in[3];
   GemmShared at;
   at.barrier = shared_address(shared);

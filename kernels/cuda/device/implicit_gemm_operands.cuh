@@ -9,10 +9,12 @@
 namespace tw {
 
 // How a block's tile of results is computed: rows x columns, by warps_m x warps_n warps, each warps_k times for every
-// warps_k-th step of k. `lanes` threads read one row of x together.
-template <class S, int rows_, int columns_, int warps_m_, int warps_n_, int warps_k_, int lanes_>
+// warps_k-th step of k. `lanes` threads read one row of x together. `skips`: a tile's rows are results that need nearly
+// the same taps of the window, and stages of k are left out that none of them needs; see result_of and GemmList.
+template <class S, int rows_, int columns_, int warps_m_, int warps_n_, int warps_k_, int lanes_, bool skips_ = false>
 struct GemmTile {
   using Element = S;
+  static constexpr bool skips = skips_;
   static constexpr int rows = rows_, columns = columns_, lanes = lanes_;
   static constexpr int warps_m = warps_m_, warps_n = warps_n_, warps_k = warps_k_;
   static constexpr int threads = 32 * warps_m * warps_n * warps_k;
@@ -109,6 +111,43 @@ __device__ __forceinline__ const S* second_place_of(const S* second, const Param
   }
 }
 
+// The result that a row of a tile is; a row past the last result stays that.
+template <class T, class Params>
+__device__ __forceinline__ int result_of(const Params& p, int row) {
+  if constexpr (T::skips) {
+    return row < p.rows ? __ldg(p.order + row) : row;
+  } else {
+    return row;
+  }
+}
+template <class T, class D, class Params>
+__device__ __forceinline__ GemmPixel pixel_of_row(const Params& p, int row) {
+  return pixel_of<D>(p, result_of<T>(p, row));
+}
+
+// The stages of k that a tile of results needs, in the order of k: `count` of them, which may be none.
+template <class T>
+struct GemmList {
+  const int* stages;
+  int count;
+
+  template <class Params>
+  __device__ __forceinline__ GemmList(const Params& p, int first_row) : stages(nullptr), count(p.stage_count) {
+    if constexpr (T::skips) {
+      const int2 tile = __ldg(reinterpret_cast<const int2*>(p.lists) + first_row / T::rows);
+      stages = p.lists + tile.x;
+      count = tile.y;
+    }
+  }
+  __device__ __forceinline__ int stage(int i) const {
+    if constexpr (T::skips) {
+      return __ldg(stages + i);
+    } else {
+      return i;
+    }
+  }
+};
+
 // What a block has to do: its tile of results and its slice of the channels.
 struct GemmWork {
   int first_row;
@@ -126,39 +165,42 @@ __device__ __forceinline__ int column_tiles(const Params& p) {
   return D::grouped ? D::groups * ((D::group_outputs + T::columns - 1) / T::columns)
                     : (p.outputs + T::columns - 1) / T::columns;
 }
+// Fills in what depends on the tile of columns.
 template <class T, class D, class Params>
-__device__ __forceinline__ GemmWork work_of(const Params& p, int row_tile, int column_tile, int rank) {
-  GemmWork work;
-  work.first_row = row_tile * T::rows;
-  work.column_tile = column_tile;
+__device__ __forceinline__ void take_columns(const Params& p, int tile, GemmWork& work) {
+  work.column_tile = tile;
   if constexpr (D::tile_groups > 1) {
-    const int group = column_tile * D::tile_groups + T::warp_n();
+    const int group = tile * D::tile_groups + T::warp_n();
     // As if the groups had as many results as columns in the tile.
     work.first_column = group * D::group_outputs - T::warp_n() * T::n_tiles * 8;
     work.end_column = (group + 1) * D::group_outputs;
-    work.group_channel = column_tile * D::x_channels;
+    work.group_channel = tile * D::x_channels;
   } else if constexpr (D::grouped) {
     constexpr int beside = (D::group_outputs + T::columns - 1) / T::columns;
-    const int group = column_tile / beside;
-    work.first_column = group * D::group_outputs + column_tile % beside * T::columns;
+    const int group = tile / beside;
+    work.first_column = group * D::group_outputs + tile % beside * T::columns;
     work.end_column = (group + 1) * D::group_outputs;
     work.group_channel = group * D::channels;
   } else {
-    work.first_column = column_tile * T::columns;
+    work.first_column = tile * T::columns;
     work.end_column = p.outputs;
     work.group_channel = 0;
   }
-  work.rank = rank;
-  work.first_channel = rank * D::slice * T::chunk;
-  work.present = max(min(D::x_slice, (D::x_channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
-  return work;
 }
-// The work of a block of clusters along x, p.splits blocks each, and column tiles along y.
+// Fills in what depends on this block's rank.
+template <class T, class D, bool clustered>
+__device__ __forceinline__ void take_slice(GemmWork& work) {
+  work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
+  work.first_channel = work.rank * D::slice * T::chunk;
+  work.present = max(min(D::x_slice, (D::x_channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+}
 template <class T, class D, bool clustered, class Params>
-__device__ __forceinline__ GemmWork work_of_block(const Params& p) {
-  const unsigned row_tile = clustered ? blockIdx.x / p.splits : blockIdx.x;
-  return work_of<T, D>(p, static_cast<int>(row_tile), static_cast<int>(blockIdx.y),
-                       clustered ? static_cast<int>(cluster_rank()) : 0);
+__device__ __forceinline__ GemmWork work_of(const Params& p) {
+  GemmWork work;
+  work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
+  take_columns<T, D>(p, static_cast<int>(blockIdx.y), work);
+  take_slice<T, D, clustered>(work);
+  return work;
 }
 
 // ---- products
@@ -227,18 +269,28 @@ __device__ __forceinline__ void multiply_rounds(int rounds, float (&acc)[T::m_ti
   if (i < rounds) odd.multiply(acc);
 }
 
+// Chunk q of k as a GemmChunk at the shared address `to`.
+template <class T, class D, class Params>
+__device__ __forceinline__ void write_chunk(const Params& p, const GemmWork& work, unsigned to, int q) {
+  const int tap = q / D::slice, c = q % D::slice;
+  const int r = tap / D::window_columns, s = tap % D::window_columns;
+  const int channel = work.first_channel + c * T::chunk, count = min(T::chunk, D::channels - channel);
+  const int offset = r * p.dilation_h * p.in[1] + s * p.dilation_w * p.in[2] + channel * p.in[3];
+  const bool there = c < work.present && r < D::window_rows;
+  const unsigned need = there ? 1u << r | 1u << (12 + s) | static_cast<unsigned>(count) << 24 : kNeverThere;
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(offset), "r"(need) : "memory");
+}
 // The first `chunks` chunks of k that a block reads, as an array of GemmChunk at the shared address `table`.
 template <class T, class D, class Params>
 __device__ __forceinline__ void fill_table(const Params& p, const GemmWork& work, unsigned table, int chunks) {
-  for (int q = threadIdx.x; q < chunks; q += T::threads) {
-    const int tap = q / D::slice, c = q % D::slice;
-    const int r = tap / D::window_columns, s = tap % D::window_columns;
-    const int channel = work.first_channel + c * T::chunk, count = min(T::chunk, D::channels - channel);
-    const int offset = r * p.dilation_h * p.in[1] + s * p.dilation_w * p.in[2] + channel * p.in[3];
-    const bool there = c < work.present && r < D::window_rows;
-    const unsigned need = there ? 1u << r | 1u << (12 + s) | static_cast<unsigned>(count) << 24 : kNeverThere;
-    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(table + q * 8), "r"(offset), "r"(need) : "memory");
-  }
+  for (int q = threadIdx.x; q < chunks; q += T::threads) write_chunk<T, D>(p, work, table + q * 8, q);
+}
+// The same for the stages of `list`, one after the other.
+template <class T, class D, int stage_chunks, class Params>
+__device__ __forceinline__ void fill_table(const Params& p, const GemmWork& work, unsigned table,
+                                           const GemmList<T>& list) {
+  for (int i = threadIdx.x; i < list.count * stage_chunks; i += T::threads)
+    write_chunk<T, D>(p, work, table + i * 8, list.stage(i / stage_chunks) * stage_chunks + i % stage_chunks);
 }
 __device__ __forceinline__ GemmChunk read_table(unsigned table, int q) {
   GemmChunk chunk;

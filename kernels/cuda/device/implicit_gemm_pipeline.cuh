@@ -3,6 +3,9 @@
 // shared memory, and the others multiply them; while these finish a tile, the ring fills with the next one's operands.
 // Stages are laid out as in implicit_gemm_warpgroups.cuh.
 //
+// Where there are few tiles, the blocks of a cluster have one tile together, each a slice of the channels; in the end
+// sums of the blocks meet where the stages were.
+//
 // Two blocks of a cluster that bring the weights for both (multicast) were tried: 1.1 to 2 times slower on an H100.
 #pragma once
 
@@ -24,9 +27,11 @@ __device__ __forceinline__ void leave_registers() {
 #endif
 }
 
-// A ring of `stages` stages. `blocks`: how many of these share a processor. `taps`: see stage_chunk.
-template <class T, class D, bool taps, int stages_, int blocks_>
+// A ring of `stages` stages. `blocks`: how many of these share a processor. `taps`: see stage_chunk. `clustered`: a
+// cluster has a tile together.
+template <class T, class D, bool taps, int stages_, int blocks_, bool clustered_ = false>
 struct GemmPipeline {
+  static constexpr bool clustered = clustered_;
   using S = typename T::Element;
   static constexpr int stages = stages_, blocks = blocks_;
   // Threads behind those that multiply. Of 65,536 registers a warpgroup of them leaves what the others need; where two
@@ -46,6 +51,10 @@ struct GemmPipeline {
                                         65536 / (loaders + T::threads) / 8 * 8 * (loaders + T::threads),
                 "registers that are there");
   static_assert(stages >= 3 && stages <= 16, "stages that barriers have room for");
+  static_assert(!T::skips || taps, "all results need the only tap");
+  static constexpr int sums = header - 16;  // As GemmShared::barrier: that of the sums is 8 bytes behind it.
+  static_assert(!clustered || stages * 16 <= sums, "barriers of stages and one of the sums");
+  static_assert(!clustered || T::rows * T::slot_pitch * 4 <= stages * stage_bytes, "sums that fit");
 
   unsigned full, empty;  // Barriers, one for each stage.
   unsigned ring, table;
@@ -58,14 +67,23 @@ struct GemmPipeline {
     ring = (shared + header + alignment - 1) / alignment * alignment;
     table = ring + stages * stage_bytes;
   }
+  __device__ __forceinline__ GemmShared place_of_sums() const {
+    GemmShared at;
+    at.barrier = full + sums;
+    at.slots = ring;
+    return at;
+  }
   // By one thread.
-  __device__ __forceinline__ void make_barriers() const {
+  template <class Params>
+  __device__ __forceinline__ void make_barriers(const Params& p) const {
 #pragma unroll
     for (int s = 0; s < stages; ++s) {
       init_barrier(full + s * 8, loaders / 32 + 1);
       init_barrier(empty + s * 8, warps);
     }
+    if constexpr (clustered) init_barrier(place_of_sums().barrier + 8, 1);
     barriers_ready();
+    if constexpr (clustered) expect_sums<T>(p, work_of_tile(p, first_tile(p)), place_of_sums());
   }
   __device__ __forceinline__ void advance() {
     slot = slot + 1 == stages ? 0 : slot + 1;
@@ -79,9 +97,21 @@ struct GemmPipeline {
     return (p.rows + T::rows - 1) / T::rows * column_tiles<T, D>(p);
   }
   template <class Params>
+  __device__ __forceinline__ static int first_tile(const Params& p) {
+    return clustered ? static_cast<int>(blockIdx.x) / p.splits : static_cast<int>(blockIdx.x);
+  }
+  template <class Params>
+  __device__ __forceinline__ static int tiles_apart(const Params& p) {
+    return clustered ? tiles(p) : static_cast<int>(gridDim.x);
+  }
+  template <class Params>
   __device__ __forceinline__ static GemmWork work_of_tile(const Params& p, int tile) {
     const int beside = column_tiles<T, D>(p), row = tile / beside;
-    return work_of<T, D>(p, row, tile - row * beside, 0);
+    GemmWork work;
+    work.first_row = row * T::rows;
+    take_columns<T, D>(p, tile - row * beside, work);
+    take_slice<T, D, clustered>(work);
+    return work;
   }
 
   // ---- the warpgroup that brings operands
@@ -89,8 +119,10 @@ struct GemmPipeline {
   // The weights of a stage. By one thread.
   template <class Params>
   __device__ __forceinline__ void load_weights_of(const Params& p, const GemmWork& work, int stage, int to) const {
-    const char* source = static_cast<const char*>(p.weights) +
-                         static_cast<long long>(work.column_tile * p.stage_count + stage) * column_bytes;
+    int part = work.column_tile;
+    if constexpr (clustered) part = part * p.splits + work.rank;
+    const char* source =
+        static_cast<const char*>(p.weights) + static_cast<long long>(part * p.stage_count + stage) * column_bytes;
     expect_bytes(full + to * 8, column_bytes);
     copy_bulk(ring + to * stage_bytes + row_bytes, source, column_bytes, full + to * 8);
   }
@@ -101,29 +133,32 @@ struct GemmPipeline {
     const bool vector = p.vector_reads && is_aligned<T::chunk>(x);
     const unsigned to = ring + first * 128 + (lane ^ first % 8) * 16;
     const int count = tiles(p);
-    int tile = static_cast<int>(blockIdx.x);
+    int tile = first_tile(p);
     // The weights of the first stages do not depend on the kernel before.
-    const int early = min(stages, p.stage_count);
+    const GemmWork first_work = work_of_tile(p, tile);
+    const GemmList<T> first_list(p, first_work.first_row);
+    const int early = min(stages, first_list.count);
     if (thread == 0) {
-      for (int s = 0; s < early; ++s) load_weights_of(p, work_of_tile(p, tile), s, s);
+      for (int s = 0; s < early; ++s) load_weights_of(p, first_work, first_list.stage(s), s);
     }
     wait_for_previous();
     // Copies run ahead of their arrival at the barrier. Two stages must have arrived when the next place is waited for:
     // those who multiply leave one only when they have begun with the one behind it.
     constexpr int ahead = stages - 2;
     int loaded = 0, arrived = 0;
-    for (; tile < count; tile += static_cast<int>(gridDim.x)) {
+    for (; tile < count; tile += tiles_apart(p)) {
       const GemmWork work = work_of_tile(p, tile);
+      const GemmList<T> list(p, work.first_row);
       int from[per_thread];
       unsigned inside[per_thread];
 #pragma unroll
       for (int i = 0; i < per_thread; ++i) {
-        const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+        const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
         inside[i] = pixel.inside;
-        from[i] =
-            static_cast<int>(place_of(x, p, pixel) - x) + (work.group_channel + (taps ? 0 : lane * T::chunk)) * p.in[3];
+        from[i] = static_cast<int>(place_of(x, p, pixel) - x) + first_channel_of(work, lane) * p.in[3];
       }
-      for (int stage = 0; stage < p.stage_count; ++stage) {
+      for (int turn = 0; turn < list.count; ++turn) {
+        const int stage = list.stage(turn);
         wait_for_phase(empty + slot * 8, parity ^ 1);
         if (thread == 0 && loaded >= early) load_weights_of(p, work, stage, slot);
         const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, lane);
@@ -136,8 +171,8 @@ struct GemmPipeline {
         } else {
 #pragma unroll 1
           for (int i = 0; i < per_thread; ++i) {
-            const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
-            const S* row = place_of(x, p, pixel) + (work.group_channel + (taps ? 0 : lane * T::chunk)) * p.in[3];
+            const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
+            const S* row = place_of(x, p, pixel) + first_channel_of(work, lane) * p.in[3];
             gather_chunk(to + slot * stage_bytes + i * step * 128, row + chunk.offset, p.in[3],
                          (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
           }
@@ -152,6 +187,10 @@ struct GemmPipeline {
     }
     wait_for_copies<0>();
     for (int left = min(loaded, ahead); left > 0; --left) rows_are_there(to, arrived);
+  }
+  // What stage_chunk leaves out.
+  __device__ __forceinline__ static int first_channel_of(const GemmWork& work, int lane) {
+    return work.group_channel + (taps ? 0 : work.first_channel + lane * T::chunk);
   }
   __device__ __forceinline__ void rows_are_there(unsigned to, int& arrived) const {
     prepare_chunks<S, per_thread, 4>([&](int i) { return to + arrived * stage_bytes + i * step * 128; });
@@ -172,43 +211,59 @@ struct GemmPipeline {
   __device__ __forceinline__ void multiply(const Params& p, const E& elements) {
     const unsigned rows = ring + threadIdx.x / 128 * 64 * 128, columns = ring + row_bytes;
     const int count = tiles(p);
+    GemmSummed<T, clustered, width, E> sum;
+    if constexpr (clustered) sum.prepare(p, work_of_tile(p, first_tile(p)), place_of_sums());
     wait_for_previous();
-    for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += static_cast<int>(gridDim.x)) {
+    if constexpr (clustered) sum.fetch(p, elements);
+    for (int tile = first_tile(p); tile < count; tile += tiles_apart(p)) {
+      const int turns = GemmList<T>(p, work_of_tile(p, tile).first_row).count;
       float acc[1][T::n_tiles][4] = {};
       int before = 0;
 #pragma unroll 1
-      for (int stage = 0; stage < p.stage_count; ++stage) {
+      for (int turn = 0; turn < turns; ++turn) {
         wait_for_phase(full + slot * 8, parity);
         Multiply::begin();
         multiply_stage<Multiply>(acc[0], rows + slot * stage_bytes, columns + slot * stage_bytes);
         Multiply::close();
         Multiply::wait_for_earlier();
-        if (stage > 0) leave(before);
+        if (turn > 0) leave(before);
         before = slot;
         advance();
       }
       Multiply::finish(acc[0]);
-      leave(before);
-      GemmStreamed<T, width, blocks == 1, E>::run(p, work_of_tile(p, tile), elements, acc[0]);
+      if (!T::skips || turns > 0) leave(before);
+      if constexpr (clustered) {
+        __syncwarp();
+        cluster_barrier();  // All blocks have read the last of their stages, and have made their barriers.
+        sum.push(p, work_of_tile(p, tile), place_of_sums(), acc);
+        wait_for_phase(place_of_sums().barrier + 8, 0);
+        sum.run(p, elements);
+      } else {
+        GemmStreamed<T, width, blocks == 1, E>::run(p, work_of_tile(p, tile), elements, acc[0]);
+      }
     }
   }
 };
 
-// Blocks: along x, no more than there are tiles. Params: see kernels/cuda/implicit_gemm_program.cpp; weights packed by
-// stages. Multiply: see emit_multiply there.
+// Blocks: along x, no more than there are tiles; with `clustered`, a cluster for each. Params: see
+// kernels/cuda/implicit_gemm_program.cpp; weights packed by stages. Multiply: see emit_multiply there.
 template <class T, class D, class Pipeline, class Multiply, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element* x, const Params& p,
                                                        const E& elements) {
   extern __shared__ __align__(128) unsigned char shared[];
   Pipeline pipeline;
   pipeline.place(shared_address(shared));
-  if (threadIdx.x == 0) pipeline.make_barriers();
+  if (threadIdx.x == 0) pipeline.make_barriers(p);
   if constexpr (Pipeline::has_table)
     fill_table<T, D>(p, Pipeline::work_of_tile(p, 0), pipeline.table, p.stage_count * 8);
   __syncthreads();
   if (threadIdx.x >= T::threads) {
     if constexpr (Pipeline::moves_registers) leave_registers<Pipeline::few>();
     pipeline.load(x, p);
+    if constexpr (Pipeline::clustered) {
+      __syncwarp();
+      cluster_barrier();
+    }
   } else {
     if constexpr (Pipeline::moves_registers) take_registers<Pipeline::many>();
     pipeline.template multiply<Multiply, width>(p, elements);

@@ -67,22 +67,49 @@ __device__ __forceinline__ void write_moments(const E& elements, float (&v)[V], 
   if (threadIdx.x % lanes == 0) reinterpret_cast<float2*>(elements.moments)[row * parts + part] = float2{mean, squares};
 }
 
+// The results in `count` rows of a tile that are 8 apart.
+template <class T, int count>
+struct GemmLaneResults {
+  int row;  // The first.
+  int results[T::skips ? count : 1];
+
+  template <class Params>
+  __device__ __forceinline__ void prepare(const Params& p, int first_row) {
+    row = first_row;
+    have_ready(row);
+    if constexpr (T::skips) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        results[i] = result_of<T>(p, row + i * 8);
+        have_ready(results[i]);
+      }
+    }
+  }
+  __device__ __forceinline__ int operator[](int i) const {
+    if constexpr (T::skips) {
+      return results[i];
+    } else {
+      return row + i * 8;
+    }
+  }
+};
+
 // Results from the registers of one warp: nothing has to be added up.
 template <class T, int width, class E>
 struct GemmDirect {
   static constexpr int runs = T::n_tiles / T::group;
   float bias[T::n_tiles * 2];
   GemmFinish<T::run, width, E> finish[T::m_tiles * 2][runs];
-  int row, column, end_column;
+  GemmLaneResults<T, T::m_tiles * 2> results;
+  int column, end_column;
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work) {
     const int lane = threadIdx.x % 32;
-    row = work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4;
+    results.prepare(p, work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4);
     const int within = T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run;
     column = work.first_column + within;
     end_column = work.end_column;
-    have_ready(row);
     have_ready(column);
 #pragma unroll
     for (int r = 0; r < runs; ++r) {
@@ -99,7 +126,8 @@ struct GemmDirect {
     for (int i = 0; i < T::m_tiles * 2; ++i) {
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
-        if (row + i * 8 < p.rows) finish[i][r].fetch(elements, row + i * 8, column + r * 8 * T::group, end_column);
+        if (results.row + i * 8 < p.rows)
+          finish[i][r].fetch(elements, results[i], column + r * 8 * T::group, end_column);
       }
     }
   }
@@ -107,7 +135,7 @@ struct GemmDirect {
   __device__ __forceinline__ void run(const Params& p, const E& elements, float (&acc)[T::m_tiles][T::n_tiles][4]) {
 #pragma unroll
     for (int i = 0; i < T::m_tiles * 2; ++i) {
-      const bool is_row = row + i * 8 < p.rows;
+      const bool is_row = results.row + i * 8 < p.rows;
       float all[T::n_tiles * 2];
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
@@ -115,14 +143,14 @@ struct GemmDirect {
 #pragma unroll
         for (int e = 0; e < T::run; ++e)
           v[e] = acc[i / 2][r * T::group + e / 2][i % 2 * 2 + e % 2] + bias[r * T::run + e];
-        if (is_row) finish[i][r].run(elements, v, row + i * 8, column + r * 8 * T::group, end_column);
+        if (is_row) finish[i][r].run(elements, v, results[i], column + r * 8 * T::group, end_column);
 #pragma unroll
         for (int e = 0; e < T::run; ++e) all[r * T::run + e] = v[e];
       }
       if constexpr (writes_moments<E>) {
         const int part = static_cast<int>(blockIdx.y) * T::warps_n + T::warp_n();
         const int parts = static_cast<int>(gridDim.y) * T::warps_n;
-        if (is_row) write_moments<typename T::Element, 4>(elements, all, row + i * 8, part, parts);
+        if (is_row) write_moments<typename T::Element, 4>(elements, all, results[i], part, parts);
       }
     }
   }
@@ -144,13 +172,15 @@ struct GemmStreamed {
     const int row = work.first_row + T::warp_m() * 16 + lane / 4;
     const int column = work.first_column + lane % 4 * T::run;
     const int packed = work.column_tile * T::columns + lane % 4 * T::run;
+    GemmLaneResults<T, 2> results;
+    results.prepare(p, row);
     auto fetch = [&](Run& next, int r) {
 #pragma unroll
       for (int e = 0; e < T::run; ++e) next.bias[e] = __ldg(p.bias + packed + r * 8 * T::group + e);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (row + i * 8 < p.rows)
-          next.finish[i].fetch(elements, row + i * 8, column + r * 8 * T::group, work.end_column);
+          next.finish[i].fetch(elements, results[i], column + r * 8 * T::group, work.end_column);
       }
     };
     Run two[ahead ? 2 : 1];
@@ -166,11 +196,19 @@ struct GemmStreamed {
 #pragma unroll
         for (int e = 0; e < T::run; ++e) v[e] = acc[r * T::group + e / 2][i * 2 + e % 2] + run.bias[e];
         if (row + i * 8 < p.rows)
-          run.finish[i].run(elements, v, row + i * 8, column + r * 8 * T::group, work.end_column);
+          run.finish[i].run(elements, v, results[i], column + r * 8 * T::group, work.end_column);
       }
     }
   }
 };
+
+// The sums' barrier waits for those of this block's rows. By one thread.
+template <class T, class Params>
+__device__ __forceinline__ void expect_sums(const Params& p, const GemmWork& work, const GemmShared& at) {
+  const int own = T::rows / p.splits;
+  const int rows = min(max(p.rows - work.first_row - work.rank * own, 0), own);
+  expect_bytes(at.barrier + 8, rows * T::columns * 4 * T::warps_k * p.splits);
+}
 
 // Results that warps (and, with `clustered`, blocks) have added up parts of: the parts meet in shared memory, those of
 // T::rows / splits rows in each block.
@@ -215,7 +253,7 @@ struct GemmSummed {
   }
   template <class Params>
   __device__ __forceinline__ void fetch(const Params& p, const E& elements) {
-    if (line < own_rows && m < p.rows) finish.fetch(elements, m, n, end_column);
+    if (line < own_rows && m < p.rows) finish.fetch(elements, result_of<T>(p, m), n, end_column);
   }
 
   // Each warp's part into its slot of the block that finishes the row.
@@ -267,7 +305,8 @@ struct GemmSummed {
     const int parts = clustered ? p.splits * T::warps_k : T::warps_k;
     const unsigned part_bytes = own_rows * T::slot_pitch * 4;
     for (int ahead = 0; line + ahead < own_rows && m + ahead < p.rows; ahead += row_step) {
-      if (ahead > 0) finish.fetch(elements, m + ahead, n, end_column);
+      const int result = result_of<T>(p, m + ahead);
+      if (ahead > 0) finish.fetch(elements, result, n, end_column);
       float v[4] = {bias[0], bias[1], bias[2], bias[3]};
       unsigned from = part + ahead * T::slot_pitch * 4;
 #pragma unroll(clustered ? 4 : T::warps_k)
@@ -277,9 +316,9 @@ struct GemmSummed {
         v[0] += a, v[1] += b, v[2] += c, v[3] += d;
         from += part_bytes;
       }
-      finish.run(elements, v, m + ahead, n, end_column);
+      finish.run(elements, v, result, n, end_column);
       if constexpr (writes_moments<E>)
-        write_moments<typename T::Element, items_per_row>(elements, v, m + ahead, blockIdx.y, gridDim.y);
+        write_moments<typename T::Element, items_per_row>(elements, v, result, blockIdx.y, gridDim.y);
     }
   }
 };

@@ -25,7 +25,11 @@ struct GemmRing {
   unsigned to;
   unsigned ring, table, barriers;
   const char* weights;
+  GemmList<T> list;
   bool vector;
+
+  template <class Params>
+  __device__ __forceinline__ GemmRing(const Params& p, const GemmWork& work) : list(p, work.first_row) {}
 
   template <class Params>
   __device__ __forceinline__ void prepare(const S* data, const Params& p, const GemmWork& work, unsigned shared) {
@@ -35,20 +39,21 @@ struct GemmRing {
     table = ring + stages * stage_bytes;
     vector = p.vector_reads && is_aligned<T::chunk>(x);
     weights = static_cast<const char*>(p.weights) + static_cast<long long>(blockIdx.y) * p.stage_count * column_bytes;
-    fill_table<T, D>(p, work, table, p.stage_count * stage_chunks);
+    fill_table<T, D, stage_chunks>(p, work, table, list);
     const int lane = threadIdx.x % stage_chunks, first = threadIdx.x / stage_chunks;
 #pragma unroll
     for (int i = 0; i < per_thread; ++i) {
-      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
       inside[i] = pixel.inside;
       from[i] = place_of(x, p, pixel);
     }
     to = ring + first * pitch + lane * 16;
   }
 
-  __device__ __forceinline__ void load_weights_of(int stage, int slot) const {
+  // Operands of stage `turn` of the list.
+  __device__ __forceinline__ void load_weights_of(int turn, int slot) const {
     const unsigned target = ring + slot * stage_bytes + row_bytes;
-    const char* source = weights + static_cast<long long>(stage) * column_bytes;
+    const char* source = weights + static_cast<long long>(list.stage(turn)) * column_bytes;
     if constexpr (has_bulk_copies) {
       if (threadIdx.x == 0) {
         expect_bytes(barriers + slot * 8, column_bytes);
@@ -60,8 +65,8 @@ struct GemmRing {
   }
 
   template <class Params>
-  __device__ __forceinline__ void load_rows_of(const Params& p, const GemmWork& work, int stage, int slot) const {
-    const GemmChunk chunk = read_table(table, stage * stage_chunks + static_cast<int>(threadIdx.x) % stage_chunks);
+  __device__ __forceinline__ void load_rows_of(const Params& p, const GemmWork& work, int turn, int slot) const {
+    const GemmChunk chunk = read_table(table, turn * stage_chunks + static_cast<int>(threadIdx.x) % stage_chunks);
     const unsigned need = chunk.need & kTapBits;
     if (vector) {
 #pragma unroll
@@ -71,7 +76,7 @@ struct GemmRing {
 #pragma unroll 1
       for (int i = 0; i < per_thread; ++i) {
         const int row = static_cast<int>(threadIdx.x) / stage_chunks + i * step;
-        const GemmPixel pixel = pixel_of<D>(p, work.first_row + row);
+        const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + row);
         gather_chunk(to + slot * stage_bytes + i * step * pitch, place_of(x, p, pixel) + chunk.offset, p.in[3],
                      (pixel.inside & need) == need ? static_cast<int>(chunk.need >> 24) : 0);
       }
@@ -84,9 +89,9 @@ template <class T, class D, class Ring, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x, const Params& p, const E& elements) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x % 32;
-  const GemmWork work = work_of_block<T, D, false>(p);
+  const GemmWork work = work_of<T, D, false>(p);
   x += work.group_channel * p.in[3];
-  Ring ring;
+  Ring ring(p, work);
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {
 #pragma unroll
@@ -104,24 +109,25 @@ __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x,
   direct.prepare(p, work);
   __syncthreads();
   constexpr int ahead = Ring::stages - 1;
-  for (int s = 0; s < ahead && s < p.stage_count; ++s) ring.load_weights_of(s, s);
+  const int turns = ring.list.count;
+  for (int s = 0; s < ahead && s < turns; ++s) ring.load_weights_of(s, s);
 
   wait_for_previous();
   for (int s = 0; s < ahead; ++s) {
-    if (s < p.stage_count) ring.load_rows_of(p, work, s, s);
+    if (s < turns) ring.load_rows_of(p, work, s, s);
     commit_copies();
   }
   float acc[T::m_tiles][T::n_tiles][4] = {};
   int slot = 0, parity = 0;
 #pragma unroll 1
-  for (int stage = 0; stage < p.stage_count; ++stage) {
+  for (int turn = 0; turn < turns; ++turn) {
     wait_for_copies<ahead - 1>();
     if constexpr (has_bulk_copies) wait_for_phase(ring.barriers + slot * 8, parity);
     __syncthreads();  // The stage is here for all, and all have left the one before it, whose place is filled next.
-    if (stage + ahead < p.stage_count) {
+    if (turn + ahead < turns) {
       const int free = slot == 0 ? Ring::stages - 1 : slot - 1;
-      ring.load_weights_of(stage + ahead, free);
-      ring.load_rows_of(p, work, stage + ahead, free);
+      ring.load_weights_of(turn + ahead, free);
+      ring.load_rows_of(p, work, turn + ahead, free);
     }
     commit_copies();
 #pragma unroll

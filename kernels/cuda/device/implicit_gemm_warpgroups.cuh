@@ -84,6 +84,7 @@ struct GemmStages {
   static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
   static_assert(64 + kept * 8 <= header && step % 8 == 0, "parts that fit");
   static_assert(!in_turns || (together == 1 && kept >= 3), "single stages, of which one is on its way");
+  static_assert(!T::skips || (in_turns && taps), "stages that are not needed are left out of those that come in turns");
 
   const S* x;
   const S* second;  // Null where D has no second tensor; to be set first.
@@ -92,8 +93,20 @@ struct GemmStages {
   unsigned inside[per_thread];
   unsigned rows, weights, table, barriers;
   unsigned to;
+  GemmList<T> list;  // Of stages: where some are left out, stage i below is the list's.
   bool vector;
 
+  template <class Params>
+  __device__ __forceinline__ GemmStages(const Params& p, const GemmWork& work) : list(p, work.first_row) {}
+
+  // How many stages there are.
+  __device__ __forceinline__ int count() const {
+    if constexpr (T::skips) {
+      return list.count;
+    } else {
+      return stages;
+    }
+  }
   __device__ __forceinline__ static constexpr int stages_of(int part) {
     return part + 1 < parts ? together : stages - part * together;
   }
@@ -112,18 +125,22 @@ struct GemmStages {
     const int stage = part * together, bytes = stages_of(part) * column_bytes;
     const unsigned barrier = barriers + part % kept * 8;
     expect_bytes(barrier, bytes);
-    copy_bulk(weights + stage % places * column_bytes, source + stage * column_bytes, bytes, barrier);
+    copy_bulk(weights + stage % places * column_bytes, source + list.stage(stage) * column_bytes, bytes, barrier);
   }
 
   template <class Params>
   __device__ __forceinline__ void prepare(const S* data, const Params& p, const GemmWork& work) {
     x = data;
     vector = p.vector_reads && is_aligned<T::chunk>(x) && is_aligned<T::chunk>(second);
-    if constexpr (taps) fill_table<T, D>(p, work, table, stages * 8);
+    if constexpr (T::skips) {
+      fill_table<T, D, 8>(p, work, table, list);
+    } else if constexpr (taps) {
+      fill_table<T, D>(p, work, table, stages * 8);
+    }
     const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
 #pragma unroll
     for (int i = 0; i < per_thread; ++i) {
-      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
       inside[i] = pixel.inside;
       from[i] = place_of(x, p, pixel);
       if constexpr (!taps) from[i] += (work.first_channel + lane * T::chunk) * p.in[3];
@@ -162,7 +179,7 @@ struct GemmStages {
     const int lane = threadIdx.x % 8, first = static_cast<int>(threadIdx.x) / 8;
 #pragma unroll 1
     for (int i = 0; i < per_thread; ++i) {
-      const GemmPixel pixel = pixel_of<D>(p, work.first_row + first + i * step);
+      const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
       const S* row = place_of(x, p, pixel);
       if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
       const S* second_row = second_place_of<D>(second, p, pixel, work.first_row + first + i * step) +
@@ -209,7 +226,7 @@ struct GemmStages {
   __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work, float (&sums)[T::n_tiles][4],
                                                     Norm& norm) const {
 #pragma unroll 1
-    for (int stage = 0; stage < stages; ++stage) {
+    for (int stage = 0; stage < count(); ++stage) {
       wait_for_copies<ahead - 1>();
       show<1>(stage);
       wait_for_phase(barriers + stage % places * 8, stage / places % 2);
@@ -218,7 +235,7 @@ struct GemmStages {
       add_stage<Multiply>(sums, stage);
       Multiply::close();
       const int next = stage + ahead;
-      if (next < stages) {
+      if (next < count()) {
         if (threadIdx.x == 0 && next >= kept) start_weights(p, work, next);
         if (vector) {
           load_stage(p, work, next);
@@ -254,10 +271,10 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
                                                          const E& elements, Norm norm,
                                                          const typename T::Element* second = nullptr) {
   extern __shared__ __align__(128) unsigned char shared[];
-  const GemmWork work = work_of_block<T, D, clustered>(p);
+  const GemmWork work = work_of<T, D, clustered>(p);
   x += work.group_channel * p.in[3];
   GemmShared at;
-  Stages stages;
+  Stages stages(p, work);
   at.barrier = shared_address(shared);
   stages.barriers = at.barrier + 64;
   stages.rows = (at.barrier + Stages::header + Stages::alignment - 1) / Stages::alignment * Stages::alignment;
@@ -272,7 +289,9 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   start_barriers<T, clustered>(p, work, at);
   if (threadIdx.x == 0) {
 #pragma unroll
-    for (int part = 0; part < Stages::kept; ++part) stages.start_weights(p, work, part);
+    for (int part = 0; part < Stages::kept; ++part) {
+      if (part < stages.count()) stages.start_weights(p, work, part);
+    }
   }
   stages.second = second;
   stages.prepare(x, p, work);
@@ -292,10 +311,11 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
     wait_for_previous();
     norm.fetch(p, work);
   }
-  if (!stages.vector) stages.gather_rows(p, work, 0, Stages::in_turns ? Stages::ahead : Stages::stages);
+  if (!stages.vector)
+    stages.gather_rows(p, work, 0, min(Stages::in_turns ? Stages::ahead : Stages::stages, stages.count()));
 #pragma unroll
   for (int part = 0; part < Stages::ahead; ++part) {
-    if (stages.vector) stages.load_rows(p, work, part);
+    if (stages.vector && part < stages.count()) stages.load_rows(p, work, part);
     commit_copies();
   }
   if constexpr (clustered) {

@@ -32,7 +32,8 @@ void merge_leading(const TensorType& x, GemmProblem& problem) {
     }
   }
   expect(merged.size() <= 3, "rows lie in memory in more than three nested strides");
-  while (merged.size() < 3) merged.insert(merged.begin(), {1, 0});
+  if (merged.empty()) merged.emplace_back(1, 0);
+  while (merged.size() < 3) merged.insert(merged.begin(), {1, merged.front().first * merged.front().second});
   problem.images = merged[0].first;
   problem.height = problem.out_height = merged[1].first;
   problem.width = problem.out_width = merged[2].first;

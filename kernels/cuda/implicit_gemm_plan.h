@@ -37,6 +37,10 @@ struct GemmProblem {
   int64_t padded_width() const;
   /// True when a result needs one pixel of x, and that always exists.
   bool is_pointwise() const { return taps() == 1 && padding[0] == 0 && padding[1] == 0; }
+  /// True when that pixel is the one behind that of the result before.
+  bool is_flat() const {
+    return is_pointwise() && stride[0] == 1 && stride[1] == 1 && in[1] == width * in[2] && in[0] == height * in[1];
+  }
   bool operator==(const GemmProblem&) const = default;
 };
 

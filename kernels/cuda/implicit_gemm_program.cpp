@@ -171,6 +171,7 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               (config.skips ? ", true" : "") + ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
+              (p.is_flat() && config.source != GemmSource::kPixels ? ", true" : ", false") +
               (parts.second_index ? ", " + std::to_string(p.first_channels) : "") +
               (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs, config.groups}) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +

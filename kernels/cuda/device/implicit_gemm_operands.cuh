@@ -32,19 +32,22 @@ struct GemmTile {
 };
 
 // What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
-// of two chunks. (For GemmPixels the slice is a row of the window.) The channels from `first` on are those of a second
+// of two chunks. (For GemmPixels the slice is a row of the window.) `flat`: every result needs one pixel, and all pixels
+// lie p.in[2] apart, so that images and their rows are of no account. The channels from `first` on are those of a second
 // tensor, at positions p.second_in apart; then every result needs one pixel of each. Of a convolution with groups,
 // channels and outputs are those of one; without, p.outputs says how many there are. Of several groups in a tile, each
 // belongs to one of the warps along n.
-template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, int first_ = channels_,
-          int groups_ = 1, int group_outputs_ = 0, int tile_groups_ = 1>
+template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, bool flat_ = false,
+          int first_ = channels_, int groups_ = 1, int group_outputs_ = 0, int tile_groups_ = 1>
 struct GemmDepth {
+  static constexpr bool flat = flat_;
   static constexpr int first = first_;
   static constexpr bool two = first < channels_;
   static constexpr int groups = groups_, group_outputs = group_outputs_, tile_groups = tile_groups_;
   static constexpr bool grouped = groups > 1;
   static_assert(tile_groups == 1 || tile_groups == T::warps_n, "a warp's columns are those of one group");
   static_assert(!(two && grouped), "groups of one tensor");
+  static_assert(!flat || window_rows_ * window_columns_ == 1, "one pixel");
   static_assert(!two || (window_rows_ * window_columns_ == 1 && first % T::chunk == 0), "whole chunks of two tensors");
   static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
   static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
@@ -77,6 +80,7 @@ struct GemmPixel {
 };
 template <class D, class Params>
 __device__ __forceinline__ GemmPixel pixel_of(const Params& p, int m) {
+  if constexpr (D::flat) return {0, 0, min(m, p.rows - 1), m < p.rows ? 1u | 1u << 12 : 0};
   int rest, y, x;
   divide(min(m, p.rows - 1), p.out_width, rest, x);
   divide(rest, p.out_height, rest, y);

@@ -32,11 +32,11 @@ struct GemmTile {
 };
 
 // What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
-// of two chunks. (For GemmPixels the slice is a row of the window.) `flat`: every result needs one pixel, and all pixels
-// lie p.in[2] apart, so that images and their rows are of no account. The channels from `first` on are those of a second
-// tensor, at positions p.second_in apart; then every result needs one pixel of each. Of a convolution with groups,
-// channels and outputs are those of one; without, p.outputs says how many there are. Of several groups in a tile, each
-// belongs to one of the warps along n.
+// of two chunks. (For GemmPixels the slice is a row of the window.) `flat`: every result needs one pixel, and all
+// pixels lie p.in[2] apart, so that images and their rows are of no account. The channels from `first` on are those of
+// a second tensor, at positions p.second_in apart; then every result needs one pixel of each. Of a convolution with
+// groups, channels and outputs are those of one; without, p.outputs says how many there are. Of several groups in a
+// tile, each belongs to one of the warps along n.
 template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, bool flat_ = false,
           int first_ = channels_, int groups_ = 1, int group_outputs_ = 0, int tile_groups_ = 1>
 struct GemmDepth {

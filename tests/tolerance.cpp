@@ -50,7 +50,9 @@ std::string compare(const at::Tensor& engine, const at::Tensor& eager, const at:
   double error = 0;
   size_t worst = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
-    if (is_exact || !std::isfinite(theirs[i])) {
+    // Zeros of weights times infinities of other channels are NaN in some of LibTorch's kernels for groups.
+    bool only_theirs = !std::isfinite(theirs[i]) && std::isfinite(ours[i]) && std::isfinite(exact[i]);
+    if (is_exact || (!std::isfinite(theirs[i]) && !only_theirs)) {
       // An infinity that LibTorch's kernel clamped ahead of this made eager's NaN an infinity, or the other way round.
       bool right = is_same(ours[i], theirs[i]) || (!is_exact && is_same(ours[i], exact[i]));
       if (!right) return describe("different", i);
@@ -62,7 +64,7 @@ std::string compare(const at::Tensor& engine, const at::Tensor& eager, const at:
     }
     if (!std::isfinite(ours[i])) return describe("not finite", i);
     largest = std::max(largest, std::abs(exact[i]));
-    eager_error = std::max(eager_error, std::abs(theirs[i] - exact[i]));
+    if (!only_theirs) eager_error = std::max(eager_error, std::abs(theirs[i] - exact[i]));
     if (std::abs(ours[i] - exact[i]) > error) {
       error = std::abs(ours[i] - exact[i]);
       worst = i;

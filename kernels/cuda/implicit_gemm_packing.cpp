@@ -61,15 +61,14 @@ at::Tensor swizzled(const at::Tensor& weight, int64_t chunk) {
 at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmConfig& config) {
   if (weight.scalar_type() == c10::kFloat) weight = rounded_to_tf32(weight);
   int64_t tiles = config.column_tiles(p);
-  int64_t more = tiles * config.columns - p.outputs;
+  int64_t more = config.group_columns(p) - p.outputs;
   if (config.source == GemmSource::kPixels) {
-    weight =
-        at::constant_pad_nd(weight.reshape({p.outputs, p.channels, p.window[0], p.window[1]}).permute({0, 2, 3, 1}),
-                            {0, 4 - p.channels, 0, config.slice * p.chunk() / 4 - p.window[1]});
-    weight = at::constant_pad_nd(weight.reshape({p.outputs, p.window[0], 1, -1}), {0, 0, 0, 0, 0, 0, 0, more});
+    weight = weight.reshape({p.groups, p.outputs, p.channels, p.window[0], p.window[1]}).permute({0, 1, 3, 4, 2});
+    int64_t columns = config.slice * p.chunk() / 4;
+    weight = at::constant_pad_nd(weight, {0, 4 - p.channels, 0, columns - p.window[1], 0, 0, 0, more});
   } else {
     int64_t channels = config.splits * config.slice * p.chunk();
-    weight = weight.reshape({p.outputs, p.channels, p.taps()}).transpose(1, 2);
+    weight = weight.reshape({p.groups, p.outputs, p.channels, p.taps()}).transpose(2, 3);
     weight = at::constant_pad_nd(weight, {0, channels - p.channels, 0, 0, 0, more});
   }
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
@@ -100,7 +99,8 @@ at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const G
                           const GemmConfig& config) {
   int64_t columns = config.column_tiles(p) * config.columns;
   if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
-  return at::constant_pad_nd(numbers.to(device, c10::kFloat), {0, columns - p.outputs}).contiguous();
+  at::Tensor groups = numbers.to(device, c10::kFloat).reshape({p.groups, p.outputs});
+  return at::constant_pad_nd(groups, {0, config.group_columns(p) - p.outputs}).contiguous();
 }
 
 }  // namespace torchweld::cuda

@@ -7,16 +7,17 @@
 
 namespace torchweld::cuda {
 
-/// Weights [outputs, channels, window...] of a CUDA device, in the dtype of the product (f32 is rounded to TF32):
-/// [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the pitch; see
-/// implicit_gemm.cuh.
+/// Weights [outputs of all groups, channels, window...] of a CUDA device, in the dtype of the product (f32 is rounded
+/// to TF32): [column tile][split][column][tap or row of the window][chunk of the slice], each column padded to the
+/// pitch; see implicit_gemm.cuh.
 at::Tensor packed_weights(at::Tensor weight, const GemmProblem& problem, const GemmConfig& config);
 /// Device memory that a kernel of GemmConfig::skips reads.
 struct PackedOrder {
   at::Tensor results, lists;  ///< i32; see GemmOrder.
 };
 PackedOrder packed_order(c10::Device device, const GemmProblem& problem, const GemmConfig& config);
-/// One number for each output as f32 on `device`, filled up to whole tiles; zeros where `numbers` is undefined.
+/// One number for each output as f32 on `device`, every group filled up to whole tiles; zeros where `numbers` is
+/// undefined.
 at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const GemmProblem& problem,
                           const GemmConfig& config);
 

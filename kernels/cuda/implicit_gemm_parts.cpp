@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "core/error.h"
@@ -47,11 +48,14 @@ void describe_linear(const TensorType& x, GemmProblem& problem) {
 
 void describe_conv(const Conv& conv, const TensorType& x, const TensorType& out, const at::Tensor& weight,
                    GemmProblem& problem) {
-  expect(!conv.transposed && conv.groups == 1, "groups or transposition");
+  expect(!conv.transposed, "transposition");
+  expect(conv.groups == 1 || weight.size(1) > 1, "one channel in a group");
   int64_t spatial = out.rank() - 2;
   expect(spatial == 1 || spatial == 2, "three spatial dimensions");
   problem.images = x.shape[0];
-  problem.channels = x.shape[1];
+  problem.groups = conv.groups;
+  problem.channels = weight.size(1);
+  problem.outputs = weight.size(0) / conv.groups;
   problem.in[0] = x.strides[0];
   problem.in[3] = x.strides[1];
   problem.height = spatial == 2 ? x.shape[2] : 1;
@@ -91,7 +95,9 @@ void finish_loops(const TensorType& x, GemmParts& parts) {
   parts.loops.collapse(1);
   parts.loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
   expect(parts.loops.index_type() == "int", "a tensor of more than 2^30 elements");
-  parts.loops.choose_width(8, false);
+  // What is written at once belongs to one group.
+  int64_t most = parts.problem.groups == 1 ? 8 : std::gcd<int64_t>(parts.problem.outputs, 8);
+  parts.loops.choose_width(static_cast<int>(most), false);
   parts.problem.vector_writes = parts.loops.width > 1;
 }
 
@@ -121,12 +127,12 @@ GemmParts take_gemm_apart(const Node& node, const KernelContext& context) {
   if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
   GemmProblem& problem = parts.problem;
   problem.element_bytes = static_cast<int64_t>(c10::elementSize(x.dtype));
-  problem.outputs = parts.weight.size(0);
   auto* conv = anchor.as<Conv>();
   if (conv) {
     describe_conv(*conv, x, out, parts.weight, problem);
   } else {
     describe_linear(x, problem);
+    problem.outputs = parts.weight.size(0);
   }
   constexpr int64_t kMostWindow = 11;
   expect(problem.window[0] <= kMostWindow && problem.window[1] <= kMostWindow, "a window of more than 11 x 11");
@@ -191,6 +197,7 @@ GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
     expect(outside && product, "the parts of a block are no siblings");
     std::shared_ptr<Graph> graph = part_alone(block, *part);
     GemmParts one = take_gemm_apart(*graph->nodes().back(), context);
+    expect(one.problem.groups == 1, "siblings with groups");
     bool alone = std::all_of(one.loops.operands.begin(), one.loops.operands.end(), [](auto& o) { return o.output; });
     expect(alone, "a sibling's pointwise nodes read a tensor");
     one.x_index = static_cast<size_t>(part->input(one.x_index)->index());
@@ -265,6 +272,7 @@ GemmParts take_joined_apart(const Node& block, const KernelContext& context) {
 
   const GemmProblem& other = second.problem;
   GemmProblem& problem = all.problem;
+  expect(problem.groups == 1 && other.groups == 1, "groups");
   expect(problem.is_pointwise() && other.is_pointwise(), "windows of more than one pixel");
   expect(problem.vector_reads && other.vector_reads && problem.in[3] == 1 && other.in[3] == 1,
          "channels do not allow copies of 16 bytes");

@@ -10,8 +10,8 @@
 
 namespace torchweld::cuda {
 
-/// Normalisation of the rows of x ahead of the product, by moments that the kernel before has written: f32 [row][part][2], of
-/// equal parts of the row the mean and the sum of squared distances from it.
+/// Normalisation of the rows of x ahead of the product, by moments that the kernel before has written: f32
+/// [row][part][2], of equal parts of the row the mean and the sum of squared distances from it.
 struct GemmNorm {
   double eps = 0;
   bool centred = true;      ///< Layer normalisation; else RMS normalisation, which subtracts no mean.
@@ -26,7 +26,7 @@ struct GemmParts {
   size_t x_index = 0;
   std::optional<size_t> second_index;  ///< The node's input that is the product's second tensor.
   c10::ScalarType dtype = c10::kHalf;
-  at::Tensor weight;  ///< [outputs, channels, window...]
+  at::Tensor weight;  ///< [outputs of all groups, channels, window...]
   at::Tensor bias;    ///< Undefined when there is none.
   std::vector<size_t> packed;
   GemmProblem problem;

@@ -139,8 +139,13 @@ double block_cycles(const GemmProblem& p, const GemmConfig& c, double blocks, do
   double finish = 0.076 * beside * results + 7.2 * results / c.threads();
   double products = beside * steps * std::max(shared_read_cycles(c), multiply_cycles(c));
   if (c.source == GemmSource::kRing) return kStart + 1000 + 2.2 * share_in(waves, c.shares) * products + finish;
-  if (c.source == GemmSource::kPixels)
-    return kStart + 500.0 * beside * static_cast<double>(c.patch_pixels) / c.threads() + 60 * steps + finish;
+  if (c.source == GemmSource::kPixels) {
+    // Four channels side by side are read as one word; what that and several groups cost is a guess.
+    double per_pixel = p.channels == 4 && p.in[3] == 1 ? 125 : 500;
+    double reads = c.groups > 1 ? beside * c.rows * c.warps_n / 4 : 0;
+    return kStart + per_pixel * beside * static_cast<double>(c.groups * c.patch_pixels) / c.threads() +
+           std::max(60.0, reads) * steps + finish;
+  }
 
   auto x_bytes = static_cast<double>(c.x_bytes(p));
   double all_bytes = (x_bytes + static_cast<double>(c.columns * c.pitch(p) * 16)) * blocks;
@@ -209,9 +214,24 @@ bool may_skip(const GemmConfig& c) {
 int lanes_for(const GemmProblem& p, const GemmConfig& c) {
   if (c.source != GemmSource::kRows && c.source != GemmSource::kPatch) return 1;
   bool patch = c.source == GemmSource::kPatch;
-  auto chunks = static_cast<uint64_t>(patch ? c.slice : 2 * c.steps(p));
+  auto chunks = static_cast<uint64_t>(patch ? c.pixel_pitch(p) - 1 : 2 * c.steps(p));
   auto most = static_cast<int>(std::min<uint64_t>(std::bit_ceil(chunks), patch ? 32 : 8));
   return std::max(most, patch ? 1 : c.threads() / c.rows);
+}
+
+/// Chunks of one tap in a block of kRows, and of all sources without pairs of chunks of their own. Where channels are
+/// not split a step may take the last chunk of one tap and the first of the next.
+int64_t chunks_of_tap(const GemmProblem& p, int splits) {
+  int64_t chunks = ceil_div(p.channels, p.chunk());
+  return splits == 1 ? chunks : 2 * ceil_div(ceil_div(chunks, 2), splits);
+}
+
+/// True when a warp can read the channels of its group from a tile's without reading others.
+bool keeps_groups_apart(const GemmProblem& p, const GemmConfig& c) {
+  if (p.groups % c.groups != 0) return false;
+  if (c.source == GemmSource::kPixels) return true;
+  int64_t chunks = p.channels / p.chunk();
+  return p.vector_reads && (chunks == 1 || chunks % 2 == 0);
 }
 
 /// True when it makes sense: every block has channels, warps have steps, registers suffice.
@@ -220,6 +240,9 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int n_tiles = c.columns / c.warps_n / 8;
   int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
+  if (c.groups > 1) return keeps_groups_apart(p, c) && m_tiles <= (c.source == GemmSource::kPixels ? 2 : 4);
+  // With groups there are tiles enough.
+  if (p.groups > 1 && c.columns >= 2 * p.outputs && c.columns > 8) return false;
   if (c.source == GemmSource::kPixels) return m_tiles <= 2;
   if (c.source == GemmSource::kStages) return c.columns < 2 * p.outputs;
   if (c.source == GemmSource::kPipeline) return c.columns < 2 * p.outputs;
@@ -229,8 +252,8 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int64_t pairs = ceil_div(ceil_div(p.channels, p.chunk()), 2);
   // Every warp's sums would go through the cluster.
   if (c.splits > 1 && (c.warps_k > 1 || pairs % c.splits != 0 || pairs / c.splits < 2)) return false;
-  int64_t steps = (c.source == GemmSource::kPatch ? 1 : p.taps()) * ceil_div(pairs, c.splits);
-  return c.warps_k <= steps;
+  bool patch = c.source == GemmSource::kPatch;
+  return c.warps_k <= (patch ? ceil_div(pairs, c.splits) : ceil_div(p.taps() * chunks_of_tap(p, c.splits), 2));
 }
 
 /// Collects the configurations that are possible.
@@ -249,11 +272,10 @@ class Search {
   /// False when it is not possible. Adds it once more where leaving stages out pays.
   bool add(GemmConfig c) {
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
-    int64_t pairs = ceil_div(ceil_div(ceil_div(p_.channels, p_.chunk()), 2), c.splits);
+    c.slice = chunks_of_tap(p_, c.splits);
     // All taps of a patch are shared evenly by the warps along k.
-    if (c.source == GemmSource::kPatch) pairs = ceil_div(pairs, c.warps_k) * c.warps_k;
-    if (c.source == GemmSource::kPixels) pairs = ceil_div(p_.window[1] * 4, 2 * p_.chunk());
-    c.slice = 2 * pairs;
+    if (c.source == GemmSource::kPatch) c.slice = ceil_div(c.slice, 2 * c.warps_k) * 2 * c.warps_k;
+    if (c.source == GemmSource::kPixels) c.slice = ceil_div(p_.window[1] * 4, 2 * p_.chunk()) * 2;
     c.patch_pixels = patch_of(c);
     c.lanes = lanes_for(p_, c);
     c.shared_bytes = shared_bytes(p_, c);
@@ -294,11 +316,14 @@ class Search {
   std::map<int, GemmShares> shares_;
 };
 
+/// Of the narrowest tile: 8 only where a group has no more.
+int least_columns(const GemmProblem& p) { return p.outputs <= 8 ? 8 : 16; }
+
 /// All ways that keep the whole k of a block in shared memory.
 void add_resident(Search& search) {
   GemmConfig c;
   for (c.rows = 16; c.rows <= 128; c.rows *= 2) {
-    for (c.columns = 16; c.columns <= 128; c.columns *= 2) {
+    for (c.columns = least_columns(search.problem()); c.columns <= 128; c.columns *= 2) {
       for (c.warps_m = 1; c.warps_m <= c.rows / 16; c.warps_m *= 2) {
         for (c.warps_n = 1; c.warps_n <= c.columns / 8; c.warps_n *= 2) {
           for (c.warps_k = 1; c.warps_k <= 8; c.warps_k *= 2) {
@@ -322,8 +347,30 @@ void add_shallow(Search& search) {
   for (c.warps_m = 2; c.warps_m <= 8; ++c.warps_m) {
     for (int m_tiles : {1, 2}) {
       c.rows = c.warps_m * m_tiles * 16;
-      for (c.columns = 16; c.columns <= 64; c.columns *= 2) {
+      for (c.columns = least_columns(search.problem()); c.columns <= 64; c.columns *= 2) {
         for (c.warps_n = 1; c.warps_n <= 2; ++c.warps_n) search.add(c);
+      }
+    }
+  }
+}
+
+/// All ways in which a block has several narrow groups.
+void add_narrow_groups(Search& search) {
+  const GemmProblem& p = search.problem();
+  constexpr int64_t kNarrow = 32;
+  if (p.groups == 1 || p.outputs > kNarrow) return;
+  GemmConfig c;
+  for (c.groups = 2; c.groups <= 8; c.groups *= 2) {
+    c.warps_n = c.groups;
+    c.columns = c.groups * static_cast<int>(ceil_div(p.outputs, 8) * 8);
+    constexpr int kMostWarps = 16;
+    for (c.warps_m = 1; c.warps_m * c.groups <= kMostWarps; ++c.warps_m) {
+      for (int m_tiles : {1, 2, 4}) {
+        c.rows = c.warps_m * m_tiles * 16;
+        for (GemmSource source : {GemmSource::kPatch, GemmSource::kPixels}) {
+          c.source = source;
+          search.add(c);
+        }
       }
     }
   }
@@ -355,7 +402,8 @@ void add_warpgroups(Search& search) {
   c.source = GemmSource::kStages;
   for (c.rows = 64; c.rows <= 128; c.rows += 64) {
     c.warps_m = c.rows / 16;
-    for (int columns : {16, 32, 48, 64, 96, 128}) {
+    for (int columns : {8, 16, 32, 48, 64, 96, 128}) {
+      if (columns < least_columns(search.problem())) continue;
       c.columns = columns;
       bool power_of_two = (columns & (columns - 1)) == 0;
       for (c.splits = 1; c.splits <= (power_of_two && search.device().clusters ? 8 : 1); c.splits *= 2) {
@@ -413,7 +461,7 @@ int64_t GemmProblem::padded_width() const {
 
 int64_t GemmConfig::steps(const GemmProblem& problem) const {
   int64_t parts = source == GemmSource::kPixels ? problem.window[0] : problem.taps();
-  return ceil_div(parts * slice / 2, warps_k) * warps_k;
+  return ceil_div(parts * slice, 2 * warps_k) * warps_k;
 }
 
 int64_t GemmConfig::chunks_of_stage() const { return by_warpgroups() ? kStageChunks : stage_chunks; }
@@ -428,9 +476,9 @@ int64_t GemmConfig::x_bytes(const GemmProblem& problem) const {
     case GemmSource::kRows:
       return rows * pitch(problem) * 16;
     case GemmSource::kPatch:
-      return patch_pixels * pixel_pitch() * 16;
+      return patch_pixels * pixel_pitch(problem) * 16;
     case GemmSource::kPixels:
-      return ceil_div(patch_pixels * 4 * problem.element_bytes, 16) * 16;
+      return ceil_div(patch_pixels * (groups > 1 ? groups + 1 : 1) * 4 * problem.element_bytes, 16) * 16;
     case GemmSource::kRing:
       return int64_t{16} * stages * rows * (stage_chunks + 1);
     case GemmSource::kStages:
@@ -453,6 +501,7 @@ std::string GemmConfig::text() const {
       number(rows) + "x" + number(columns) + " w" + number(warps_m) + "," + number(warps_n) + "," + number(warps_k);
   if (source == GemmSource::kPatch) text += " patch";
   if (source == GemmSource::kPixels) text += " pixels";
+  if (groups > 1) text += " groups" + number(groups);
   if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
   if (source == GemmSource::kStages) text += " stages" + number(stages);
   if (kept > 0) text += " kept" + number(kept);
@@ -467,6 +516,7 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   Search search(problem, device);
   add_resident(search);
   add_shallow(search);
+  add_narrow_groups(search);
   add_rings(search);
   add_warpgroups(search);
   add_pipelines(search);

@@ -8,13 +8,14 @@
 
 namespace torchweld::cuda {
 
-/// A convolution without groups as a matrix product: rows are result pixels, k runs over taps and channels. A linear
-/// layer is a window of 1 x 1.
+/// A convolution as a matrix product: rows are result pixels, k runs over taps and channels. A linear layer is a window
+/// of 1 x 1. Groups are products of the same rows beside each other.
 struct GemmProblem {
   int64_t images = 1;
   int64_t height = 1, width = 1;  ///< Of x.
   int64_t out_height = 1, out_width = 1;
-  int64_t channels = 0, outputs = 0;
+  int64_t groups = 1;
+  int64_t channels = 0, outputs = 0;  ///< Of a group.
   int64_t window[2] = {1, 1};
   int64_t stride[2] = {1, 1};
   int64_t padding[2] = {0, 0};
@@ -24,7 +25,7 @@ struct GemmProblem {
   int64_t first_channels = 0;
   int64_t second_in[3] = {0, 0, 0};  ///< Elements from the pixel of one result to the next: image, row, column.
   int64_t element_bytes = 2;
-  bool vector_reads = true;  ///< Channels and strides allow copies of 16 bytes.
+  bool vector_reads = true;  ///< Channels (of a group) and strides allow copies of 16 bytes.
 
   bool vector_writes = true;  ///< Results can be written several at a time.
 
@@ -73,6 +74,7 @@ struct GemmConfig {
   int rows = 0, columns = 0;  ///< Of a block's tile.
   int warps_m = 1, warps_n = 1, warps_k = 1;
   int splits = 1;  ///< Blocks of a cluster, which share the channels.
+  int groups = 1;  ///< In a tile, one for each of the warps along n; kPatch and kPixels only.
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
   int blocks = 1;        ///< kPipeline: on one processor.
@@ -83,7 +85,8 @@ struct GemmConfig {
   /// are left out that hold no other taps; see implicit_gemm_order.h. kRing, kPipeline and stages in turns.
   bool skips = false;
 
-  int64_t slice = 0;         ///< Chunks of one tap (kPixels: of one row of the window) in a block; even.
+  /// Chunks of one tap (kPixels: of one row of the window) in a block; even for kPatch and kPixels.
+  int64_t slice = 0;
   int64_t patch_pixels = 0;  ///< Of the largest patch.
   int64_t shared_bytes = 0;
   GemmShares shares;        ///< With `skips`; else all.
@@ -106,9 +109,16 @@ struct GemmConfig {
   int64_t stage_count(const GemmProblem& problem) const;
   /// kStages: those in shared memory at a time.
   int64_t kept_stages(const GemmProblem& problem) const { return kept ? kept * stages : stage_count(problem); }
-  int64_t pixel_pitch() const { return slice + 1; }
+  /// kPatch: chunks between pixels in shared memory, an odd number.
+  int64_t pixel_pitch(const GemmProblem& problem) const {
+    return (groups > 1 ? groups * problem.channels / problem.chunk() : slice) + 1;
+  }
   int64_t row_tiles(const GemmProblem& problem) const { return (problem.rows() + rows - 1) / rows; }
-  int64_t column_tiles(const GemmProblem& problem) const { return (problem.outputs + columns - 1) / columns; }
+  /// Columns that each group of the problem fills, of its own tiles or in one with others.
+  int64_t group_columns(const GemmProblem& problem) const {
+    return groups > 1 ? columns / groups : (problem.outputs + columns - 1) / columns * columns;
+  }
+  int64_t column_tiles(const GemmProblem& problem) const { return problem.groups * group_columns(problem) / columns; }
   /// Blocks of the launch along x; those of kPipeline take several tiles of results each, where no clusters share them.
   int64_t launched_blocks(const GemmProblem& problem, const GemmDevice& device) const;
   /// Bytes of x in shared memory, of all stages of a ring.

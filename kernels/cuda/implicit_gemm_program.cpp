@@ -155,6 +155,8 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
   constexpr int kFewSums = 32;
   bool two = config.source == GemmSource::kRing && config.rows * config.columns / config.threads() <= kFewSums;
   int64_t blocks = two ? 2 : config.blocks;
+  // Of few channels, pixels lie in shared memory by their coordinates.
+  const bool flat = p.is_flat() && config.source != GemmSource::kPixels;
   const bool stages = config.source == GemmSource::kStages;
   std::string header = config.source == GemmSource::kRing       ? "implicit_gemm_ring.cuh"
                        : config.source == GemmSource::kPipeline ? "implicit_gemm_pipeline.cuh"
@@ -171,8 +173,8 @@ Program gemm_program(const Node& node, const GemmParts& parts, const GemmConfig&
               numbers({config.rows, config.columns, config.warps_m, config.warps_n, config.warps_k, config.lanes}) +
               (config.skips ? ", true" : "") + ">;\nusing Depth = tw::GemmDepth<Tile, " +
               numbers({p.channels, p.window[0], p.window[1], config.slice, config.steps(p)}) +
-              (p.is_flat() ? ", true" : ", false") +
-              (parts.second_index ? ", " + std::to_string(p.first_channels) : "") + ">;\n" +
+              (flat ? ", true" : ", false") + (parts.second_index ? ", " + std::to_string(p.first_channels) : "") +
+              (p.groups > 1 ? ", " + numbers({p.channels, p.groups, p.outputs, config.groups}) : "") + ">;\n" +
               (config.by_warpgroups() ? emit_warpgroup_types(parts, config) : "") +
               "extern \"C\" __global__ void __launch_bounds__(" +
               numbers({config.threads() + config.loaders(), blocks}) + ") kernel(" + emit_pointers_of(node, parts) +

@@ -1,5 +1,6 @@
 // Times of blocks against their parts, and of products and attention by every offer; only on a GPU, and only when
-// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_WINDOW_TIMES or TORCHWELD_ATTENTION_TIMES is set.
+// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_GROUP_TIMES, TORCHWELD_WINDOW_TIMES or
+// TORCHWELD_ATTENTION_TIMES is set.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -149,10 +150,14 @@ void print_sorted(std::vector<Timed> times) {
   std::fflush(stdout);
 }
 
-/// Times and prints a node by every offer.
-void print_offers(const Case& c) {
+/// Times and prints a node by every offer, or by all of some tactics.
+void print_offers(const Case& c, const std::vector<std::string>& tactics = {""}) {
+  std::vector<Timed> times;
+  for (const std::string& tactic : tactics) {
+    for (const Timed& t : time_offers(c.node(), offers_for(c.node(), {}, tactic))) times.push_back(t);
+  }
   std::printf("%s\n", c.name.c_str());
-  print_sorted(time_offers(c.node(), offers_for(c.node(), {})));
+  print_sorted(times);
 }
 
 /// The same for a block, and for each of its parts.
@@ -186,6 +191,15 @@ TEST(ProductTimes, OfDeferredNormsByEveryOffer) {
     constexpr int64_t kManyNumbers = 50000;
     if (c.node().input(0)->type.numel() > kManyNumbers) print_offers_with_parts(c);
   }
+}
+
+// TORCHWELD_GROUP_TIMES: the images. Libraries are asked about small layers too.
+TEST(ProductTimes, OfGroupsByEveryOffer) {
+  const char* images = std::getenv("TORCHWELD_GROUP_TIMES");
+  if (!images || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  for (const Case& c : grouped_layers(c10::kHalf, kDevice, std::max(1, std::atoi(images))))
+    print_offers(c, {"cuda_implicit_gemm", "cudnn_conv", "cuda_direct_conv"});
 }
 
 // Large windows: those of DeepLabV3, and of the last stage of ResNet50 at batch 32.

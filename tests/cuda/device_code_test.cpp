@@ -127,6 +127,15 @@ TEST(DeviceCode, LargeProductsCompile) {
   }
 }
 
+TEST(DeviceCode, GroupsCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    Programs programs;
+    for (const Case& c : grouped_products(dtype, kDevice, false)) collect(c, programs);
+    compile_all(programs, {"sm_80", "sm_90a"});
+    if (dtype == c10::kHalf) compile_all(programs, {"sm_75"});
+  }
+}
+
 TEST(DeviceCode, ProductsThatSkipStagesCompile) {
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
     std::map<std::string, Programs> programs;  // By what makes them differ in more than numbers.

@@ -99,6 +99,47 @@ TEST(ImplicitGemmPlan, BestComesFirstAndNamesAreUnique) {
   }
 }
 
+/// A layer of `groups` groups with as many results as channels.
+GemmProblem grouped_conv(int64_t images, int64_t size, int64_t groups, int64_t channels, int64_t stride) {
+  GemmProblem p = square_conv(images, size, channels, channels, 3, stride);
+  p.groups = groups;
+  for (int64_t& step : p.in) step *= groups;
+  p.in[3] = 1;
+  return p;
+}
+
+// The layers of ResNeXt50 32x4d, and wider ones.
+TEST(ImplicitGemmPlan, GroupsHaveTilesOfTheirOwn) {
+  for (int64_t images : {1, 32}) {
+    for (auto [size, channels] : {std::pair(56, 4), {28, 8}, {28, 12}, {14, 16}, {14, 24}, {7, 32}, {14, 112}}) {
+      GemmProblem p = grouped_conv(images, size, 32, channels, 1);
+      std::vector<GemmConfig> configs = gemm_configs(p, {}, 12);
+      ASSERT_FALSE(configs.empty());
+      for (const GemmConfig& c : configs) {
+        EXPECT_EQ(c.column_tiles(p) * c.columns, p.groups * c.group_columns(p)) << c.text();
+        EXPECT_GE(c.group_columns(p), channels) << c.text();
+        EXPECT_LT(c.group_columns(p), std::max<int64_t>(2 * channels, 9)) << c.text();
+        if (c.groups > 1) {
+          EXPECT_EQ(p.groups % c.groups, 0) << c.text();
+          EXPECT_EQ(c.warps_n, c.groups) << c.text();
+          EXPECT_TRUE(c.source == GemmSource::kPixels || c.source == GemmSource::kPatch) << c.text();
+        }
+      }
+    }
+  }
+}
+
+TEST(ImplicitGemmPlan, TapsOfOneChunkShareSteps) {
+  GemmProblem p = grouped_conv(1, 28, 32, 8, 1);
+  GemmConfig c{.rows = 64, .columns = 8, .slice = 1};
+  EXPECT_EQ(c.steps(p), 5);
+  c.warps_k = 2;
+  EXPECT_EQ(c.steps(p), 6);
+  for (const GemmConfig& found : gemm_configs(p, {}, 100)) {
+    if (found.source != GemmSource::kPatch) EXPECT_EQ(found.slice, 1) << found.text();
+  }
+}
+
 TEST(ImplicitGemmPlan, FewChannelsAreReadAsPixels) {
   EXPECT_EQ(gemm_configs(square_conv(1, 224, 3, 64, 7, 2), {}, 1).front().source, GemmSource::kPixels);
 }

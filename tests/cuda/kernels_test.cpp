@@ -228,6 +228,13 @@ TEST_P(CudaProducts, LargeSizesMeanWhatAtenMeans) {
   for (int64_t offset : {0, 1}) run_cases(list, own_tactics(), {.offset = offset, .allow_tf32 = true});
 }
 
+// NaN and infinities too: they stay in their group.
+TEST_P(CudaProducts, GroupsMeanWhatAtenMeans) {
+  std::vector<Case> list = grouped_products(GetParam(), kDevice, true);
+  expect_taken_by("implicit_gemm", list,
+                  {{.allow_tf32 = true}, {.offset = 1, .allow_tf32 = true}, {.allow_tf32 = true, .specials = true}});
+}
+
 TEST_P(CudaProducts, TapsOutsideTheImageAreLeftOut) {
   std::vector<Case> list = dilated_products(GetParam(), kDevice, true);
   compile_ahead(list, programs_of);

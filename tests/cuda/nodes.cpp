@@ -413,6 +413,8 @@ std::vector<Case> cases_for_specials(c10::ScalarType dtype, c10::Device device) 
   TensorType six = make.type({6, 64, 5, 5}, true);
   make.fused("conv3x3_relu", conv2d(1, 1), two, {{32, 16, 3, 3}, {32}}, true, relu);
   make.fused("conv3x3_relu6", conv2d(1, 1), two, {{32, 16, 3, 3}, {32}}, true, relu6);
+  // Warps that share k evenly get chunks which x does not have.
+  make.fused("conv3x3_filled_up", conv2d(1, 1), make.type({2, 80, 9, 9}, true), {{32, 80, 3, 3}, {32}}, true, relu);
   make.fused("conv1x1_relu", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, relu);
   make.fused("conv1x1_relu6", conv2d(1, 0), six, {{32, 64, 1, 1}, {32}}, true, relu6);
   auto maximum = [&make](Graph& body, Value* v, Graph&, const auto&) {

@@ -11,11 +11,13 @@ namespace torchweld::cuda_tests {
 namespace {
 
 /// Why a tactic makes no offer for a 3x3 convolution of so many images; empty when it makes one.
-std::string refusal_of(const std::string& tactic, int64_t batch) {
+std::string refusal_of(const std::string& tactic, int64_t batch, int64_t groups = 1,
+                       const KernelContext& context = {}) {
   cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
-  Case c = conv_case({.name = "conv", .x = {batch, 64, 28, 28}, .outputs = 64, .window = {3, 3}, .padding = {1, 1}},
-                     c10::kHalf, kDevice, false);
-  Offers offers = offers_for(c.node(), {});
+  Case c = conv_case(
+      {.name = "conv", .x = {batch, 64, 28, 28}, .outputs = 64, .window = {3, 3}, .padding = {1, 1}, .groups = groups},
+      c10::kHalf, kDevice, false);
+  Offers offers = offers_for(c.node(), context);
   for (const auto& [name, reason] : offers.refusals()) {
     if (name == tactic) return reason;
   }
@@ -28,6 +30,17 @@ TEST(Offers, LibrariesAreAskedAboutLargeLayersOnly) {
   EXPECT_EQ(refusal_of("cudnn_conv", 1), small);
   EXPECT_EQ(refusal_of("cuda_implicit_gemm", 64), "");
   EXPECT_NE(refusal_of("cudnn_conv", 64), small);
+}
+
+TEST(Offers, GroupsGoToTensorCores) {
+  for (bool tune : {true, false}) {
+    KernelContext context;
+    context.tune = tune;
+    for (int64_t batch : {1, 64}) {
+      for (int64_t groups : {2, 8, 16}) EXPECT_EQ(refusal_of("cuda_implicit_gemm", batch, groups, context), "");
+    }
+  }
+  EXPECT_EQ(refusal_of("cuda_implicit_gemm", 1, 64), "one channel in a group");
 }
 
 /// The configurations that our attention offers for the case of this name and whose text has `word`.

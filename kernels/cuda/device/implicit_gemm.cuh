@@ -3,8 +3,10 @@
 // run without a pause.
 //
 // Rows are the results' pixels (batch, height, width), columns the output channels. k runs over the window's taps and,
-// within a tap, over the channels of the block's slice. In shared memory k lies in chunks of 16 bytes; a row of
-// operands takes an odd number of chunks, so that eight rows at the same chunk never meet in a bank.
+// within a tap, over the channels of the block's slice. A block's columns are those of one group of a convolution, and
+// x begins for it with that group's channels: channels of other groups must not even be multiplied by zero, for the
+// sake of infinities and NaN. In shared memory k lies in chunks of 16 bytes; a row of operands takes an odd number of
+// chunks, so that eight rows at the same chunk never meet in a bank.
 #pragma once
 
 #include "implicit_gemm_operands.cuh"
@@ -75,6 +77,7 @@ __device__ __forceinline__ void implicit_gemm(const typename T::Element* x, cons
   constexpr bool summed = Head::summed;
   extern __shared__ __align__(128) unsigned char shared[];
   const GemmWork work = work_of<T, D, clustered>(p);
+  x += work.group_channel * p.in[3];
   GemmShared at;
   at.barrier = shared_address(shared);
   at.slots = at.barrier + Head::slots;

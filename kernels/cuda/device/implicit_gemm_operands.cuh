@@ -32,22 +32,30 @@ struct GemmTile {
 };
 
 // What a block multiplies over: `slice` chunks of the channels for every tap of the window, filled up to `steps` steps
-// of two chunks. (For GemmPixels the slice is a row of the window.) `flat`: every result needs one pixel, and all pixels
-// lie p.in[2] apart, so that images and their rows are of no account. The channels from `first` on are those of a second
-// tensor, at positions p.second_in apart; then every result needs one pixel of each.
+// of two chunks. (For GemmPixels the slice is a row of the window.) `flat`: every result needs one pixel, and all
+// pixels lie p.in[2] apart, so that images and their rows are of no account. The channels from `first` on are those of
+// a second tensor, at positions p.second_in apart; then every result needs one pixel of each. Of a convolution with
+// groups, channels and outputs are those of one; without, p.outputs says how many there are. Of several groups in a
+// tile, each belongs to one of the warps along n.
 template <class T, int channels_, int window_rows_, int window_columns_, int slice_, int steps_, bool flat_ = false,
-          int first_ = channels_>
+          int first_ = channels_, int groups_ = 1, int group_outputs_ = 0, int tile_groups_ = 1>
 struct GemmDepth {
   static constexpr bool flat = flat_;
   static constexpr int first = first_;
   static constexpr bool two = first < channels_;
+  static constexpr int groups = groups_, group_outputs = group_outputs_, tile_groups = tile_groups_;
+  static constexpr bool grouped = groups > 1;
+  static_assert(tile_groups == 1 || tile_groups == T::warps_n, "a warp's columns are those of one group");
+  static_assert(!(two && grouped), "groups of one tensor");
   static_assert(!flat || window_rows_ * window_columns_ == 1, "one pixel");
   static_assert(!two || (window_rows_ * window_columns_ == 1 && first % T::chunk == 0), "whole chunks of two tensors");
   static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
   static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
-  static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (slice + 1) * 16;  // Bytes.
+  static constexpr int x_channels = tile_groups * channels;
+  static constexpr int x_slice = tile_groups > 1 ? x_channels / T::chunk : slice;    // Chunks of a pixel.
+  static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (x_slice + 1) * 16;  // Bytes.
   static constexpr int rounds = steps / T::warps_k;
-  static constexpr bool whole = channels % (2 * T::chunk) == 0;  // All chunks hold channels of x.
+  static constexpr bool whole = x_channels % (x_slice * T::chunk) == 0;  // All chunks hold channels of x.
 };
 
 // Where things lie in the dynamic shared memory of a block.
@@ -146,23 +154,55 @@ struct GemmList {
 
 // What a block has to do: its tile of results and its slice of the channels.
 struct GemmWork {
-  int first_row, first_column;
-  int rank;           // In the cluster; 0 without one.
-  int first_channel;  // Of the slice.
-  int present;        // Chunks of the slice that hold channels of x.
+  int first_row;
+  int column_tile;               // Among those of all groups.
+  int first_column, end_column;  // The tile's first result, and the end of its (this warp's) group's.
+  int group_channel;             // The first of its (first) group's.
+  int rank;                      // In the cluster; 0 without one.
+  int first_channel;             // Of the slice, in the group.
+  int present;                   // Chunks of the slice that hold channels of x.
 };
+// Tiles of columns for all results of a row: those of a group after those of the group before.
+template <class T, class D, class Params>
+__device__ __forceinline__ int column_tiles(const Params& p) {
+  static_assert(D::tile_groups == 1, "tiles of one group");
+  return D::grouped ? D::groups * ((D::group_outputs + T::columns - 1) / T::columns)
+                    : (p.outputs + T::columns - 1) / T::columns;
+}
+// Fills in what depends on the tile of columns.
+template <class T, class D, class Params>
+__device__ __forceinline__ void take_columns(const Params& p, int tile, GemmWork& work) {
+  work.column_tile = tile;
+  if constexpr (D::tile_groups > 1) {
+    const int group = tile * D::tile_groups + T::warp_n();
+    // As if the groups had as many results as columns in the tile.
+    work.first_column = group * D::group_outputs - T::warp_n() * T::n_tiles * 8;
+    work.end_column = (group + 1) * D::group_outputs;
+    work.group_channel = tile * D::x_channels;
+  } else if constexpr (D::grouped) {
+    constexpr int beside = (D::group_outputs + T::columns - 1) / T::columns;
+    const int group = tile / beside;
+    work.first_column = group * D::group_outputs + tile % beside * T::columns;
+    work.end_column = (group + 1) * D::group_outputs;
+    work.group_channel = group * D::channels;
+  } else {
+    work.first_column = tile * T::columns;
+    work.end_column = p.outputs;
+    work.group_channel = 0;
+  }
+}
 // Fills in what depends on this block's rank.
 template <class T, class D, bool clustered>
 __device__ __forceinline__ void take_slice(GemmWork& work) {
   work.rank = clustered ? static_cast<int>(cluster_rank()) : 0;
   work.first_channel = work.rank * D::slice * T::chunk;
-  work.present = max(min(D::slice, (D::channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
+  work.present = max(min(D::x_slice, (D::x_channels - work.first_channel + T::chunk - 1) / T::chunk), 0);
 }
 template <class T, class D, bool clustered, class Params>
 __device__ __forceinline__ GemmWork work_of(const Params& p) {
   GemmWork work;
   work.first_row = static_cast<int>(clustered ? blockIdx.x / p.splits : blockIdx.x) * T::rows;
-  work.first_column = static_cast<int>(blockIdx.y) * T::columns;
+  take_columns<T, D>(p, static_cast<int>(blockIdx.y), work);
   take_slice<T, D, clustered>(work);
   return work;
 }
@@ -417,6 +457,11 @@ struct GemmPatch {
       const int index = (pixel.image * p.height + pixel.row - top) * p.width + pixel.column;
       first[i] = at.rows + index * D::pixel_pitch + part;
       inside[i] = pixel.inside;
+      if constexpr (D::tile_groups > 1) {
+        first[i] += T::warp_n() * (D::channels / T::chunk) * 16;
+        // The second chunk of a step is the next group's: zeros instead.
+        if (D::channels == T::chunk && within >= 16) inside[i] = 0;
+      }
       have_ready(first[i]);
       have_ready(inside[i]);
     }
@@ -436,7 +481,7 @@ struct GemmPatch {
   template <class Params>
   __device__ __forceinline__ void load(const Params&, const GemmWork& work, const GemmShared&) {
     const int lane = threadIdx.x % T::lanes, start = static_cast<int>(threadIdx.x) / T::lanes;
-    for (int q = lane; q < D::slice; q += T::lanes) {
+    for (int q = lane; q < D::x_slice; q += T::lanes) {
       const bool there = D::whole || q < work.present;
       const S* source = from + (q - lane) * T::chunk;
       unsigned target = to + (q - lane) * 16;
@@ -452,8 +497,8 @@ struct GemmPatch {
   __device__ __forceinline__ void gather(const Params& p, const GemmWork& work, const GemmShared&) {
     const int lane = threadIdx.x % T::lanes, start = static_cast<int>(threadIdx.x) / T::lanes;
 #pragma unroll 1
-    for (int q = lane; q < D::slice; q += T::lanes) {
-      const int left = q < work.present ? D::channels - work.first_channel - q * T::chunk : 0;
+    for (int q = lane; q < D::x_slice; q += T::lanes) {
+      const int left = q < work.present ? D::x_channels - work.first_channel - q * T::chunk : 0;
       const S* source = from + (q - lane) * T::chunk * p.in[3];
       unsigned target = to + (q - lane) * 16;
 #pragma unroll 1

@@ -94,7 +94,7 @@ struct GemmPipeline {
 
   template <class Params>
   __device__ __forceinline__ static int tiles(const Params& p) {
-    return (p.rows + T::rows - 1) / T::rows * ((p.outputs + T::columns - 1) / T::columns);
+    return (p.rows + T::rows - 1) / T::rows * column_tiles<T, D>(p);
   }
   template <class Params>
   __device__ __forceinline__ static int first_tile(const Params& p) {
@@ -106,10 +106,10 @@ struct GemmPipeline {
   }
   template <class Params>
   __device__ __forceinline__ static GemmWork work_of_tile(const Params& p, int tile) {
-    const int beside = (p.outputs + T::columns - 1) / T::columns, row = tile / beside;
+    const int beside = column_tiles<T, D>(p), row = tile / beside;
     GemmWork work;
     work.first_row = row * T::rows;
-    work.first_column = (tile - row * beside) * T::columns;
+    take_columns<T, D>(p, tile - row * beside, work);
     take_slice<T, D, clustered>(work);
     return work;
   }
@@ -119,7 +119,7 @@ struct GemmPipeline {
   // The weights of a stage. By one thread.
   template <class Params>
   __device__ __forceinline__ void load_weights_of(const Params& p, const GemmWork& work, int stage, int to) const {
-    int part = work.first_column / T::columns;
+    int part = work.column_tile;
     if constexpr (clustered) part = part * p.splits + work.rank;
     const char* source =
         static_cast<const char*>(p.weights) + static_cast<long long>(part * p.stage_count + stage) * column_bytes;
@@ -190,7 +190,7 @@ struct GemmPipeline {
   }
   // What stage_chunk leaves out.
   __device__ __forceinline__ static int first_channel_of(const GemmWork& work, int lane) {
-    return taps ? 0 : work.first_channel + lane * T::chunk;
+    return work.group_channel + (taps ? 0 : work.first_channel + lane * T::chunk);
   }
   __device__ __forceinline__ void rows_are_there(unsigned to, int& arrived) const {
     prepare_chunks<S, per_thread, 4>([&](int i) { return to + arrived * stage_bytes + i * step * 128; });

@@ -6,12 +6,14 @@
 namespace tw {
 
 // k runs over the window's rows, then over its columns, filled up to whole steps, then over four channels. Any layout
-// of x; no dilation, no split of k.
+// of x; no dilation, no split of k. The pixels of several groups lie beside each other.
 template <class T, class D>
 struct GemmPixels {
   using S = typename T::Element;
   static constexpr int window_rows = D::window_rows, window_columns = D::window_columns, extra_bytes = 0;
   static constexpr int pixel_bytes = 4 * sizeof(S), pixel_words = sizeof(S);
+  // An odd number of pixels of one group, for the banks of shared memory.
+  static constexpr int pitch = (D::tile_groups > 1 ? D::tile_groups + 1 : 1) * pixel_bytes;
   static constexpr int per_step = 8 / pixel_words, row_steps = (window_columns + per_step - 1) / per_step;
   static constexpr bool vectors = false;
   static_assert(T::warps_k == 1, "no warps share k");
@@ -38,19 +40,27 @@ struct GemmPixels {
       const int m = min(work.first_row + T::warp_m() * T::m_tiles * 16 + i * 8 + lane / 4, p.rows - 1);
       const GemmPixel pixel = pixel_of<D>(p, m);
       const int index = (line_of(p, pixel) - first_line) * static_cast<int>(p.line_width.size) + pixel.column + p.pad_w;
-      first[i / 2][i % 2] = at.rows + index * pixel_bytes + lane % 4 * 4;
+      first[i / 2][i % 2] = at.rows + (index + lane % 4 / pixel_words) * pitch + lane % 4 % pixel_words * 4;
+      if constexpr (D::tile_groups > 1) first[i / 2][i % 2] += T::warp_n() * pixel_bytes;
       have_ready(first[i / 2][i % 2]);
     }
-    line_bytes = p.line_width.size * pixel_bytes;
+    line_bytes = p.line_width.size * pitch;
     have_ready(line_bytes);
     have_ready(first_line);
     have_ready(pixels);
   }
 
+  // Four channels of a group lie side by side.
+  template <class Params>
+  __device__ __forceinline__ bool are_words(const Params& p) const {
+    return D::channels == 4 && p.in[3] == 1 && (p.in[0] | p.in[1] | p.in[2]) % 4 == 0 && is_aligned<4>(x);
+  }
   template <class Params>
   __device__ __forceinline__ void gather(const Params& p, const GemmWork&, const GemmShared& at) {
+    const bool words = are_words(p);
 #pragma unroll 4
-    for (int index = threadIdx.x; index < pixels; index += T::threads) {
+    for (int item = threadIdx.x; item < pixels * D::tile_groups; item += T::threads) {
+      const int index = item / D::tile_groups, group = item % D::tile_groups;
       int line, column, image, row;
       divide(index, p.line_width, line, column);
       divide(first_line + line, p.lines, image, row);
@@ -58,14 +68,18 @@ struct GemmPixels {
       column -= p.pad_w;
       const bool there = static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
                          static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
-      const S* from = x + (image * p.in[0] + row * p.in[1] + column * p.in[2]);
+      const S* from = x + (image * p.in[0] + row * p.in[1] + column * p.in[2] + group * D::channels * p.in[3]);
       union {
         S elements[4];
         Word<pixel_bytes> word;
       } pixel;
+      if (words) {
+        pixel.word = there ? *reinterpret_cast<const Word<pixel_bytes>*>(from) : Word<pixel_bytes>{};
+      } else {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) pixel.elements[c] = there && c < D::channels ? from[c * p.in[3]] : narrow<S>(0.f);
-      store_pixel(at.rows + index * pixel_bytes, pixel.word);
+        for (int c = 0; c < 4; ++c) pixel.elements[c] = there && c < D::channels ? from[c * p.in[3]] : narrow<S>(0.f);
+      }
+      store_pixel(at.rows + index * pitch + group * pixel_bytes, pixel.word);
     }
   }
   __device__ __forceinline__ static void store_pixel(unsigned to, uint2 v) {
@@ -92,7 +106,7 @@ struct GemmPixels {
             const int column = s * per_step + (threadIdx.x % 4 + e / 2 * 4) / pixel_words;
             asm volatile("ld.shared.u32 %0, [%1];"
                          : "=r"(a[i][e])
-                         : "r"(first[i][e % 2] + r * line_bytes + s * 32 + e / 2 * 16));
+                         : "r"(first[i][e % 2] + r * line_bytes + (s * per_step + e / 2 * 4 / pixel_words) * pitch));
             if ((s + 1) * per_step > window_columns && column >= window_columns) a[i][e] = 0;
           }
           prepare_words<S>(a[i]);

@@ -101,19 +101,21 @@ struct GemmDirect {
   float bias[T::n_tiles * 2];
   GemmFinish<T::run, width, E> finish[T::m_tiles * 2][runs];
   GemmLaneResults<T, T::m_tiles * 2> results;
-  int column;
+  int column, end_column;
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work) {
     const int lane = threadIdx.x % 32;
     results.prepare(p, work.first_row + T::warp_m() * T::m_tiles * 16 + lane / 4);
-    column = work.first_column + T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run;
+    const int within = T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run;
+    column = work.first_column + within;
+    end_column = work.end_column;
     have_ready(column);
 #pragma unroll
     for (int r = 0; r < runs; ++r) {
 #pragma unroll
       for (int e = 0; e < T::run; ++e) {
-        bias[r * T::run + e] = __ldg(p.bias + column + r * 8 * T::group + e);
+        bias[r * T::run + e] = __ldg(p.bias + work.column_tile * T::columns + within + r * 8 * T::group + e);
         have_ready(bias[r * T::run + e]);
       }
     }
@@ -125,7 +127,7 @@ struct GemmDirect {
 #pragma unroll
       for (int r = 0; r < runs; ++r) {
         if (results.row + i * 8 < p.rows)
-          finish[i][r].fetch(elements, results[i], column + r * 8 * T::group, p.outputs);
+          finish[i][r].fetch(elements, results[i], column + r * 8 * T::group, end_column);
       }
     }
   }
@@ -141,7 +143,7 @@ struct GemmDirect {
 #pragma unroll
         for (int e = 0; e < T::run; ++e)
           v[e] = acc[i / 2][r * T::group + e / 2][i % 2 * 2 + e % 2] + bias[r * T::run + e];
-        if (is_row) finish[i][r].run(elements, v, results[i], column + r * 8 * T::group, p.outputs);
+        if (is_row) finish[i][r].run(elements, v, results[i], column + r * 8 * T::group, end_column);
 #pragma unroll
         for (int e = 0; e < T::run; ++e) all[r * T::run + e] = v[e];
       }
@@ -169,14 +171,16 @@ struct GemmStreamed {
     const int lane = threadIdx.x % 32;
     const int row = work.first_row + T::warp_m() * 16 + lane / 4;
     const int column = work.first_column + lane % 4 * T::run;
+    const int packed = work.column_tile * T::columns + lane % 4 * T::run;
     GemmLaneResults<T, 2> results;
     results.prepare(p, row);
     auto fetch = [&](Run& next, int r) {
 #pragma unroll
-      for (int e = 0; e < T::run; ++e) next.bias[e] = __ldg(p.bias + column + r * 8 * T::group + e);
+      for (int e = 0; e < T::run; ++e) next.bias[e] = __ldg(p.bias + packed + r * 8 * T::group + e);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (row + i * 8 < p.rows) next.finish[i].fetch(elements, results[i], column + r * 8 * T::group, p.outputs);
+        if (row + i * 8 < p.rows)
+          next.finish[i].fetch(elements, results[i], column + r * 8 * T::group, work.end_column);
       }
     };
     Run two[ahead ? 2 : 1];
@@ -191,7 +195,8 @@ struct GemmStreamed {
         float v[T::run];
 #pragma unroll
         for (int e = 0; e < T::run; ++e) v[e] = acc[r * T::group + e / 2][i * 2 + e % 2] + run.bias[e];
-        if (row + i * 8 < p.rows) run.finish[i].run(elements, v, results[i], column + r * 8 * T::group, p.outputs);
+        if (row + i * 8 < p.rows)
+          run.finish[i].run(elements, v, results[i], column + r * 8 * T::group, work.end_column);
       }
     }
   }
@@ -215,9 +220,10 @@ struct GemmSummed {
   GemmFinish<4, width, E> finish;
   int own_rows, own_shift;  // A power of two.
   int line, m, n;           // This thread's first item.
-  unsigned part;            // Where its first part will be.
-  unsigned slot;            // Where this lane's sums go, in row 0 of its warp's slot.
-  int lines;                // This lane's first row.
+  int end_column;
+  unsigned part;  // Where its first part will be.
+  unsigned slot;  // Where this lane's sums go, in row 0 of its warp's slot.
+  int lines;      // This lane's first row.
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, const GemmShared& at) {
@@ -227,13 +233,14 @@ struct GemmSummed {
     m = work.first_row + work.rank * own_rows + line;
     const int c = static_cast<int>(threadIdx.x) % items_per_row * 4;
     n = work.first_column + c;
+    end_column = work.end_column;
     part = at.slots + (line * T::slot_pitch + c) * 4;
     const int lane = threadIdx.x % 32;
     slot = at.slots + ((work.rank * T::warps_k + T::warp_k()) * own_rows * T::slot_pitch +
                        T::warp_n() * T::n_tiles * 8 + lane % 4 * T::run) *
                           4;
     lines = T::warp_m() * T::m_tiles * 16 + lane / 4;
-    const float4 four = __ldg(reinterpret_cast<const float4*>(p.bias + n));
+    const float4 four = __ldg(reinterpret_cast<const float4*>(p.bias + work.column_tile * T::columns + c));
     bias[0] = four.x, bias[1] = four.y, bias[2] = four.z, bias[3] = four.w;
 #pragma unroll
     for (int e = 0; e < 4; ++e) have_ready(bias[e]);
@@ -246,7 +253,7 @@ struct GemmSummed {
   }
   template <class Params>
   __device__ __forceinline__ void fetch(const Params& p, const E& elements) {
-    if (line < own_rows && m < p.rows) finish.fetch(elements, result_of<T>(p, m), n, p.outputs);
+    if (line < own_rows && m < p.rows) finish.fetch(elements, result_of<T>(p, m), n, end_column);
   }
 
   // Each warp's part into its slot of the block that finishes the row.
@@ -299,7 +306,7 @@ struct GemmSummed {
     const unsigned part_bytes = own_rows * T::slot_pitch * 4;
     for (int ahead = 0; line + ahead < own_rows && m + ahead < p.rows; ahead += row_step) {
       const int result = result_of<T>(p, m + ahead);
-      if (ahead > 0) finish.fetch(elements, result, n, p.outputs);
+      if (ahead > 0) finish.fetch(elements, result, n, end_column);
       float v[4] = {bias[0], bias[1], bias[2], bias[3]};
       unsigned from = part + ahead * T::slot_pitch * 4;
 #pragma unroll(clustered ? 4 : T::warps_k)
@@ -309,7 +316,7 @@ struct GemmSummed {
         v[0] += a, v[1] += b, v[2] += c, v[3] += d;
         from += part_bytes;
       }
-      finish.run(elements, v, result, n, p.outputs);
+      finish.run(elements, v, result, n, end_column);
       if constexpr (writes_moments<E>)
         write_moments<typename T::Element, items_per_row>(elements, v, result, blockIdx.y, gridDim.y);
     }

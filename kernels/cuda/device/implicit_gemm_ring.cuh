@@ -90,6 +90,7 @@ __device__ __forceinline__ void implicit_gemm_ring(const typename T::Element* x,
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x % 32;
   const GemmWork work = work_of<T, D, false>(p);
+  x += work.group_channel * p.in[3];
   Ring ring(p, work);
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {

@@ -272,6 +272,7 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
                                                          const typename T::Element* second = nullptr) {
   extern __shared__ __align__(128) unsigned char shared[];
   const GemmWork work = work_of<T, D, clustered>(p);
+  x += work.group_channel * p.in[3];
   GemmShared at;
   Stages stages(p, work);
   at.barrier = shared_address(shared);

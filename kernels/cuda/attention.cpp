@@ -12,10 +12,11 @@
 namespace torchweld::cuda {
 namespace {
 
-/// How keys come to the tensor cores: tile by tile through shared memory, or all tiles there together (attention.cuh);
-/// or all at once, to the lanes that multiply them, in registers or in places in shared memory of their own
-/// (attention_whole.cuh).
-enum class KeyRoute { kTiles, kTogether, kRegisters, kPlaces };
+/// How keys come to the tensor cores: tile by tile through shared memory (attention.cuh); or all at once, to the lanes
+/// that multiply them, in registers or in places in shared memory of their own (attention_whole.cuh). All tiles at once
+/// through shared memory were tried for many heads: 21 us instead of 15 for 384 heads of 128 keys, since nothing is
+/// multiplied while they come.
+enum class KeyRoute { kTiles, kRegisters, kPlaces };
 
 /// One way to run it; see AttentionTile in attention.cuh.
 struct AttentionConfig {
@@ -28,14 +29,12 @@ struct AttentionConfig {
   int threads() const { return 32 * warps_q * warps_k; }
   int queries() const { return 16 * warps_q; }
   int keys() const { return warps_k * warp_keys; }
-  bool whole() const { return route == KeyRoute::kRegisters || route == KeyRoute::kPlaces; }
   std::string text() const {
     return std::to_string(queries()) + "x" + std::to_string(keys()) + " w" + std::to_string(warps_q) + "," +
            std::to_string(warps_k) +
-           (route == KeyRoute::kRegisters  ? " whole"
-            : route == KeyRoute::kPlaces   ? " whole staged"
-            : route == KeyRoute::kTogether ? " together"
-                                           : "");
+           (route == KeyRoute::kRegisters ? " whole"
+            : route == KeyRoute::kPlaces  ? " whole staged"
+                                          : "");
   }
 };
 
@@ -53,8 +52,7 @@ int64_t shared_bytes_of(const AttentionProblem& p, const AttentionConfig& c) {
   int64_t head_pitch = p.element_bytes * padded(p.head) + 16;
   int64_t value_pitch = p.element_bytes * padded(p.value) + 16;
   int64_t parts = c.warps_k > 1 ? c.threads() / 32 * 16 * (4 * (padded(p.value) + 8) + 8) : 0;
-  int64_t queries = c.route == KeyRoute::kTogether ? 0 : c.queries() * head_pitch;
-  return queries + c.stages * c.keys() * (head_pitch + value_pitch) + parts;
+  return c.queries() * head_pitch + c.stages * c.keys() * (head_pitch + value_pitch) + parts;
 }
 
 /// Cycles on a device like the H100, roughly; the order is what matters.
@@ -131,36 +129,6 @@ std::vector<AttentionConfig> whole_configs_of(const AttentionProblem& p, const D
   return found;
 }
 
-/// Blocks that share a processor without running out of registers, which its four parts have for warps of their own, or
-/// of shared memory.
-int64_t blocks_together(const AttentionConfig& c, bool masked, const DeviceLimits& device) {
-  int64_t warps = c.warp_keys > 32 ? 16 : masked ? 20 : 24;
-  return std::min(warps / (ceil_div(c.warps_q, 4) * 4), device.shared_bytes / (c.shared_bytes + 1024));
-}
-
-/// Configurations that bring all keys of a head together, for so many heads that blocks hide each other's waiting: no
-/// warp waits for another one between tiles.
-std::vector<AttentionConfig> together_configs_of(const AttentionProblem& p, const DeviceLimits& device) {
-  std::vector<AttentionConfig> found;
-  constexpr int64_t kMostWarps = 8;
-  constexpr int64_t kRowBytes = 128;  // More take more registers.
-  if (p.element_bytes * std::max(p.head, p.value) > kRowBytes) return found;
-  int64_t query_tiles = ceil_div(p.queries, 16);
-  if (ceil_div(query_tiles, kMostWarps) * p.heads < device.processors) return found;
-  // As few warps without queries as possible.
-  auto fitting = [&](int64_t most) { return static_cast<int>(ceil_div(query_tiles, ceil_div(query_tiles, most))); };
-  for (int warps : {fitting(kMostWarps), fitting(kMostWarps / 2)}) {
-    if (!found.empty() && found.front().warps_q == warps) break;
-    for (int warp_keys : {32, 64}) {
-      AttentionConfig c{.warps_q = warps, .warp_keys = warp_keys, .route = KeyRoute::kTogether};
-      c.stages = static_cast<int>(ceil_div(p.keys, warp_keys));
-      c.shared_bytes = shared_bytes_of(p, c);
-      if (c.stages > 1 && c.shared_bytes <= device.shared_bytes / 2) found.push_back(c);
-    }
-  }
-  return found;
-}
-
 /// A node taken apart.
 struct AttentionParts {
   Attention op;
@@ -219,18 +187,15 @@ Program program_of(const Node& node, const AttentionParts& parts, const Attentio
   for (int64_t number :
        {p.head, p.value, int64_t{c.warps_q}, int64_t{c.warps_k}, int64_t{c.warp_keys}, int64_t{c.stages}})
     tile += ", " + std::to_string(number);
-  bool turns = c.route == KeyRoute::kTiles && c.stages > 1;
-  tile += turns ? ", true" : ", false";
   // Blocks that hide each other's waiting, where there are enough of them and registers for it.
   constexpr int64_t kFewRegistersHead = 128;  // Bytes.
   constexpr int64_t kThreads = 512;
   bool many = ceil_div(p.queries, c.queries()) * p.heads >= 2 * limits_of(node).processors;
   int64_t together =
       many && p.element_bytes * std::max(p.head, p.value) <= kFewRegistersHead ? kThreads / c.threads() : 1;
-  bool whole = c.whole();
+  bool whole = c.route != KeyRoute::kTiles;
   constexpr int kThreadsOfTwo = 256;
   if (whole) together = c.threads() <= kThreadsOfTwo ? 2 : 1;
-  if (c.route == KeyRoute::kTogether) together = blocks_together(c, parts.mask, limits_of(node));
   bool alike = mask_strides(parts.mask)[2] == 0;
   std::string mask = parts.mask ? storage_type(parts.mask->dtype) : "tw::NoMask";
   std::string name = whole ? "attention_whole" : "attention";
@@ -305,8 +270,6 @@ void propose_attention(const Node& node, const KernelContext& context, Offers& o
     constexpr int64_t kSurelyFaster = 128;
     std::vector<AttentionConfig> whole = whole_configs_of(parts.problem, limits);
     configs.insert(parts.problem.keys <= kSurelyFaster ? configs.begin() : configs.end(), whole.begin(), whole.end());
-    std::vector<AttentionConfig> together = together_configs_of(parts.problem, limits);
-    configs.insert(configs.begin(), together.begin(), together.end());
   }
   if (!context.tune) {
     size_t chosen = choose_untimed(

@@ -43,15 +43,15 @@ TEST(Offers, GroupsGoToTensorCores) {
   EXPECT_EQ(refusal_of("cuda_implicit_gemm", 1, 64), "one channel in a group");
 }
 
-/// The configurations that our attention offers for the case of this name and whose text has `word`.
-std::set<std::string> attention_configs(const std::string& word, const std::string& name, c10::ScalarType dtype) {
+/// The configurations that our attention offers for the case of this name and have all keys at once.
+std::set<std::string> whole_attention(const std::string& name, c10::ScalarType dtype) {
   cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
   std::set<std::string> found;
   for (const Case& c : attention_nodes(dtype, kDevice)) {
     if (!c.name.starts_with("attention_" + name + "/")) continue;
     Offers offers = offers_for(c.node(), {});
     for (const Offers::Offer& offer : offers.offers()) {
-      if (offer.config.find(word) != std::string::npos) found.insert(offer.config);
+      if (offer.config.find("whole") != std::string::npos) found.insert(offer.config);
     }
   }
   return found;
@@ -59,24 +59,14 @@ std::set<std::string> attention_configs(const std::string& word, const std::stri
 
 TEST(Offers, AttentionOverFewKeysHasThemAllAtOnce) {
   using Configs = std::set<std::string>;
-  EXPECT_EQ(attention_configs("whole", "encoder", c10::kHalf),
+  EXPECT_EQ(whole_attention("encoder", c10::kHalf),
             (Configs{"16x128 w1,4 whole", "16x128 w1,4 whole staged", "32x128 w2,4 whole"}));
-  EXPECT_EQ(attention_configs("whole", "image", c10::kBFloat16),
+  EXPECT_EQ(whole_attention("image", c10::kBFloat16),
             (Configs{"16x256 w1,8 whole", "16x256 w1,8 whole staged", "32x256 w2,8 whole", "16x256 w1,4 whole"}));
-  EXPECT_EQ(attention_configs("whole", "most_keys", c10::kHalf).size(), 4u);
-  EXPECT_EQ(attention_configs("whole", "too_many_keys", c10::kHalf), Configs{});
-  EXPECT_EQ(attention_configs("whole", "turned", c10::kHalf), Configs{});
-  EXPECT_EQ(attention_configs("whole", "encoder", c10::kFloat), Configs{});
-}
-
-TEST(Offers, AttentionOfManyHeadsBringsAllKeysTogether) {
-  using Configs = std::set<std::string>;
-  EXPECT_EQ(attention_configs("together", "many_mask", c10::kHalf),
-            (Configs{"80x32 w5,1 together", "80x64 w5,1 together", "48x32 w3,1 together", "48x64 w3,1 together"}));
-  EXPECT_EQ(attention_configs("together", "encoder", c10::kHalf), Configs{});
-  // Heads of 64 numbers take too many registers in f32, and keys and values the memory of too many blocks.
-  EXPECT_EQ(attention_configs("together", "many_mask", c10::kFloat), Configs{});
-  EXPECT_EQ(attention_configs("together", "many_added", c10::kBFloat16).size(), 2u);
+  EXPECT_EQ(whole_attention("most_keys", c10::kHalf).size(), 4u);
+  EXPECT_EQ(whole_attention("too_many_keys", c10::kHalf), Configs{});
+  EXPECT_EQ(whole_attention("turned", c10::kHalf), Configs{});
+  EXPECT_EQ(whole_attention("encoder", c10::kFloat), Configs{});
 }
 
 }  // namespace

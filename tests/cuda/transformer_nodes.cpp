@@ -99,7 +99,7 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
       {"encoder_mask", 2, 4, 4, 128, 128, 64, 64, Layout::kJoined, {2, 1, 1, 128}},
       {"image", 2, 3, 3, 197, 197, 64, 64},
       {"many_mask", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {16, 1, 1, 130}},
-      // So many heads that all keys of one are brought together.
+      // Masks of whole and half pairs, for many heads.
       {"many_odd", 12, 12, 12, 77, 131, 64, 64, Layout::kJoined, {12, 1, 77, 131}},
       {"many_pairs", 12, 12, 12, 77, 98, 64, 40, Layout::kHeadsApart, {12, 1, 77, 98}},
       {"many_causal", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {}, c10::kBool, true},

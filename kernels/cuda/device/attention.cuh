@@ -17,16 +17,13 @@
 namespace tw {
 
 // How a block computes: warps_q times 16 queries by warps_k times warp_keys keys at a time. The head sizes of q and k,
-// and of v, are multiples of 8. `stages`: tiles of keys that shared memory holds, `turns`: the next ones take their
-// place; otherwise they are all keys.
-template <class S, int head_, int value_, int warps_q_, int warps_k_, int warp_keys_, int stages_, bool turns_>
+// and of v, are multiples of 8. `stages`: 1 when all keys are one tile, 2 when the next tile is under way meanwhile.
+template <class S, int head_, int value_, int warps_q_, int warps_k_, int warp_keys_, int stages_>
 struct AttentionTile {
   using Element = S;
   static constexpr int head = head_, value = value_, warps_q = warps_q_, warps_k = warps_k_, warp_keys = warp_keys_;
   static constexpr int stages = stages_, threads = 32 * warps_q * warps_k;
-  static constexpr bool turns = turns_;
   static constexpr int queries = 16 * warps_q, keys = warps_k * warp_keys;
-  static constexpr int together = turns ? keys : stages * keys;                   // Keys that are brought together.
   static constexpr int chunk = 16 / sizeof(S);                                    // Elements of 16 bytes.
   static constexpr int value_pairs = (value + 15) / 16;                           // Of 16 numbers.
   static constexpr int key_tiles = warp_keys / 8, value_tiles = 2 * value_pairs;  // Of 8 columns.
@@ -35,9 +32,6 @@ struct AttentionTile {
   // Bytes between rows in shared memory: an odd number of chunks, so that eight rows never meet in a bank.
   static constexpr int head_pitch = (head_chunks + 1) * 16, value_pitch = (value_chunks + 1) * 16;
   static constexpr int stage_bytes = keys * (head_pitch + value_pitch);
-  // Warps fetch their queries by themselves, which leaves shared memory for one block more.
-  static constexpr bool own_queries = !turns && stages > 1;
-  static constexpr int queries_bytes = own_queries ? 0 : queries * head_pitch;
   static constexpr int part_pitch = 16 * value_pairs + 8;  // Floats.
   static_assert(head % 8 == 0 && value % 8 == 0 && warp_keys % 16 == 0, "sizes that fragments cover");
 
@@ -128,25 +122,6 @@ struct AttentionWarp {
     for (int k = 0; k < T::steps; ++k) {
       load_matrix(q[k], at + (T::warp_q() * 16 + lane % 16) * T::head_pitch + lane / 16 * 16 + k * 32);
       prepare_words<S>(q[k]);
-    }
-  }
-
-  // The same from memory, in rows p.q[2] apart, `count` of them. `vector`: 16 bytes could move at once.
-  template <class Params>
-  __device__ __forceinline__ void fetch_queries(const S* data, const Params& p, int count, bool vector) {
-    constexpr int word = 4 / sizeof(S);  // Elements.
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int k = 0; k < T::steps; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int query = T::warp_q() * 16 + lane / 4 + i % 2 * 8;
-        const int column = (k * 8 + lane % 4 + i / 2 * 4) * word;
-        Staged<word, S> own;
-        const bool there = query < count && (T::head % 16 == 0 || column < T::head);
-        own.fetch_or_zero(data + (query * p.q[2] + column), vector, there);
-        q[k][i] = own.words[0];
-      }
     }
   }
 
@@ -397,59 +372,44 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
                                           const Params& p) {
   using S = typename T::Element;
   extern __shared__ __align__(128) unsigned char shared[];
-  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries_bytes;
-  float* parts = reinterpret_cast<float*>(shared + T::queries_bytes + T::stages * T::stage_bytes);
+  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries * T::head_pitch;
+  float* parts = reinterpret_cast<float*>(shared + T::queries * T::head_pitch + T::stages * T::stage_bytes);
   const int first_query = find_block<T>(q, k, v, mask, y, p);
   const int lane = threadIdx.x % 32, warp_query = first_query + T::warp_q() * 16, row = warp_query + lane / 4;
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
   const int last_key = causal ? min(p.keys, first_query + T::queries) : p.keys;
+  // Up to here all keys count for all of this warp's queries.
+  const int certain = causal ? min(p.keys, warp_query + 1) : p.keys;
   const bool vector = p.vector && is_aligned<T::chunk>(q) && is_aligned<T::chunk>(k) && is_aligned<T::chunk>(v);
   const bool mask_pairs = has_pairs(mask, p);
   RowCopies<S, T::queries, T::head, T::threads> queries;
-  RowCopies<S, T::together, T::head, T::threads> keys;
-  RowCopies<S, T::together, T::value, T::threads> values;
-  if constexpr (!T::own_queries) queries.prepare(q, p.q[2], p.q[3]);
+  RowCopies<S, T::keys, T::head, T::threads> keys;
+  RowCopies<S, T::keys, T::value, T::threads> values;
+  queries.prepare(q, p.q[2], p.q[3]);
   keys.prepare(k, p.k[2], p.k[3]);
   values.prepare(v, p.v[2], p.v[3]);
   auto start_keys = [&](int first) {
-    const unsigned at = ring + (T::turns ? first / T::keys % T::stages * T::stage_bytes : 0);
-    keys.load(at, first, last_key - first, vector);
+    const unsigned at = ring + (T::stages == 1 ? 0 : first / T::keys % T::stages * T::stage_bytes);
+    keys.load(at, first, p.keys - first, vector);
     commit_copies();
-    values.load(at + T::together * T::head_pitch, first, last_key - first, vector);
+    values.load(at + T::keys * T::head_pitch, first, p.keys - first, vector);
     commit_copies();
   };
   AttentionWarp<T, M, causal, alike> warp;
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.keys > 0) wait_for_previous();
-  if constexpr (T::own_queries) {
-    start_keys(0);
-    warp.fetch_queries(q, p, p.queries - first_query, vector);
-  } else {
-    queries.load(queries_at, 0, p.queries - first_query, vector);
-    start_keys(0);
-  }
-  constexpr int under_way = T::turns ? 2 : 0;  // Groups of copies of the next tile.
-  unsigned keys_at = ring;
-  // Without turns there are no barriers behind the first tile.
-  const int end = causal && !T::turns ? min(last_key, warp_query + 16) : last_key;
+  queries.load(queries_at, 0, p.queries - first_query, vector);
+  start_keys(0);
+  constexpr int under_way = T::stages == 1 ? 0 : 2;  // Groups of copies of the next tile.
+  int at = ring;
 #pragma unroll 1
-  for (int first = 0; first < end; first += T::keys) {
-    const bool arrive = T::turns || first == 0;
-    if constexpr (T::turns || T::stages == 1) warp.fetch_mask(mask, p, row, first + column, mask_pairs);
-    if (arrive) {
-      wait_for_copies<1>();
-      __syncthreads();  // The keys are here for all, and all have left the tile before, whose place is filled next.
-    }
-    if (first == 0) {
-      if constexpr (T::own_queries) {
-#pragma unroll
-        for (int step = 0; step < T::steps; ++step) prepare_words<S>(warp.q[step]);
-      } else {
-        warp.load_queries(queries_at);
-      }
-    }
-    if constexpr (T::turns) {
+  for (int first = 0; first < last_key; first += T::keys) {
+    warp.fetch_mask(mask, p, row, first + column, mask_pairs);
+    wait_for_copies<1>();
+    __syncthreads();  // The keys are here for all, and all have left the tile before, whose place is filled next.
+    if (first == 0) warp.load_queries(queries_at);
+    if constexpr (T::stages > 1) {
       if (first + T::keys < last_key) {
         start_keys(first + T::keys);
       } else {
@@ -457,24 +417,16 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
         commit_copies();
       }
     }
-    warp.multiply_keys(keys_at);
-    if constexpr (!T::turns && T::stages > 1) warp.fetch_mask(mask, p, row, first + column, mask_pairs);
-    if (first + T::keys <= (causal ? min(p.keys, warp_query + 1) : p.keys)) {
+    warp.multiply_keys(at);
+    if (first + T::keys <= certain) {
       warp.template exponentiate<false>(p, row, first + column);
     } else {
       warp.template exponentiate<true>(p, row, first + column);
     }
-    if (arrive) {
-      wait_for_copies<under_way>();
-      __syncthreads();
-    }
-    if constexpr (T::turns) {
-      warp.multiply_values(keys_at + T::keys * T::head_pitch);
-      keys_at = keys_at == ring ? ring + T::stage_bytes : ring;
-    } else {
-      warp.multiply_values(ring + T::together * T::head_pitch + first * T::value_pitch);
-      keys_at += T::keys * T::head_pitch;
-    }
+    wait_for_copies<under_way>();
+    __syncthreads();
+    warp.multiply_values(at + T::keys * T::head_pitch);
+    if constexpr (T::stages > 1) at = at == static_cast<int>(ring) ? ring + T::stage_bytes : ring;
   }
   warp.add_up();
   if constexpr (T::warps_k > 1) {

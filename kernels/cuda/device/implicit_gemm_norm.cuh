@@ -15,7 +15,7 @@ template <class T, class D, class Stages, int parts, bool centred, bool kept>
 struct GemmNorm {
   using S = typename T::Element;
   static constexpr int bytes = T::rows * 8;  // Of shared memory: mean and 1 / deviation of each row.
-  static constexpr int own = (parts + 1) / 2;
+  static constexpr int own = (parts + 1) / 2, step = T::threads / T::rows;
   static_assert(D::channels % 64 == 0 && T::threads == 2 * T::rows, "two threads for a row without a rest");
   static_assert(!Stages::in_turns || !kept, "what is kept is there in the end");
   static_assert(centred || !kept, "an infinite x has no moments");
@@ -25,12 +25,30 @@ struct GemmNorm {
   float column_sums[2 * T::n_tiles];
   unsigned states;    // Shared address.
   float2 found[own];  // Of every second part of the row.
+  // Of what is kept, a thread writes chunks of one row: the first one, how many, and that one's numbers of the norm.
+  int first_chunk, chunk_count;
+  float weight[8], bias[8];
 
   __device__ __forceinline__ static int row() { return threadIdx.x / 2; }
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, unsigned states_at) {
     states = states_at;
+    if constexpr (kept) {
+      constexpr int chunks = D::channels / 8;
+      const int begin = static_cast<int>(blockIdx.y) * chunks / static_cast<int>(gridDim.y);
+      const int end = static_cast<int>(blockIdx.y + 1) * chunks / static_cast<int>(gridDim.y);
+      first_chunk = begin + static_cast<int>(threadIdx.x) / T::rows;
+      chunk_count = (end - first_chunk + step - 1) / step;
+      if (chunk_count > 0) {
+        read_norm(p, first_chunk);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          have_ready(weight[i]);
+          have_ready(bias[i]);
+        }
+      }
+    }
     if constexpr (!centred) return;
     const float* from = p.column_sums + work.first_column + threadIdx.x % 4 * T::run;
 #pragma unroll
@@ -124,20 +142,23 @@ struct GemmNorm {
     }
   }
   template <class Params>
-  __device__ __forceinline__ void keep(const Params& p, const GemmWork& work, const Stages& stages) const {
-    constexpr int chunks = D::channels / 8;
-    const int first = static_cast<int>(blockIdx.y) * chunks / static_cast<int>(gridDim.y);
-    const int count = static_cast<int>(blockIdx.y + 1) * chunks / static_cast<int>(gridDim.y) - first;
+  __device__ __forceinline__ void read_norm(const Params& p, int chunk) {
+    read<8>(p.norm_weight + chunk * 8, true, weight);
+    read<8>(p.norm_bias + chunk * 8, true, bias);
+  }
+  template <class Params>
+  __device__ __forceinline__ void keep(const Params& p, const GemmWork& work, const Stages& stages) {
+    const int r = static_cast<int>(threadIdx.x) % T::rows, m = work.first_row + r;
+    if (m >= p.rows) return;
     const bool aligned = is_aligned<8>(normed);
+    float mean, scale;
+    read_state(r, mean, scale);
 #pragma unroll 1
-    for (int item = threadIdx.x; item < count * T::rows; item += T::threads) {
-      const int r = item % T::rows, c = first + item / T::rows, m = work.first_row + r;
-      if (m >= p.rows) continue;
-      float mean, scale, v[8], weight[8], bias[8];
-      read_state(r, mean, scale);
+    for (int n = 0; n < chunk_count; ++n) {
+      const int c = first_chunk + n * step;
+      float v[8];
       read_chunk(stages.rows + c / 8 * Stages::row_bytes + r * 128 + place(r, c % 8), v);
-      read<8>(p.norm_weight + c * 8, true, weight);
-      read<8>(p.norm_bias + c * 8, true, bias);
+      if (n > 0) read_norm(p, c);
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[i] = (v[i] - mean) * scale * weight[i] + bias[i];
       write<8>(normed + (m * D::channels + c * 8), aligned, v);

@@ -52,7 +52,8 @@ struct GemmDepth {
   static constexpr int channels = channels_, window_rows = window_rows_, window_columns = window_columns_;
   static constexpr int taps = window_rows * window_columns, slice = slice_, steps = steps_, chunks = 2 * steps;
   static constexpr int x_channels = tile_groups * channels;
-  static constexpr int x_slice = tile_groups > 1 ? x_channels / T::chunk : slice;    // Chunks of a pixel.
+  static constexpr int x_slice = tile_groups > 1 ? (x_channels + T::chunk - 1) / T::chunk
+                                                 : slice;                            // Chunks of a pixel.
   static constexpr int pitch = (chunks + 1) * 16, pixel_pitch = (x_slice + 1) * 16;  // Bytes.
   static constexpr int rounds = steps / T::warps_k;
   static constexpr bool whole = x_channels % (x_slice * T::chunk) == 0;  // All chunks hold channels of x.
@@ -102,14 +103,14 @@ __device__ __forceinline__ const S* place_of(const S* x, const Params& p, const 
   return x + (pixel.image * p.in[0] + pixel.row * p.in[1] + pixel.column * p.in[2]);
 }
 
-// The same in the second tensor, as if the channels of the first were there ahead of its own.
+// The place of result m's pixel in the second tensor, as if the channels of the first were there ahead of its own.
 template <class D, class S, class Params>
-__device__ __forceinline__ const S* second_place_of(const S* second, const Params& p, const GemmPixel& pixel, int m) {
+__device__ __forceinline__ const S* second_place_of(const S* second, const Params& p, int m) {
   if constexpr (D::two) {
     int rest, y, x;
     divide(min(m, p.rows - 1), p.out_width, rest, x);
     divide(rest, p.out_height, rest, y);
-    return second + (pixel.image * p.second_in[0] + y * p.second_in[1] + x * p.second_in[2] - D::first);
+    return second + (rest * p.second_in[0] + y * p.second_in[1] + x * p.second_in[2] - D::first);
   } else {
     return second;
   }
@@ -336,8 +337,8 @@ struct GemmRows {
       from[i] = place_of(x, p, pixel) + (taps ? 0 : work.first_channel + lane * T::chunk);
       have_ready(from[i]);
       if constexpr (D::two) {
-        other[i] = second_place_of<D>(second, p, pixel, work.first_row + first + i * step) + work.first_channel +
-                   lane * T::chunk;
+        other[i] =
+            second_place_of<D>(second, p, work.first_row + first + i * step) + work.first_channel + lane * T::chunk;
         have_ready(other[i]);
       }
       have_ready(inside[i]);
@@ -386,7 +387,7 @@ struct GemmRows {
     for (int r = static_cast<int>(threadIdx.x) / T::lanes; r < T::rows; r += step) {
       const GemmPixel pixel = pixel_of<D>(p, work.first_row + r);
       const S* row = place_of(x, p, pixel);
-      const S* second_row = second_place_of<D>(second, p, pixel, work.first_row + r);
+      const S* second_row = second_place_of<D>(second, p, work.first_row + r);
 #pragma unroll 1
       for (int q = lane; q < D::chunks; q += T::lanes) {
         const int channel = work.first_channel + q * T::chunk;

@@ -65,8 +65,11 @@ class StageTimes {
 
 std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                        c10::Device device, const Options& options, const std::string& name,
-                                       std::vector<at::Tensor>& weights, StageTimes& times) {
+                                       std::vector<WeightMark>& marks, StageTimes& times) {
+  std::vector<at::Tensor> weights;
   std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, &weights);
+  // Ahead of all that reads them: what is written meanwhile makes the plan an old one.
+  for (const at::Tensor& weight : weights) marks.emplace_back(weight);
   times.end("import");
   optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
   times.end("optimize");
@@ -80,15 +83,15 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress,
                               const IsFaster& is_faster) {
   StageTimes times(name);
-  std::vector<at::Tensor> weights;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, weights, times);
+  std::vector<WeightMark> marks;
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, marks, times);
   std::vector<TimedKind> timed;
   Selection selection = select(*graph, options, tune, cache, progress, &timed);
   times.end("select");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
   times.end("place");
   if (is_faster) plan = tried_in_place(plan, *graph, std::move(timed), selection, options, cache, progress, is_faster);
-  for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
+  plan->weights = std::move(marks);
   return plan;
 }
 
@@ -96,13 +99,13 @@ std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const st
                                       c10::Device device, const Options& options, const std::string& name,
                                       const TimingCache& cache) {
   StageTimes times(name);
-  std::vector<at::Tensor> weights;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, weights, times);
+  std::vector<WeightMark> marks;
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, marks, times);
   Selection selection = select_compiled(*graph, options, cache);
   times.end("select_compiled");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
   times.end("place");
-  for (const at::Tensor& weight : weights) plan->weights.emplace_back(weight);
+  plan->weights = std::move(marks);
   return plan;
 }
 

@@ -91,9 +91,7 @@ std::optional<Choice> compiled_choice(const Node& node, const KernelContext& con
   const bool may_be_slow = !is_heavy(node) && !block_of(node);
   for (const Tactic& tactic : tactics()) {
     bool in_torch = std::string_view(tactic.name) == "aten" || std::string_view(tactic.name) == "split";
-    // What pays late looks long for its kernels.
-    if (tactic.device != node.output()->type.device.type() || tactic.pays_from > 0 || (in_torch && !may_be_slow))
-      continue;
+    if (tactic.device != node.output()->type.device.type() || (in_torch && !may_be_slow)) continue;
     Offers offers = offers_for(node, context, tactic.name);
     for (const Offers::Offer& offer : offers.offers()) {
       try {

@@ -9,6 +9,7 @@
 #include <exception>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -55,7 +56,11 @@ void for_each_in_parallel(size_t count, c10::Device device, const std::function<
   };
   size_t workers = std::min(count, most_workers());
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
+  try {
+    for (size_t i = 1; i < workers; ++i) threads.emplace_back(loop);
+  } catch (const std::system_error&) {
+    // The threads that there are do it.
+  }
   loop();
   for (std::thread& thread : threads) thread.join();
   if (first_error) std::rethrow_exception(first_error);

@@ -10,6 +10,7 @@
 #include "kernels/cpu/rows.h"
 #include "kernels/kernel.h"
 #include "kernels/split.h"
+#include "kernels/without_compiler.h"
 #ifdef TORCHWELD_WITH_CUDA
 #include "kernels/cublaslt/gemm.h"
 #include "kernels/cuda/attention.h"
@@ -79,6 +80,10 @@ Offers offers_for(const Node& node, const KernelContext& context, std::string_vi
   for (const Tactic& tactic : tactics()) {
     if (tactic.device != device || is_disabled(tactic.name) || (!only.empty() && tactic.name != only)) continue;
     offers.set_tactic(tactic.name);
+    if (tactic.pays_from > 0 && WithoutCompiler::is_alive()) {
+      offers.refuse("it looks long for its kernels");
+      continue;
+    }
     if (offers.least_expected() < tactic.pays_from) {
       offers.refuse("a kernel ahead of it is expected to be faster than it has ever been");
       continue;

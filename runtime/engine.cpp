@@ -164,6 +164,8 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
       entry = plan_at_call(segment, signature);
     } else if (!is_being_captured()) {
+      std::unique_lock alone(at_once_mutex_, std::try_to_lock);
+      if (!alone) return run_plainly(segment, arguments);
       if (std::shared_ptr<Executor> executor = plan_at_once(segment, signature)) {
         plan_later(segment, signature, executor);
         entry = std::make_shared<const Entry>(signature, std::move(executor));
@@ -175,7 +177,9 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
       }
     }
   }
-  if (!entry || (entry->is_being_planned && !entry->executor)) {
+  // What a plan made at once has packed is gone when the other one replaces it, and a captured graph would still read
+  // it.
+  if (!entry || (entry->is_being_planned && (!entry->executor || is_being_captured()))) {
     if (is_being_captured()) {
       warn_once("a CUDA graph is captured before " + state_.name +
                 " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
@@ -184,6 +188,10 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     return run_plainly(segment, arguments);
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
+  if (entry->is_refused.exchange(false)) {
+    remove(entry);
+    plan_later(segment, entry->signature, entry->executor);
+  }
   try {
     std::vector<at::Tensor> tensors;
     tensors.reserve(operands.size());
@@ -299,10 +307,13 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   try {
     entry = plan(segment, signature, /*tune=*/false, {}, marks);
   } catch (const std::exception& error) {
-    warn_once(state_.name + " cannot be planned for this call and runs in LibTorch: " + error.what());
-    auto failed = std::make_shared<Entry>();
-    failed->signature = signature;
-    entry = failed;
+    bool planned = entry && entry->executor;
+    warn_once(state_.name +
+              (planned ? " keeps the plan that was made at once for this call: "
+                       : " cannot be planned for this call and runs in LibTorch: ") +
+              error.what());
+    // A plan that was made at once stays.
+    entry = std::make_shared<const Entry>(signature, entry ? entry->executor : nullptr);
   }
   add(entry);
   return entry;
@@ -325,6 +336,7 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature,
                         std::shared_ptr<Executor> until_then) {
   auto entry = std::make_shared<const Entry>(signature, std::move(until_then), /*is_being_planned=*/true);
+  auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
   {
     std::lock_guard lock(table_mutex_);
     if (find(signature)) return;  // another thread was first
@@ -332,17 +344,22 @@ void Engine::plan_later(const c10::IValue& segment, const CallSignature& signatu
     put(*table, entry);
     table_.store(std::move(table));
   }
-  auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
-  auto work = [self, view, signature] {
+  auto work = [self, view, entry] {
+    // Others have been planned since, or the weights have changed and another plan of them is waiting.
+    if (self->find(entry->signature) != entry) return;
     c10::NoGradGuard no_grad;
 #ifdef TORCHWELD_WITH_CUDA
     c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
 #endif
-    self->plan_at_call(view->module(), signature, view->marks());
+    self->plan_at_call(view->module(), entry->signature, view->marks());
   };
-  // What runs by some plan needs no other one as much as the machine needs rest.
-  if (!planner().post(work) && !entry->executor) remove(entry);
+  if (planner().post(work)) return;
+  if (entry->executor) {
+    entry->is_refused = true;
+  } else {
+    remove(entry);
+  }
 }
 
 void Engine::add(std::shared_ptr<const Entry> entry) {

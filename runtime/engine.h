@@ -68,8 +68,9 @@ class Engine : public torch::CustomClassHolder {
  private:
   struct Entry {
     CallSignature signature;
-    std::shared_ptr<Executor> executor;  // null: LibTorch runs it
-    bool is_being_planned = false;       // in the background, to replace the executor if there is one
+    std::shared_ptr<Executor> executor;           // null: LibTorch runs it
+    bool is_being_planned = false;                // in the background, to replace the executor if there is one
+    mutable std::atomic<bool> is_refused{false};  // by the background, for now
     mutable std::atomic<int64_t> last_use{0};
   };
   using Table = std::vector<std::shared_ptr<const Entry>>;
@@ -87,8 +88,8 @@ class Engine : public torch::CustomClassHolder {
                                             const WeightMarks& marks = {});
   /// A plan from machine code that is there, without waiting for a compiler; null where that is not enough.
   std::shared_ptr<Executor> plan_at_once(const c10::IValue& segment, const CallSignature& signature) const;
-  /// Plans in the background, from the weights as they are now, unless the signature has an entry or too much is
-  /// waiting. Until then `until_then` runs its calls, LibTorch where that is null.
+  /// Plans in the background, from the weights as they are now, unless the signature has an entry; where too much is
+  /// waiting, a later call does. Until then `until_then` runs its calls, LibTorch where that is null.
   void plan_later(const c10::IValue& segment, const CallSignature& signature, std::shared_ptr<Executor> until_then);
   void add(std::shared_ptr<const Entry> entry);
   void put(Table& table, std::shared_ptr<const Entry> entry);
@@ -104,8 +105,9 @@ class Engine : public torch::CustomClassHolder {
 
   EngineState state_;
   TimingCache timings_;
-  std::mutex plan_mutex_;   // one plan is made at a time
-  std::mutex table_mutex_;  // of who exchanges the table
+  std::mutex plan_mutex_;     // one plan is made at a time
+  std::mutex at_once_mutex_;  // and one at once; meanwhile LibTorch runs the calls of other threads
+  std::mutex table_mutex_;    // of who exchanges the table
   std::atomic<std::shared_ptr<const Table>> table_;
   mutable std::atomic<int64_t> clock_{0};
   std::mutex seen_mutex_;

@@ -170,7 +170,11 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   const GemmProblem& second = block->second.parts.problem;
   // The normalised rows are written from shared memory, where stages in turns do not leave them.
   bool kept = block->second.parts.norm->kept;
-  auto writes_moments = [&](const GemmConfig& config) { return moment_parts(config, first) > 0; };
+  constexpr int64_t kMostParts = 96;  // Two threads have those of a row in registers.
+  auto writes_moments = [&](const GemmConfig& config) {
+    int64_t parts = moment_parts(config, first);
+    return parts > 0 && parts <= kMostParts;
+  };
   auto whole_rows = [](const GemmConfig& config) { return config.source == GemmSource::kStages && config.splits == 1; };
   // The estimates do not compare the families well.
   std::vector<GemmConfig> firsts, seconds;

@@ -30,7 +30,7 @@ double share_inside(const GemmProblem& problem, const std::vector<GemmRun>& runs
 GemmShares gemm_shares(const GemmProblem& problem, const std::vector<GemmRun>& runs, int64_t tile_rows);
 
 /// What a kernel of GemmConfig::skips reads; see GemmList in kernels/cuda/device/implicit_gemm_operands.cuh. Tiles that
-/// need most come first, so that what takes long begins early.
+/// need most come first, but for an incomplete one, so that what takes long begins early.
 struct GemmOrder {
   std::vector<int32_t> results;  ///< The result, counted through images, rows and columns, in each row of the product.
   /// For each tile of the configuration, where its stages of k are in this list and how many; then the stages.

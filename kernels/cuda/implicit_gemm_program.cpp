@@ -2,8 +2,8 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/mv.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 
@@ -191,8 +191,9 @@ Packed packed_with_norm(const GemmParts& parts, const GemmConfig& config, c10::D
   at::Tensor weight = parts.weight.to(device, c10::kDouble);
   at::Tensor norm_weight = parts.norm->weight.to(device).contiguous();
   at::Tensor norm_bias = parts.norm->bias.to(device).contiguous();
-  at::Tensor bias = at::mv(weight, norm_bias.to(c10::kDouble));
-  if (parts.bias.defined()) bias = at::add(bias, parts.bias.to(device));
+  at::Tensor bias = parts.bias.defined() ? parts.bias.to(device, c10::kDouble) : at::zeros_like(weight.select(1, 0));
+  // What has no bias must not meet infinite weights.
+  if (parts.norm->centred) bias = at::add(bias, at::sum(at::mul(weight, norm_bias.to(c10::kDouble)), {1}));
   weight = at::mul(weight, norm_weight).to(parts.dtype);
   at::Tensor sums = at::sum(weight.to(c10::kDouble), {1});
   return {packed_weights(weight, parts.problem, config), packed_columns(bias, device, parts.problem, config),

@@ -105,6 +105,7 @@ std::vector<Case> attention_nodes(c10::ScalarType dtype, c10::Device device) {
       {"many_causal", 16, 12, 12, 130, 130, 64, 64, Layout::kJoined, {}, c10::kBool, true},
       {"many_causal_fewer_keys", 16, 12, 12, 100, 70, 40, 64, Layout::kHeadsApart, {}, c10::kBool, true},
       {"many_added", 12, 12, 4, 60, 70, 32, 64, Layout::kHeadsApart, {12, 12, 60, 70}, dtype},
+      {"steep", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {50, 70}, c10::kBool, false, false, 3e8},
       {"negative", 2, 3, 3, 50, 70, 64, 64, Layout::kJoined, {50, 70}, c10::kBool, false, false, -0.2},
       {"long", 1, 2, 2, 1030, 1030, 64, 64},
       {"long_keys", 1, 2, 2, 3, 700, 128, 128, Layout::kHeadsApart},

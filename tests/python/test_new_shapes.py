@@ -1,8 +1,11 @@
-"""Shapes that come for the first time. On a GPU their plans take a compiler: LibTorch runs until they are ready."""
+"""Shapes that come for the first time. On a GPU their plans take a compiler: until they are ready calls run by what
+has been compiled, or in LibTorch.
+"""
 
 import gc
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -153,7 +156,9 @@ def test_new_weights_at_a_shape_planned_in_the_background():
 
 
 @torch.no_grad()
-def test_a_plan_is_let_go_while_another_stream_runs_it():
+def test_a_plan_is_let_go_while_another_stream_runs_it(monkeypatch):
+    # Else the plan may share what the one made at once has packed, in memory of the other stream.
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments,plan_at_once")
     net, compiled = compiled_net()
     x = picture(2, 8, 32, 32)
     expected = net(x)
@@ -170,6 +175,41 @@ def test_a_plan_is_let_go_while_another_stream_runs_it():
     torch.cuda.synchronize()
     torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
     del others
+
+
+@torch.no_grad()
+def test_a_graph_captured_while_planning_keeps_its_numbers():
+    net, compiled = compiled_net(depth=3)
+    torchweld.warm_up(compiled, [picture(2, 8, 16, 16)])  # So that the next shape is planned at once.
+    x = picture(2, 8, 16, 18)
+    compiled(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = compiled(x)
+    _C.finish_planning()
+    compiled(x)
+    others = [torch.full((n,), float("nan"), device="cuda") for n in [1 << k for k in range(4, 20)] * 20]
+    graph.replay()
+    torch.testing.assert_close(result, net(x), rtol=0.01, atol=0.01)
+    del others
+
+
+@torch.no_grad()
+def test_threads_meet_a_new_shape_together():
+    net, compiled = compiled_net(depth=3)
+    torchweld.warm_up(compiled, [picture(2, 8, 16, 16)])
+    x = picture(3, 8, 16, 16)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(compiled(x))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == len(threads)
+    for result in results:
+        torch.testing.assert_close(result, net(x), rtol=0.01, atol=0.01)
+    _C.finish_planning()
+    equal(net, compiled, x)
 
 
 def double_in_place(compiled):

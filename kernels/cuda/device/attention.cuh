@@ -180,7 +180,7 @@ struct AttentionWarp {
   // `checked`: some of the scores may not count by their places.
   template <bool checked, class Params>
   __device__ __forceinline__ void exponentiate(const Params& p, int row, int column) {
-    // The largest score is found before all are scaled, which then is part of subtracting it; so the scale is positive.
+    // The largest score is found before all are scaled, so the scale is positive.
     float scale = adds ? 1 : p.scale;
     const bool negative = !(scale > 0);
 #pragma unroll
@@ -218,7 +218,7 @@ struct AttentionWarp {
       for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
         for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          scores[j][e] = power(scores[j][e] * scale - base);
+          scores[j][e] = power(__fmul_rn(scores[j][e], scale) - base);  // Of the largest one exactly 1.
           sum[r] += scores[j][e];
         }
       }

@@ -345,14 +345,16 @@ void Engine::plan_later(const c10::IValue& segment, const CallSignature& signatu
     table_.store(std::move(table));
   }
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
-  auto work = [self, view, entry] {
-    // Others have been planned since, or the weights have changed and another plan of them is waiting.
-    if (self->find(entry->signature) != entry) return;
+  auto work = [self, view, signature, waiting = std::weak_ptr(entry)] {
+    // Unless the weights have changed, and another plan of them is waiting, or nobody has asked for long.
+    std::shared_ptr<const Entry> now = self->find(signature);
+    if (!now || now != waiting.lock()) return;
+    now.reset();  // Its memory may be wanted.
     c10::NoGradGuard no_grad;
 #ifdef TORCHWELD_WITH_CUDA
     c10::cuda::CUDAStreamCaptureModeGuard beside_captures(cudaStreamCaptureModeRelaxed);
 #endif
-    self->plan_at_call(view->module(), entry->signature, view->marks());
+    self->plan_at_call(view->module(), signature, view->marks());
   };
   if (planner().post(work)) return;
   if (entry->executor) {

@@ -88,8 +88,12 @@ at::Tensor run_attention(const Attention& a, Tensors in) {
   bool grouped = in[0].size(1) != in[1].size(1);
   std::optional<at::Tensor> mask;
   if (in.size() == 4) mask = rounded_mask(in[3], in[0].scalar_type());
-  // LibTorch's CUDA kernels take no mask that repeats one number along the keys.
-  if (mask && mask->stride(-1) != 1) mask = mask->contiguous();
+  // LibTorch's CUDA kernels take no mask that repeats one number along the keys, be it by its strides or its size.
+  if (mask && mask->dim() > 0 && (mask->stride(-1) != 1 || mask->size(-1) != in[1].size(2))) {
+    Dims shape = mask->sizes().vec();
+    shape.back() = in[1].size(2);
+    mask = mask->expand(shape).contiguous();
+  }
   at::Tensor result = at::scaled_dot_product_attention(in[0], in[1], in[2], mask, 0.0, a.causal, a.scale, grouped);
   if (!a.nan_rows || !mask) return result;
   at::Tensor dead = mask->scalar_type() == c10::kBool ? at::logical_not(*mask) : at::eq(*mask, -kInfinity);

@@ -63,7 +63,7 @@ def _ratio(record):
 
 
 def _table(records):
-    warm = any("warm_build_s" in r for r in records)
+    warm = any(r.get("warm_build_s") for r in records)
     head = ["model", "Torchweld ms", "p99 ms", "best peer ms", "ratio", "launches", "host us", "build s"]
     head += [*(["warm build s"] if warm else []), "peak MiB", "error / allowed"]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
@@ -72,7 +72,7 @@ def _table(records):
         if r["peers"]:
             name, best = _best_peer(r)
             peer, ratio = f"{best:.3f} ({name})", f"{_ratio(r):.2f}"
-        again = f" | {r['warm_build_s']:.1f}" if "warm_build_s" in r else " | " if warm else ""
+        again = f" | {r['warm_build_s']:.1f}" if r.get("warm_build_s") else " | " if warm else ""
         lines.append(
             f"| {_label(r)} | {r['torchweld_ms']:.3f} | {r['torchweld_p99_ms']:.3f} | {peer} "
             f"| {ratio} | {r['kernels_per_call']} | {r['host_us']:.0f} | {r['build_s']:.1f}{again} "

@@ -50,6 +50,9 @@ def add_arguments(parser):
     parser.add_argument("--optimization-level", type=int, default=3)
     parser.add_argument("--timing-cache")
     parser.add_argument(
+        "--no-warm-build", action="store_true", help="leave out the second build, in a new process: 15 to 30 s a model"
+    )
+    parser.add_argument(
         "--new-shapes", action="store_true", help="also time first calls at batch sizes that have no plan yet"
     )
     parser.add_argument("--peers", nargs="*", default=["eager", "frozen_graph"], choices=list(PEERS))
@@ -95,7 +98,7 @@ def measure(name, batch, precision, args):
         )
         compiled, build_s = _build(script, inputs, options)
         peak_mb = (torch.cuda.max_memory_allocated() - bytes_before) / 2**20 if on_cuda else 0.0
-        warm_build_s = _warm_build_seconds(script, inputs, options, folder)
+        warm_build_s = None if args.no_warm_build else _warm_build_seconds(script, inputs, options, folder)
         first_call_ms, planning_s = _first_calls(script, inputs, options) if args.new_shapes else (None, None)
     report = explain(compiled)
     steps = [step for engine in report.engines for step in engine.steps]

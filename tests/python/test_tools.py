@@ -107,6 +107,14 @@ def test_bench_writes_records(original, tmp_path, capsys):
     assert all(floor is None for _, _, _, floor in record["steps"])  # of this device no limits are known
 
 
+def test_bench_without_a_second_build(original, tmp_path):
+    out = str(tmp_path / "bench.json")
+    options = ["--repeats", "1", "--calls", "1", "--device", "cpu", "--no-warm-build", "--peers", "--json", out]
+    assert cli.main(["bench", original, "--input", "(2,3,16,16)@f32", *options]) == 0
+    (record,) = json.loads((tmp_path / "bench.json").read_text())
+    assert record["warm_build_s"] is None and record["build_s"] > 0 and record["peers"] == {}
+
+
 def test_bench_builds_again_from_what_it_left_on_disk(small_net, tmp_path):
     from torchweld import bench
 
@@ -225,11 +233,12 @@ def test_figures_compare_steps_with_their_floors(tmp_path):
 def test_figures_tell_records_of_other_levels_and_warm_builds(tmp_path):
     usual = _recorded(model="net", optimization_level=3, warm_build_s=1.25)
     old = {name: value for name, value in _recorded(model="old").items() if name != "warm_build_s"}
-    page = _page_of(tmp_path, usual, usual | {"optimization_level": 5}, old)
+    without = _recorded(model="without", warm_build_s=None)
+    page = _page_of(tmp_path, usual, usual | {"optimization_level": 5}, old, without)
     assert "| build s | warm build s | peak MiB |" in page
     rows = {line.split("|")[1].strip(): line.split("|") for line in page.splitlines() if line.startswith("| ")}
-    assert {"net", "net (level 5)", "old"} <= set(rows)
-    assert rows["net"][9].strip() == "1.2" and rows["old"][9].strip() == ""
+    assert {"net", "net (level 5)", "old", "without"} <= set(rows)
+    assert rows["net"][9].strip() == "1.2" and rows["old"][9].strip() == "" and rows["without"][9].strip() == ""
 
 
 def test_python_quickstart():

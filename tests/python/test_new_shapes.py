@@ -246,20 +246,19 @@ def test_weights_that_change_while_planning(change):
 
 @torch.no_grad()
 @pytest.mark.parametrize("disabled", ["", "cuda_implicit_gemm"])
-def test_plans_share_packed_weights(monkeypatch, tmp_path, disabled):
-    # What other programs have compiled would let the shapes have kernels that pack differently.
-    monkeypatch.setenv("TORCHWELD_CACHE", str(tmp_path))
+def test_plans_share_packed_weights(monkeypatch, disabled):
     monkeypatch.setenv("TORCHWELD_DISABLE", f"leave_slow_segments,{disabled}")
     net = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(4))).eval().cuda().half()
     weights = sum(p.nbytes for p in net.parameters())
     rows = torchweld.Input(min_shape=(64, 2048), opt_shape=(64, 2048), max_shape=(96, 2048), dtype=torch.half)
     compiled = torchweld.compile(torch.jit.script(net), [rows], optimization_level=0)
     torchweld.warm_up(compiled, [torch.randn(64, 2048, device="cuda", dtype=torch.half)])
+    net(torch.randn(64, 2048, device="cuda", dtype=torch.half))  # LibTorch's cuBLAS takes 32 MiB when it is first used.
     before = torch.cuda.memory_allocated()
     shapes = (66, 68, 70, 72)
     for n in shapes:
         x = torch.randn(n, 2048, device="cuda", dtype=torch.half)
         torchweld.warm_up(compiled, [x])
         torch.testing.assert_close(compiled(x), net(x), rtol=0.02, atol=0.02)
-    # Own kernels may still pack differently for some of the shapes; without sharing each would hold all weights.
+    # Own kernels may pack differently for some of the shapes; without sharing each would hold all weights.
     assert torch.cuda.memory_allocated() - before < (len(shapes) - 1) * weights

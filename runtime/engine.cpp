@@ -188,7 +188,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     return run_plainly(segment, arguments);
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
-  if (entry->is_refused.exchange(false)) {
+  if (entry->is_being_planned && entry->is_refused.exchange(false)) {
     remove(entry);
     plan_later(segment, entry->signature, entry->executor);
   }

@@ -238,9 +238,9 @@ TEST_P(CudaProducts, GroupsMeanWhatAtenMeans) {
 TEST_P(CudaProducts, TapsOutsideTheImageAreLeftOut) {
   std::vector<Case> list = dilated_products(GetParam(), kDevice, true);
   compile_ahead(list, programs_of);
-  std::vector<NamedTactic> tactics = {{"implicit_gemm", cuda::propose_implicit_gemm}};
-  // What devices without warpgroups take.
-  tactics.push_back({"rings", propose_rings_that_skip});
+  // The second: what devices without warpgroups take.
+  const std::vector<NamedTactic> tactics = {{"implicit_gemm", cuda::propose_implicit_gemm},
+                                            {"rings", propose_rings_that_skip}};
   Ran ran;
   for (Manner manner : {Manner{}, Manner{.offset = 1}, Manner{.specials = true}}) {
     manner.allow_tf32 = true;

@@ -151,47 +151,50 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
   }
   const c10::ArrayRef<c10::IValue> operands = adapted.empty() ? arguments : c10::ArrayRef<c10::IValue>(adapted);
   std::shared_ptr<const Entry> entry = find(operands);
-  if (!entry) {
-    CallSignature signature = CallSignature::of(operands);
-    if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
-      if (state_.options.outside_range == "error") throw Error(reason);
-      warn_once(reason + " It runs in LibTorch.");
-      return run_in_torch(segment, arguments);
-    }
-    if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
-    bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
-    // The compiler has run for remembered signatures; during a capture nothing can be planned.
-    if (!on_cuda || (is_remembered(signature) && !is_being_captured())) {
-      entry = plan_at_call(segment, signature);
-    } else if (!is_being_captured()) {
-      std::unique_lock alone(at_once_mutex_, std::try_to_lock);
-      if (!alone) return run_plainly(segment, arguments);
-      if (std::shared_ptr<Executor> executor = plan_at_once(segment, signature)) {
-        plan_later(segment, signature, executor);
-        entry = std::make_shared<const Entry>(signature, std::move(executor));
-      } else {
-        // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
-        std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
-        plan_later(segment, signature, nullptr);
-        return outputs;
-      }
-    }
+  return entry ? run_by(entry, segment, arguments, operands) : run_first(segment, arguments, operands);
+}
+
+std::vector<at::Tensor> Engine::run_first(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments,
+                                          c10::ArrayRef<c10::IValue> operands) {
+  CallSignature signature = CallSignature::of(operands);
+  if (std::string reason = outside_range(signature); !reason.empty() && state_.options.outside_range != "build") {
+    if (state_.options.outside_range == "error") throw Error(reason);
+    warn_once(reason + " It runs in LibTorch.");
+    return run_in_torch(segment, arguments);
   }
-  // What a plan made at once has packed is gone when the other one replaces it, and a captured graph would still read
-  // it.
-  if (!entry || (entry->is_being_planned && (!entry->executor || is_being_captured()))) {
-    if (is_being_captured()) {
-      warn_once("a CUDA graph is captured before " + state_.name +
-                " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
-                "inputs) before the capture.");
+  if (!is_worth_a_plan(signature)) return run_plainly(segment, arguments);
+  bool on_cuda = !signature.tensors.empty() && signature.tensors.front().device.is_cuda();
+  if (!on_cuda) return run_by(plan_at_call(segment, signature), segment, arguments, operands);
+  if (is_being_captured()) return run_in_capture(segment, arguments);
+  // The compiler has run for remembered signatures.
+  if (is_remembered(signature)) return run_by(plan_at_call(segment, signature), segment, arguments, operands);
+  std::unique_lock alone(at_once_mutex_, std::try_to_lock);
+  if (!alone) return run_plainly(segment, arguments);
+  std::shared_ptr<Executor> executor = plan_at_once(segment, signature);
+  if (executor) {
+    plan_later(segment, signature, executor);
+    alone.unlock();
+    return run_by(std::make_shared<const Entry>(signature, std::move(executor)), segment, arguments, operands);
+  }
+  // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
+  std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
+  plan_later(segment, signature, nullptr);
+  return outputs;
+}
+
+std::vector<at::Tensor> Engine::run_by(const std::shared_ptr<const Entry>& entry, const c10::IValue& segment,
+                                       c10::ArrayRef<c10::IValue> arguments, c10::ArrayRef<c10::IValue> operands) {
+  if (entry->is_being_planned) {
+    // What a plan made at once has packed is gone when the other one replaces it, and a captured graph would still read
+    // it.
+    if (is_being_captured()) return run_in_capture(segment, arguments);
+    if (!entry->executor) return run_plainly(segment, arguments);
+    if (entry->is_refused.exchange(false)) {
+      remove(entry);
+      plan_later(segment, entry->signature, entry->executor);
     }
-    return run_plainly(segment, arguments);
   }
   if (!entry->executor) return run_in_torch(segment, arguments);
-  if (entry->is_being_planned && entry->is_refused.exchange(false)) {
-    remove(entry);
-    plan_later(segment, entry->signature, entry->executor);
-  }
   try {
     std::vector<at::Tensor> tensors;
     tensors.reserve(operands.size());
@@ -209,6 +212,13 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     warn_once(std::string("an engine failed and LibTorch ran in its place: ") + error.what_without_backtrace());
   }
   return run_in_torch(segment, arguments);
+}
+
+std::vector<at::Tensor> Engine::run_in_capture(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
+  warn_once("a CUDA graph is captured before " + state_.name +
+            " has a plan for these inputs, so the graph holds LibTorch's kernels; call torchweld.warm_up(module, "
+            "inputs) before the capture.");
+  return run_plainly(segment, arguments);
 }
 
 std::shared_ptr<const Engine::Entry> Engine::find(const CallSignature& signature) const {

@@ -75,6 +75,14 @@ class Engine : public torch::CustomClassHolder {
   };
   using Table = std::vector<std::shared_ptr<const Entry>>;
 
+  /// run() where nothing is known about the signature. `operands`: the arguments, laid out as kernels read them.
+  std::vector<at::Tensor> run_first(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments,
+                                    c10::ArrayRef<c10::IValue> operands);
+  /// run() where there is an entry.
+  std::vector<at::Tensor> run_by(const std::shared_ptr<const Entry>& entry, const c10::IValue& segment,
+                                 c10::ArrayRef<c10::IValue> arguments, c10::ArrayRef<c10::IValue> operands);
+  /// In LibTorch, with a warning: somebody captures a CUDA graph before there is a plan.
+  std::vector<at::Tensor> run_in_capture(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
   std::shared_ptr<const Entry> find(c10::ArrayRef<c10::IValue> arguments) const;
   std::shared_ptr<const Entry> find(const CallSignature& signature) const;
   /// `marks`: where `segment` is a view of the module's weights, what marks these.

@@ -115,6 +115,15 @@ def test_bench_without_a_second_build(original, tmp_path):
     assert record["warm_build_s"] is None and record["build_s"] > 0 and record["peers"] == {}
 
 
+def test_bench_goes_on_behind_a_model_that_cannot_be_measured(original, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    options = ["--repeats", "1", "--calls", "1", "--device", "cpu", "--no-warm-build", "--peers", "--json", str(out)]
+    models = [str(tmp_path / "missing.ts"), original]
+    assert cli.main(["bench", *models, "--input", "(2,3,16,16)@f32", *options]) == 2
+    assert [record["model"] for record in json.loads(out.read_text())] == [original]
+    assert "missing.ts, batch 1, f32:" in capsys.readouterr().err
+
+
 def test_bench_builds_again_from_what_it_left_on_disk(small_net, tmp_path):
     from torchweld import bench
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/implicit_gemm_packing.h"
 #include "kernels/cuda/staged_elements.h"
+#include "kernels/cuda/warpgroup_multiply.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -58,37 +59,6 @@ Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const P
   return arguments;
 }
 
-/// `struct Multiply`: the warpgroup's instruction for so many columns, which the instruction set has no generic form
-/// of. begin() before and close() after a row of run(sums, a, b), which adds the product of 32 bytes along k of the
-/// rows at descriptor a and the columns at descriptor b; sums are there after finish(sums). After wait_for_earlier()
-/// all rows but the last have been read.
-std::string emit_multiply(c10::ScalarType dtype, int columns) {
-  std::string registers, operands;
-  int count = columns / 2;
-  for (int i = 0; i < count; ++i) {
-    registers += (i ? ", %" : "%") + std::to_string(i);
-    operands +=
-        (i ? ", " : "") + std::string("\"+f\"(d[") + std::to_string(i / 4) + "][" + std::to_string(i % 4) + "])";
-  }
-  const bool tf32 = dtype == c10::kFloat;
-  std::string type = tf32 ? "tf32" : dtype == c10::kHalf ? "f16" : "bf16";
-  std::string sums = "(float (&d)[" + std::to_string(columns / 8) + "][4]";
-  const std::string function = "  __device__ __forceinline__ static void ";
-  return "struct Multiply {\n#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n" + function +
-         "begin() { asm volatile(\"wgmma.fence.sync.aligned;\" ::: \"memory\"); }\n" + function +
-         "close() { asm volatile(\"wgmma.commit_group.sync.aligned;\" ::: \"memory\"); }\n" + function + "run" + sums +
-         ", unsigned long long a, unsigned long long b) {\n    asm volatile(\"wgmma.mma_async.sync.aligned.m64n" +
-         std::to_string(columns) + (tf32 ? "k8" : "k16") + ".f32." + type + "." + type + " {" + registers + "}, %" +
-         std::to_string(count) + ", %" + std::to_string(count + 1) + ", 1, 1, 1" + (tf32 ? "" : ", 0, 0") +
-         ";\"\n        : " + operands + " : \"l\"(a), \"l\"(b));\n  }\n" + function + "finish" + sums +
-         ") {\n    asm volatile(\"wgmma.wait_group.sync.aligned 0;\"\n        : " + operands +
-         " :: \"memory\");\n  }\n" + function +
-         "wait_for_earlier() { asm volatile(\"wgmma.wait_group.sync.aligned 1;\" ::: \"memory\"); }\n#else\n" +
-         function + "begin() { __trap(); }\n" + function + "close() {}\n" + function + "run" + sums +
-         ", unsigned long long, unsigned long long) {}\n" + function + "finish" + sums + ") {}\n" + function +
-         "wait_for_earlier() {}\n#endif\n};\n";
-}
-
 /// The call, without its arguments, of the device function that runs `config`.
 std::string emit_entry(const GemmConfig& config, const GemmProblem& p, int width) {
   if (config.source == GemmSource::kRing) {
@@ -122,7 +92,7 @@ std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& confi
          "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
          (pipeline ? numbers({config.stages, config.blocks}) + (config.splits > 1 ? ", true" : "")
                    : numbers({config.stage_count(p), config.stages, parts_kept})) +
-         ">;\n" + emit_multiply(parts.dtype, config.columns);
+         ">;\n" + emit_warpgroup_multiply("Multiply", parts.dtype, config.columns);
 }
 
 /// The last argument of a product by warpgroups, as a variable `norm`.

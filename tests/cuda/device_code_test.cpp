@@ -47,6 +47,8 @@ std::string compile_one(const cuda::Program& program, const std::string& arch, i
     std::smatch found;
     if (std::regex_search(compiled.log, found, spill) && std::stoi(found[1]) > most_spilled)
       return "registers spill: " + found.str();
+    // ptxas says so where it has to put a wait between products, and in its information only.
+    if (compiled.log.find("serialized") != std::string::npos) return "warpgroups wait for each product";
     return "";
   } catch (const std::exception& error) {
     return error.what();

@@ -43,15 +43,15 @@ TEST(Offers, GroupsGoToTensorCores) {
   EXPECT_EQ(refusal_of("cuda_implicit_gemm", 1, 64), "one channel in a group");
 }
 
-/// The configurations that our attention offers for the case of this name and have all keys at once.
-std::set<std::string> whole_attention(const std::string& name, c10::ScalarType dtype) {
+/// The configurations that our attention offers for the case of this name and have this word in their names.
+std::set<std::string> attention_configs(const std::string& name, c10::ScalarType dtype, const std::string& word) {
   cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
   std::set<std::string> found;
   for (const Case& c : attention_nodes(dtype, kDevice)) {
     if (!c.name.starts_with("attention_" + name + "/")) continue;
     Offers offers = offers_for(c.node(), {});
     for (const Offers::Offer& offer : offers.offers()) {
-      if (offer.config.find("whole") != std::string::npos) found.insert(offer.config);
+      if (offer.config.find(word) != std::string::npos) found.insert(offer.config);
     }
   }
   return found;
@@ -59,14 +59,28 @@ std::set<std::string> whole_attention(const std::string& name, c10::ScalarType d
 
 TEST(Offers, AttentionOverFewKeysHasThemAllAtOnce) {
   using Configs = std::set<std::string>;
-  EXPECT_EQ(whole_attention("encoder", c10::kHalf),
+  auto whole = [](const char* name, c10::ScalarType dtype) { return attention_configs(name, dtype, "whole"); };
+  EXPECT_EQ(whole("encoder", c10::kHalf),
             (Configs{"16x128 w1,4 whole", "16x128 w1,4 whole staged", "32x128 w2,4 whole"}));
-  EXPECT_EQ(whole_attention("image", c10::kBFloat16),
+  EXPECT_EQ(whole("image", c10::kBFloat16),
             (Configs{"16x256 w1,8 whole", "16x256 w1,8 whole staged", "32x256 w2,8 whole", "16x256 w1,4 whole"}));
-  EXPECT_EQ(whole_attention("most_keys", c10::kHalf).size(), 4u);
-  EXPECT_EQ(whole_attention("too_many_keys", c10::kHalf), Configs{});
-  EXPECT_EQ(whole_attention("turned", c10::kHalf), Configs{});
-  EXPECT_EQ(whole_attention("encoder", c10::kFloat), Configs{});
+  EXPECT_EQ(whole("most_keys", c10::kHalf).size(), 4u);
+  EXPECT_EQ(whole("too_many_keys", c10::kHalf), Configs{});
+  EXPECT_EQ(whole("turned", c10::kHalf), Configs{});
+  EXPECT_EQ(whole("encoder", c10::kFloat), Configs{});
+}
+
+TEST(Offers, AttentionByWarpgroupsHasTilesOfOneSize) {
+  using Configs = std::set<std::string>;
+  auto groups = [](const char* name, c10::ScalarType dtype) { return attention_configs(name, dtype, "warpgroups"); };
+  EXPECT_EQ(groups("encoder", c10::kHalf),
+            (Configs{"64x32 w4,1 warpgroups", "64x64 w4,1 warpgroups", "64x128 w4,1 warpgroups",
+                     "128x32 w8,1 warpgroups", "128x64 w8,1 warpgroups", "128x128 w8,1 warpgroups"}));
+  EXPECT_EQ(groups("image", c10::kBFloat16),
+            (Configs{"64x32 w4,1 warpgroups", "64x64 w4,1 warpgroups", "64x112 w4,1 warpgroups",
+                     "128x32 w8,1 warpgroups", "128x64 w8,1 warpgroups", "128x112 w8,1 warpgroups"}));
+  EXPECT_EQ(groups("small", c10::kHalf), (Configs{"64x16 w4,1 warpgroups"}));
+  EXPECT_EQ(groups("encoder", c10::kFloat), Configs{});
 }
 
 }  // namespace

@@ -13,8 +13,12 @@
 #include "math.cuh"
 #include "mma.cuh"
 #include "staged.cuh"
+#include "warpgroup.cuh"
 
 namespace tw {
+
+template <class T, class M, bool causal, bool alike>
+struct AttentionWarp;
 
 // How a block computes: warps_q times 16 queries by warps_k times warp_keys keys at a time. The head sizes of q and k,
 // and of v, are multiples of 8. `stages`: 1 when all keys are one tile, 2 when the next tile is under way meanwhile.
@@ -31,9 +35,14 @@ struct AttentionTile {
   static constexpr int steps = head_chunks / 2;  // Of multiply_add.
   // Bytes between rows in shared memory: an odd number of chunks, so that eight rows never meet in a bank.
   static constexpr int head_pitch = (head_chunks + 1) * 16, value_pitch = (value_chunks + 1) * 16;
+  static constexpr bool swizzled = false;  // See RowCopies.
+  static constexpr int alignment = 128;
+  static constexpr int query_bytes = queries * head_pitch, values_at = keys * head_pitch;  // Values lie behind keys.
   static constexpr int stage_bytes = keys * (head_pitch + value_pitch);
   static constexpr int part_pitch = 16 * value_pairs + 8;  // Floats.
   static_assert(head % 8 == 0 && value % 8 == 0 && warp_keys % 16 == 0, "sizes that fragments cover");
+  template <class M, bool causal, bool alike>
+  using Warp = AttentionWarp<AttentionTile, M, causal, alike>;
 
   __device__ __forceinline__ static int warp_q() { return threadIdx.x / 32 / warps_k; }
   __device__ __forceinline__ static int warp_k() { return threadIdx.x / 32 % warps_k; }
@@ -42,13 +51,15 @@ struct AttentionTile {
 struct NoMask {};
 
 // A matrix on its way to shared memory, `rows` rows of `columns` elements at a time, filled up with zeros to 16
-// columns.
-template <class S, int rows, int columns, int threads>
+// columns. `swizzled`: it lies there as warpgroups read it; see attention_warpgroups.cuh.
+template <class S, int rows, int columns, int threads, bool swizzled = false>
 struct RowCopies {
   static constexpr int chunk = 16 / sizeof(S);  // Elements.
-  static constexpr int chunks = (columns + 15) / 16 * 16 / chunk, pitch = (chunks + 1) * 16, all = rows * chunks;
+  static constexpr int chunks = (columns + 15) / 16 * 16 / chunk, all = rows * chunks;
+  static constexpr int pitch = swizzled ? 128 : (chunks + 1) * 16;
   static constexpr bool even = threads % chunks == 0;  // A thread has the same chunk of all its rows.
   static constexpr int rows_at_once = threads / chunks;
+  static_assert(!swizzled || !even || rows_at_once % 8 == 0, "a chunk has the same place in all rows of a thread");
   const S* matrix;
   const S* own;  // This thread's first chunk.
   int row_stride, column_stride, jump;
@@ -63,6 +74,12 @@ struct RowCopies {
     have_ready(jump);
   }
 
+  // Of chunk c of a row, in bytes.
+  __device__ __forceinline__ static int place(int row, int c) {
+    if constexpr (swizzled) return (c / 8 * rows + row) * pitch + (c % 8 ^ row % 8) * 16;
+    return row * pitch + c * 16;
+  }
+
   // Rows from `first` on, zeros from row `count` of these on. `vector`: 16 bytes may move at once.
   __device__ __forceinline__ void load(unsigned to, int first, int count, bool vector) const {
     if (!vector) {
@@ -70,7 +87,7 @@ struct RowCopies {
     } else if constexpr (even) {
       const int row = static_cast<int>(threadIdx.x) / chunks, c = static_cast<int>(threadIdx.x) % chunks;
       const S* from = own + first * row_stride;
-      const unsigned target = to + row * pitch + c * 16;
+      const unsigned target = to + place(row, c);
       const int left = c * chunk < columns ? count - row : 0;
 #pragma unroll
       for (int i = 0; i < (rows + rows_at_once - 1) / rows_at_once; ++i) {
@@ -82,7 +99,7 @@ struct RowCopies {
 #pragma unroll 8
       for (int item = threadIdx.x; item < all; item += threads) {
         const int row = item / chunks, c = item % chunks;
-        copy_async16(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * chunk),
+        copy_async16(to + place(row, c), matrix + ((first + row) * row_stride + c * chunk),
                      row < count && c * chunk < columns);
       }
     }
@@ -91,8 +108,8 @@ struct RowCopies {
 #pragma unroll 1
     for (int item = threadIdx.x; item < all; item += threads) {
       const int row = item / chunks, c = item % chunks;
-      gather_chunk(to + row * pitch + c * 16, matrix + ((first + row) * row_stride + c * chunk * column_stride),
-                   column_stride, row < count && c * chunk < columns ? chunk : 0);
+      gather_chunk(to + place(row, c), matrix + ((first + row) * row_stride + c * chunk * column_stride), column_stride,
+                   row < count && c * chunk < columns ? chunk : 0);
     }
   }
 };
@@ -372,8 +389,8 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
                                           const Params& p) {
   using S = typename T::Element;
   extern __shared__ __align__(128) unsigned char shared[];
-  const unsigned queries_at = shared_address(shared), ring = queries_at + T::queries * T::head_pitch;
-  float* parts = reinterpret_cast<float*>(shared + T::queries * T::head_pitch + T::stages * T::stage_bytes);
+  const unsigned queries_at = (shared_address(shared) + T::alignment - 1) / T::alignment * T::alignment;
+  const unsigned ring = queries_at + T::query_bytes;
   const int first_query = find_block<T>(q, k, v, mask, y, p);
   const int lane = threadIdx.x % 32, warp_query = first_query + T::warp_q() * 16, row = warp_query + lane / 4;
   const int column = T::warp_k() * T::warp_keys + lane % 4 * 2;
@@ -382,9 +399,9 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
   const int certain = causal ? min(p.keys, warp_query + 1) : p.keys;
   const bool vector = p.vector && is_aligned<T::chunk>(q) && is_aligned<T::chunk>(k) && is_aligned<T::chunk>(v);
   const bool mask_pairs = has_pairs(mask, p);
-  RowCopies<S, T::queries, T::head, T::threads> queries;
-  RowCopies<S, T::keys, T::head, T::threads> keys;
-  RowCopies<S, T::keys, T::value, T::threads> values;
+  RowCopies<S, T::queries, T::head, T::threads, T::swizzled> queries;
+  RowCopies<S, T::keys, T::head, T::threads, T::swizzled> keys;
+  RowCopies<S, T::keys, T::value, T::threads, T::swizzled> values;
   queries.prepare(q, p.q[2], p.q[3]);
   keys.prepare(k, p.k[2], p.k[3]);
   values.prepare(v, p.v[2], p.v[3]);
@@ -392,10 +409,10 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
     const unsigned at = ring + (T::stages == 1 ? 0 : first / T::keys % T::stages * T::stage_bytes);
     keys.load(at, first, p.keys - first, vector);
     commit_copies();
-    values.load(at + T::keys * T::head_pitch, first, p.keys - first, vector);
+    values.load(at + T::values_at, first, p.keys - first, vector);
     commit_copies();
   };
-  AttentionWarp<T, M, causal, alike> warp;
+  typename T::template Warp<M, causal, alike> warp;
 
   // Always true; as a branch, it keeps the compiler from moving what was computed above behind the wait.
   if (p.keys > 0) wait_for_previous();
@@ -407,6 +424,7 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
   for (int first = 0; first < last_key; first += T::keys) {
     warp.fetch_mask(mask, p, row, first + column, mask_pairs);
     wait_for_copies<1>();
+    if constexpr (T::swizzled) show_to_tensor_cores();
     __syncthreads();  // The keys are here for all, and all have left the tile before, whose place is filled next.
     if (first == 0) warp.load_queries(queries_at);
     if constexpr (T::stages > 1) {
@@ -424,12 +442,14 @@ __device__ __forceinline__ void attention(const typename T::Element* q, const ty
       warp.template exponentiate<true>(p, row, first + column);
     }
     wait_for_copies<under_way>();
+    if constexpr (T::swizzled) show_to_tensor_cores();
     __syncthreads();
-    warp.multiply_values(at + T::keys * T::head_pitch);
+    warp.multiply_values(at + T::values_at);
     if constexpr (T::stages > 1) at = at == static_cast<int>(ring) ? ring + T::stage_bytes : ring;
   }
   warp.add_up();
   if constexpr (T::warps_k > 1) {
+    float* parts = reinterpret_cast<float*>(shared + T::query_bytes + T::stages * T::stage_bytes);
     merge_warps<T, nan_rows>(warp, parts, y, is_aligned<8>(y) && p.vector_writes, p, first_query);
   } else {
     const bool aligned = is_aligned<2>(y) && p.vector_writes;

@@ -245,8 +245,8 @@ struct GemmPipeline {
   }
 };
 
-// Blocks: along x, no more than there are tiles; with `clustered`, a cluster for each. Params: see
-// kernels/cuda/implicit_gemm_program.cpp; weights packed by stages. Multiply: see emit_multiply there.
+// Blocks: along x, no more than there are tiles; with `clustered`, a cluster for each. Weights are packed by stages.
+// Params: see kernels/cuda/implicit_gemm_program.cpp; Multiply: see kernels/cuda/warpgroup_multiply.h.
 template <class T, class D, class Pipeline, class Multiply, int width, class Params, class E>
 __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element* x, const Params& p,
                                                        const E& elements) {

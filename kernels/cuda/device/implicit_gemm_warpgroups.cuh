@@ -8,20 +8,9 @@
 #pragma once
 
 #include "implicit_gemm.cuh"
+#include "warpgroup.cuh"
 
 namespace tw {
-
-// Writes to shared memory by this thread become visible to the tensor cores' own reads (after the next barrier).
-__device__ __forceinline__ void show_to_tensor_cores() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-// A matrix descriptor: rows of 128 bytes, swizzled; groups of 8 rows are 1024 bytes apart.
-__device__ __forceinline__ unsigned long long place_in_shared(unsigned address) {
-  return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
-}
 
 // Rounds what this thread has brought to what multiply_add takes: the tensor cores read it as it lies in shared memory.
 // `place(i)`: the address of chunk i of `count`; `together`: how many are in registers at a time.
@@ -264,8 +253,8 @@ struct GemmAsItIs {
   __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Sums&) {}
 };
 
-// Blocks, Params and `second` as in implicit_gemm.cuh, the weights packed by stages. Multiply: see emit_multiply in
-// kernels/cuda/implicit_gemm_program.cpp.
+// Blocks, Params and `second` as in implicit_gemm.cuh, the weights packed by stages. Multiply: see
+// kernels/cuda/warpgroup_multiply.h.
 template <class T, class D, class Stages, class Multiply, bool clustered, int width, class Params, class E, class Norm>
 __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Element* x, const Params& p,
                                                          const E& elements, Norm norm,

@@ -172,3 +172,27 @@ def test_operator_that_the_loading_process_lacks(tmp_path):
         )
         assert done.returncode == 1, done.stderr
         assert "Unknown builtin op: torchweld_tests::mine" in done.stderr
+
+
+def test_without_optimisation_nothing_of_the_module_runs():
+    calls = []
+
+    def triple(x):
+        calls.append(tuple(x.shape))
+        return x * 3
+
+    with operators("triple(Tensor x) -> Tensor", triple=triple, meta_triple=torch.empty_like) as ops:
+
+        class Net(torch.nn.Module):
+            def forward(self, x):
+                return torch.relu(ops.triple(x).sin().cos())
+
+        x = torch.randn(2, 4)
+        script = torch.jit.trace(Net().eval(), x, check_trace=False)
+        ran = {}
+        for level in (0, 1):
+            calls.clear()
+            compiled = torchweld.compile(script, [torchweld.Input((2, 4))], optimization_level=level)
+            assert "triple" not in str([fallback.op for fallback in torchweld.explain(compiled).fallbacks])
+            ran[level] = len(calls)
+        assert ran[0] == 0 < ran[1]

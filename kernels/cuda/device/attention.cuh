@@ -169,16 +169,19 @@ struct AttentionWarp {
     }
   }
 
-  // scores = q k^T for the keys at `at`.
-  __device__ __forceinline__ void multiply_keys(unsigned at) {
-    const int lane = threadIdx.x % 32;
-    const unsigned from =
-        at + (T::warp_k() * T::warp_keys + lane % 8 + lane / 16 * 8) * T::head_pitch + lane / 8 % 2 * 16;
+  __device__ __forceinline__ void clear_scores() {
 #pragma unroll
     for (int j = 0; j < T::key_tiles; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) scores[j][e] = 0;
     }
+  }
+  // scores = q k^T for the keys at `at`.
+  __device__ __forceinline__ void multiply_keys(unsigned at) {
+    const int lane = threadIdx.x % 32;
+    const unsigned from =
+        at + (T::warp_k() * T::warp_keys + lane % 8 + lane / 16 * 8) * T::head_pitch + lane / 8 % 2 * 16;
+    clear_scores();
 #pragma unroll
     for (int k = 0; k < T::steps; ++k) {
 #pragma unroll
@@ -280,14 +283,21 @@ struct AttentionWarp {
       }
     }
   }
+  // Elements of 2 bytes: those of 16 keys as a fragment.
+  __device__ __forceinline__ void get_exponentials(int k, unsigned (&a)[4]) const {
+    const float(&low)[4] = scores[2 * k], (&high)[4] = scores[2 * k + 1];
+    a[0] = pair_of<S>(low[0], low[1]);
+    a[1] = pair_of<S>(low[2], low[3]);
+    a[2] = pair_of<S>(high[0], high[1]);
+    a[3] = pair_of<S>(high[2], high[3]);
+  }
   __device__ __forceinline__ void multiply_pairs(unsigned at) {
     const int lane = threadIdx.x % 32;
     const unsigned from = at + (T::warp_k() * T::warp_keys + lane % 16) * T::value_pitch + lane / 16 * 16;
 #pragma unroll
     for (int k = 0; k < T::key_tiles / 2; ++k) {
-      const float(&low)[4] = scores[2 * k], (&high)[4] = scores[2 * k + 1];
-      const unsigned a[4] = {pair_of<S>(low[0], low[1]), pair_of<S>(low[2], low[3]), pair_of<S>(high[0], high[1]),
-                             pair_of<S>(high[2], high[3])};
+      unsigned a[4];
+      get_exponentials(k, a);
 #pragma unroll
       for (int j = 0; j < T::value_pairs; ++j) {
         unsigned two[4];

@@ -31,13 +31,13 @@ struct AttentionGroups : AttentionTile<S, head_, value_, warps_q_, 1, keys_, sta
 // As AttentionWarp; four of these multiply together.
 template <class T, class M, bool causal, bool alike>
 struct AttentionWarpOfGroup : AttentionWarp<T, M, causal, alike> {
-  using S = typename T::Element;
   unsigned queries;  // Where those of this warpgroup lie.
 
   __device__ __forceinline__ void load_queries(unsigned at) { queries = at + threadIdx.x / 128 * 64 * 128; }
 
   __device__ __forceinline__ void multiply_keys(unsigned at) {
-    start(this->scores, 0);
+    this->clear_scores();
+    have_all_ready(this->scores);
     T::Scores::begin();
 #pragma unroll
     for (int k = 0; k < T::steps; ++k)
@@ -50,21 +50,9 @@ struct AttentionWarpOfGroup : AttentionWarp<T, M, causal, alike> {
   __device__ __forceinline__ void multiply_values(unsigned at) {
     unsigned weights[T::keys / 16][4];
 #pragma unroll
-    for (int k = 0; k < T::keys / 16; ++k) {
-      const float(&low)[4] = this->scores[2 * k], (&high)[4] = this->scores[2 * k + 1];
-      weights[k][0] = pair_of<S>(low[0], low[1]);
-      weights[k][1] = pair_of<S>(low[2], low[3]);
-      weights[k][2] = pair_of<S>(high[0], high[1]);
-      weights[k][3] = pair_of<S>(high[2], high[3]);
-      // The instruction reads registers when it runs: what is in them must have been computed ahead of begin().
-#pragma unroll
-      for (int i = 0; i < 4; ++i) have_ready(weights[k][i]);
-    }
-#pragma unroll
-    for (int j = 0; j < T::value_tiles; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) have_ready(this->out[j][e]);
-    }
+    for (int k = 0; k < T::keys / 16; ++k) this->get_exponentials(k, weights[k]);
+    have_all_ready(weights);
+    have_all_ready(this->out);
     T::Values::begin();
 #pragma unroll
     for (int k = 0; k < T::keys / 16; ++k)
@@ -74,15 +62,13 @@ struct AttentionWarpOfGroup : AttentionWarp<T, M, causal, alike> {
   }
 
  private:
-  template <int tiles>
-  __device__ __forceinline__ static void start(float (&sums)[tiles][4], float value) {
+  // The instruction reads registers when it runs: what is in them must have been computed ahead of begin().
+  template <class V, int tiles>
+  __device__ __forceinline__ static void have_all_ready(V (&values)[tiles][4]) {
 #pragma unroll
     for (int j = 0; j < tiles; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sums[j][e] = value;
-        have_ready(sums[j][e]);
-      }
+      for (int e = 0; e < 4; ++e) have_ready(values[j][e]);
     }
   }
 };

@@ -163,10 +163,9 @@ struct SharedExponentials {
   __device__ __forceinline__ void put(Warp& warp) const {
 #pragma unroll
     for (int k = 0; k < warp_steps; ++k) {
-      const float(&low)[4] = warp.scores[2 * k], (&high)[4] = warp.scores[2 * k + 1];
-      store_shared(fragment(T::warp_k() * warp_steps + k),
-                   {pair_of<S>(low[0], low[1]), pair_of<S>(low[2], low[3]), pair_of<S>(high[0], high[1]),
-                    pair_of<S>(high[2], high[3])});
+      unsigned pairs[4];
+      warp.get_exponentials(k, pairs);
+      store_shared(fragment(T::warp_k() * warp_steps + k), pairs);
     }
     warp.add_up();
     put_states(warp.top, warp.sum);

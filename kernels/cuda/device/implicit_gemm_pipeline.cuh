@@ -6,9 +6,9 @@
 // Where there are few tiles, the blocks of a cluster have one tile together, each a slice of the channels; in the end
 // sums of the blocks meet where the stages were.
 //
-// Tried on an H100: two blocks of a cluster that bring the weights for both (multicast), 1.1 to 2 times slower; a second
-// warpgroup that begins two or three stages behind the first, so that one multiplies while the other finishes a tile, up
-// to 5 % slower.
+// Tried on an H100: two blocks of a cluster that bring the weights for both (multicast), 1.1 to 2 times slower; a
+// second warpgroup that begins two or three stages behind the first, so that one multiplies while the other finishes a
+// tile, up to 5 % slower.
 #pragma once
 
 #include "implicit_gemm_warpgroups.cuh"

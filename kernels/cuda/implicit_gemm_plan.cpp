@@ -117,7 +117,7 @@ bool keeps_groups_apart(const GemmProblem& p, const GemmConfig& c) {
 bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int m_tiles = c.rows / c.warps_m / 16;
   int n_tiles = c.columns / c.warps_n / 8;
-  int most_tiles = c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
+  int most_tiles = c.teams > 1 ? 48 : c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
   if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
   if (c.groups > 1) return keeps_groups_apart(p, c) && m_tiles <= (c.source == GemmSource::kPixels ? 2 : 4);
   // With groups there are tiles enough.
@@ -309,16 +309,18 @@ void add_pipelines(Search& search) {
   if (!search.device().warpgroups) return;
   GemmConfig c;
   c.source = GemmSource::kPipeline;
-  // Columns, blocks on a processor, stages that fit.
-  constexpr int kTiles[][3] = {{256, 1, 4}, {192, 1, 5}, {128, 1, 6}, {128, 2, 3}, {96, 2, 3}, {64, 2, 4}};
+  // Columns, blocks on a processor, stages that fit, teams.
+  constexpr int kTiles[][4] = {{256, 1, 4, 1}, {192, 1, 5, 1}, {128, 1, 6, 1}, {128, 2, 3, 1},
+                               {96, 2, 3, 1},  {64, 2, 4, 1},  {192, 1, 5, 2}, {128, 1, 6, 2}};
   for (const auto& tile : kTiles) {
-    c.columns = tile[0], c.blocks = tile[1], c.stages = tile[2];
-    c.rows = 128, c.warps_m = c.rows / 16;
+    c.columns = tile[0], c.blocks = tile[1], c.stages = tile[2], c.teams = tile[3];
+    c.rows = 128, c.warps_m = c.rows / 16 / c.teams;
     c.splits = 1;
     search.add(c);
     // A cluster's sums lie where the stages of a block that is alone on its processor were.
     constexpr int kMostSplits = 4;
-    const bool may_split = c.blocks == 1 && (c.columns & (c.columns - 1)) == 0 && search.device().clusters;
+    const bool may_split =
+        c.blocks == 1 && c.teams == 1 && (c.columns & (c.columns - 1)) == 0 && search.device().clusters;
     int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
     for (c.splits = 2; may_split && c.splits <= kMostSplits; c.splits *= 2) {
       if (chunks % (c.splits * kStageChunks) == 0) search.add(c);
@@ -385,6 +387,7 @@ std::string GemmConfig::text() const {
   if (source == GemmSource::kStages) text += " stages" + number(stages);
   if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
+  if (teams > 1) text += " teams" + number(teams);
   if (splits > 1) text += " split" + number(splits);
   if (skips) text += " skips";
   return text;

@@ -78,6 +78,7 @@ struct GemmConfig {
   GemmSource source = GemmSource::kRows;
   int lanes = 8;
   int blocks = 1;        ///< kPipeline: on one processor.
+  int teams = 1;         ///< kPipeline: of these warps, which take tiles in turn.
   int stages = 0;        ///< Of a ring; kStages: those that arrive together, a part.
   int kept = 0;          ///< kStages: parts that are in shared memory at a time; 0 for all.
   int stage_chunks = 0;  ///< Chunks of k in a stage.
@@ -93,7 +94,7 @@ struct GemmConfig {
   double microseconds = 0;  ///< Estimate on the GPU that the constants were measured on.
 
   /// Those that multiply.
-  int threads() const { return 32 * warps_m * warps_n * warps_k; }
+  int threads() const { return 32 * warps_m * warps_n * warps_k * teams; }
   /// Those that do nothing but bring operands.
   int loaders() const { return source != GemmSource::kPipeline ? 0 : blocks == 1 ? 128 : 64; }
   /// Warpgroups multiply; k lies in stages of 128 bytes.

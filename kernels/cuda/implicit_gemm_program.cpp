@@ -90,7 +90,8 @@ std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& confi
   int64_t parts_kept = config.kept ? config.kept : ceil_div(config.stage_count(p), config.stages);
   return std::string(pipeline ? "using Pipeline = tw::GemmPipeline" : "using Stages = tw::GemmStages") +
          "<Tile, Depth, " + (p.is_pointwise() ? "false, " : "true, ") +
-         (pipeline ? numbers({config.stages, config.blocks}) + (config.splits > 1 ? ", true" : "")
+         (pipeline ? numbers({config.stages, config.blocks}) + (config.splits > 1 ? ", true, " : ", false, ") +
+                         numbers({config.teams})
                    : numbers({config.stage_count(p), config.stages, parts_kept})) +
          ">;\n" + emit_warpgroup_multiply("Multiply", parts.dtype, config.columns);
 }

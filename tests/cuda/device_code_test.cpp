@@ -124,7 +124,7 @@ TEST(DeviceCode, LargeProductsCompile) {
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
     std::vector<Case> list = large_products(dtype, kDevice, false);
     compile_all(programs_with("tw::implicit_gemm_pipeline<", list), {"sm_90a"},
-                static_cast<int>(48 * c10::elementSize(dtype)));
+                static_cast<int>(52 * c10::elementSize(dtype)));
   }
 }
 
@@ -153,7 +153,7 @@ TEST(DeviceCode, ProductsThatSkipStagesCompile) {
       }
     }
     EXPECT_EQ(programs.size(), 5u);
-    compile_all(programs["implicit_gemm_pipeline<"], {"sm_90a"}, static_cast<int>(48 * c10::elementSize(dtype)));
+    compile_all(programs["implicit_gemm_pipeline<"], {"sm_90a"}, static_cast<int>(52 * c10::elementSize(dtype)));
     compile_all(programs["implicit_gemm_ring<"], {"sm_80", "sm_90a"});
     for (const char* form : {"1, true>;\nstruct Multiply", "Multiply, false, ", "Multiply, true, "})
       compile_all(programs[form], {"sm_90a"});

@@ -170,6 +170,15 @@ TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
   }
 }
 
+TEST(ImplicitGemmPlan, TeamsTakeTilesInTurnWhereABlockHasSeveral) {
+  GemmProblem p = square_conv(1, 1, 768, 3072, 1, 1, 2);
+  p.width = p.out_width = 4096;
+  const GemmConfig best = gemm_configs(p, {}, 1).front();
+  EXPECT_EQ(best.teams, 2);
+  EXPECT_EQ(best.threads(), 256);
+  EXPECT_EQ(best.text(), "128x192 w4,1,1 pipeline5 teams2");
+}
+
 using Dims2 = std::array<int64_t, 2>;
 
 GemmProblem dilated_conv(int64_t images, Dims2 size, int64_t channels, Dims2 window, Dims2 stride, Dims2 padding,

@@ -3,6 +3,8 @@
 // shared memory, and the others multiply them; while these finish a tile, the ring fills with the next one's operands.
 // Stages are laid out as in implicit_gemm_warpgroups.cuh.
 //
+// Where a block has several tiles, two teams may take them in turn: one multiplies while the other finishes its tile.
+//
 // Where there are few tiles, the blocks of a cluster have one tile together, each a slice of the channels; in the end
 // sums of the blocks meet where the stages were.
 //
@@ -30,10 +32,11 @@ __device__ __forceinline__ void leave_registers() {
 }
 
 // A ring of `stages` stages. `blocks`: how many of these share a processor. `taps`: see stage_chunk. `clustered`: a
-// cluster has a tile together.
-template <class T, class D, bool taps, int stages_, int blocks_, bool clustered_ = false>
+// cluster has a tile together. `teams`: of T::threads each, which take tiles in turn.
+template <class T, class D, bool taps, int stages_, int blocks_, bool clustered_ = false, int teams_ = 1>
 struct GemmPipeline {
   static constexpr bool clustered = clustered_;
+  static constexpr int teams = teams_, multipliers = teams * T::threads;  // Threads that multiply.
   using S = typename T::Element;
   static constexpr int stages = stages_, blocks = blocks_;
   // Threads behind those that multiply. Of 65,536 registers a warpgroup of them leaves what the others need; where two
@@ -45,12 +48,13 @@ struct GemmPipeline {
   static constexpr int stage_bytes = row_bytes + column_bytes;
   static constexpr int step = loaders / 8, per_thread = T::rows / step;
   static constexpr int header = 256, alignment = 1024;
-  static constexpr int warps = T::threads / 32;
+  static constexpr int warps = T::threads / 32;  // Those that read a stage.
   static constexpr bool has_table = taps;
-  static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
+  static_assert(T::warps_n == 1 && T::warps_k == 1 && T::rows % 64 == 0, "tiles of warpgroups");
+  static_assert(T::m_tiles == (teams > 1 ? T::rows / 64 : 1) && !(teams > 1 && clustered), "teams of one warpgroup");
   // A block has what it was launched with: as many as all threads can have, a multiple of 8 each.
-  static_assert(!moves_registers || loaders * few + T::threads * many <=
-                                        65536 / (loaders + T::threads) / 8 * 8 * (loaders + T::threads),
+  static_assert(!moves_registers || loaders * few + multipliers * many <=
+                                        65536 / (loaders + multipliers) / 8 * 8 * (loaders + multipliers),
                 "registers that are there");
   static_assert(stages >= 3 && stages <= 16, "stages that barriers have room for");
   static_assert(!T::skips || taps, "all results need the only tap");
@@ -90,6 +94,11 @@ struct GemmPipeline {
   __device__ __forceinline__ void advance() {
     slot = slot + 1 == stages ? 0 : slot + 1;
     parity ^= slot == 0;
+  }
+  __device__ __forceinline__ void advance(int count) {
+    const int now = slot + count;
+    slot = now % stages;
+    parity ^= now / stages & 1;
   }
 
   // ---- tiles of results: blocks take them in turn, those of the same rows one after the other
@@ -131,7 +140,7 @@ struct GemmPipeline {
 
   template <class Params>
   __device__ __forceinline__ void load(const S* x, const Params& p) {
-    const int thread = static_cast<int>(threadIdx.x) - T::threads, lane = thread % 8, first = thread / 8;
+    const int thread = static_cast<int>(threadIdx.x) - multipliers, lane = thread % 8, first = thread / 8;
     const bool vector = p.vector_reads && is_aligned<T::chunk>(x);
     const unsigned to = ring + first * 128 + (lane ^ first % 8) * 16;
     const int count = tiles(p);
@@ -204,6 +213,15 @@ struct GemmPipeline {
 
   // ---- the warpgroups that multiply
 
+  // Teams multiply one after the other: one that ran ahead would take an earlier filling of a stage for its own, since
+  // barriers tell only odd phases from even ones.
+  __device__ __forceinline__ static void wait_for_turn(int team) {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "n"(multipliers) : "memory");
+  }
+  __device__ __forceinline__ static void pass_turn_to(int team) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(1 + team), "n"(multipliers) : "memory");
+  }
+
   // This warp has read the stage at `place`.
   __device__ __forceinline__ void leave(int place) const {
     if (threadIdx.x % 32 == 0) arrive(empty + place * 8);
@@ -211,28 +229,43 @@ struct GemmPipeline {
 
   template <class Multiply, int width, class Params, class E>
   __device__ __forceinline__ void multiply(const Params& p, const E& elements) {
-    const unsigned rows = ring + threadIdx.x / 128 * 64 * 128, columns = ring + row_bytes;
+    const int team = threadIdx.x / T::threads;
+    const unsigned rows = ring + threadIdx.x % T::threads / 128 * 64 * 128, columns = ring + row_bytes;
     const int count = tiles(p);
+    int next_team = 0;
     GemmSummed<T, clustered, width, E> sum;
     if constexpr (clustered) sum.prepare(p, work_of_tile(p, first_tile(p)), place_of_sums());
     wait_for_previous();
     if constexpr (clustered) sum.fetch(p, elements);
     for (int tile = first_tile(p); tile < count; tile += tiles_apart(p)) {
       const int turns = GemmList<T>(p, work_of_tile(p, tile).first_row).count;
-      float acc[1][T::n_tiles][4] = {};
+      if constexpr (teams > 1) {
+        const bool is_mine = next_team == team;
+        next_team ^= 1;
+        if (!is_mine) {
+          advance(turns);
+          continue;
+        }
+        if (tile != first_tile(p)) wait_for_turn(team);
+      }
+      float acc[T::m_tiles][T::n_tiles][4] = {};
       int before = 0;
 #pragma unroll 1
       for (int turn = 0; turn < turns; ++turn) {
         wait_for_phase(full + slot * 8, parity);
         Multiply::begin();
-        multiply_stage<Multiply>(acc[0], rows + slot * stage_bytes, columns + slot * stage_bytes);
+#pragma unroll
+        for (int i = 0; i < T::m_tiles; ++i)
+          multiply_stage<Multiply>(acc[i], rows + i * 64 * 128 + slot * stage_bytes, columns + slot * stage_bytes);
         Multiply::close();
         Multiply::wait_for_earlier();
         if (turn > 0) leave(before);
         before = slot;
         advance();
       }
-      Multiply::finish(acc[0]);
+      if (teams > 1 && tile + tiles_apart(p) < count) pass_turn_to(next_team);
+#pragma unroll
+      for (int i = 0; i < T::m_tiles; ++i) Multiply::finish(acc[i]);
       if (!T::skips || turns > 0) leave(before);
       if constexpr (clustered) {
         __syncwarp();
@@ -241,7 +274,10 @@ struct GemmPipeline {
         wait_for_phase(place_of_sums().barrier + 8, 0);
         sum.run(p, elements);
       } else {
-        GemmStreamed<T, width, blocks == 1, E>::run(p, work_of_tile(p, tile), elements, acc[0]);
+        GemmWork work = work_of_tile(p, tile);
+#pragma unroll
+        for (int i = 0; i < T::m_tiles; ++i, work.first_row += 64)
+          GemmStreamed<T, width, blocks == 1 && teams == 1, E>::run(p, work, elements, acc[i]);
       }
     }
   }
@@ -259,7 +295,7 @@ __device__ __forceinline__ void implicit_gemm_pipeline(const typename T::Element
   if constexpr (Pipeline::has_table)
     fill_table<T, D>(p, Pipeline::work_of_tile(p, 0), pipeline.table, p.stage_count * 8);
   __syncthreads();
-  if (threadIdx.x >= T::threads) {
+  if (threadIdx.x >= Pipeline::multipliers) {
     if constexpr (Pipeline::moves_registers) leave_registers<Pipeline::few>();
     pipeline.load(x, p);
     if constexpr (Pipeline::clustered) {

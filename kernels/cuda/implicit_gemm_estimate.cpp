@@ -108,7 +108,9 @@ double pipeline_time(const GemmProblem& p, const GemmConfig& c, const GemmDevice
   double stages = share_in(tiles / places, c.shares) * static_cast<double>(c.stage_count(p)) *
                   std::max({products, bytes / kBytesPerCycle, moved / 128});
   double finish = c.splits > 1 ? sum_cycles(c) : 0.12 * results;
-  if (c.teams > 1) return (kStart + turns * std::max(stages, finish) + finish) / kCyclesPerMicrosecond;
+  // Of BERT-base's layers at batch 32 and 128, only the widest at batch 128 is faster so: 154 us instead of 162.
+  constexpr double kTeams = 1.2;
+  if (c.teams > 1) return (kStart + turns * std::max(stages, finish) + finish) / kCyclesPerMicrosecond * kTeams;
   // Two blocks of a processor finish while the other multiplies.
   double tile = c.blocks > 1 ? std::max(stages, finish) + 0.2 * std::min(stages, finish) : stages + finish;
   double beside = std::min<double>(c.blocks, std::ceil(tiles / static_cast<double>(device.processors)));

@@ -311,7 +311,7 @@ void add_pipelines(Search& search) {
   c.source = GemmSource::kPipeline;
   // Columns, blocks on a processor, stages that fit, teams.
   constexpr int kTiles[][4] = {{256, 1, 4, 1}, {192, 1, 5, 1}, {128, 1, 6, 1}, {128, 2, 3, 1},
-                               {96, 2, 3, 1},  {64, 2, 4, 1},  {192, 1, 5, 2}, {128, 1, 6, 2}};
+                               {96, 2, 3, 1},  {64, 2, 4, 1},  {192, 1, 5, 2}};
   for (const auto& tile : kTiles) {
     c.columns = tile[0], c.blocks = tile[1], c.stages = tile[2], c.teams = tile[3];
     c.rows = 128, c.warps_m = c.rows / 16 / c.teams;

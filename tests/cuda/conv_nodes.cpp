@@ -232,6 +232,7 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
 std::vector<Case> large_products(c10::ScalarType dtype, c10::Device device, bool constants_on_device) {
   const ConvSpec specs[] = {
       {.name = "large_pointwise", .x = {9, 136, 61, 67}, .outputs = 264, .after = After::kResidualRelu},
+      {.name = "large_deep", .x = {6, 520, 61, 67}, .outputs = 200, .after = After::kRelu},
       {.name = "large_shallow", .x = {3, 72, 111, 113}, .outputs = 200, .after = After::kRelu},
       {.name = "large_window",
        .x = {7, 200, 45, 47},

@@ -170,9 +170,9 @@ TEST(ImplicitGemmPlan, ManyRowsPassThroughARingOrPipeline) {
   }
 }
 
-TEST(ImplicitGemmPlan, TeamsTakeTilesInTurnWhereABlockHasSeveral) {
+TEST(ImplicitGemmPlan, TeamsTakeTilesInTurnWhereABlockHasMany) {
   GemmProblem p = square_conv(1, 1, 768, 3072, 1, 1, 2);
-  p.width = p.out_width = 4096;
+  p.width = p.out_width = 16384;
   const GemmConfig best = gemm_configs(p, {}, 1).front();
   EXPECT_EQ(best.teams, 2);
   EXPECT_EQ(best.threads(), 256);

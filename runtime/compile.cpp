@@ -146,13 +146,14 @@ std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Pro
   return ranges;
 }
 
-/// The signature at the opt shapes; nothing when it is known only at run time.
+/// The signature at the opt shapes, as kernels read its tensors; nothing when it is known only at run time.
 std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
   CallSignature signature;
   for (const SegmentModule::Argument& input : segment.inputs) {
     auto type = probe.types.find(input.value);
     if (!input.is_tensor || type == probe.types.end()) return std::nullopt;
-    signature.tensors.push_back(type->second);
+    const TensorType& given = type->second;
+    signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
   }
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }

@@ -160,6 +160,12 @@ void TimingCache::erase(const std::string& key) {
   entries_.erase(key);
 }
 
+void TimingCache::clear() {
+  std::lock_guard lock(mutex_);
+  entries_.clear();
+  loaded_.clear();
+}
+
 std::string TimingCache::text() const {
   std::lock_guard lock(mutex_);
   return print_entries(entries_);

@@ -29,6 +29,7 @@ class TimingCache {
   std::set<std::string> configs() const;
   void set(const std::string& key, Entry entry);
   void erase(const std::string& key);
+  void clear();
   /// One line per entry: `key <tab> tactic <tab> config <tab> microseconds`, sorted.
   std::string text() const;
   /// Sets the entries of a text. Throws Error naming the first line that is none.

@@ -287,6 +287,7 @@ Report explain(const jit::Module& compiled) {
   for (const auto& child : compiled.named_children()) {
     if (child.name.rfind("segment_", 0) != 0 || !child.value.hasattr("engine")) continue;
     auto engine = engine_of(child.value._ivalue());
+    if (engine->state().left_to_torch) continue;  // One of the fallbacks.
     engine->build_remembered(child.value._ivalue());
     report.engines.push_back(engine->report());
   }

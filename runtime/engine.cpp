@@ -274,11 +274,19 @@ std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms
   Contest times =
       contest([&] { run(segment, arguments); }, [&] { run_in_torch(segment, arguments); }, device, budget_ms);
   if (times.first <= kMargin * times.second) return "";
-  state_.left_to_torch = true;
+  leave_to_torch();
   return "measured " + std::to_string(std::lround(times.first)) + " us as an engine, " +
          std::to_string(std::lround(times.second)) + " us in LibTorch";
 } catch (const std::exception&) {
   return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
+}
+
+void Engine::leave_to_torch() {
+  state_.left_to_torch = true;
+  state_.signatures.clear();
+  timings_.clear();
+  std::lock_guard lock(table_mutex_);
+  table_.store(std::make_shared<const Table>());
 }
 
 void Engine::build_remembered(const c10::IValue& segment) {

@@ -65,7 +65,14 @@ def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, 
         assert report.flops_in_engines == (0 if left else 1)
         path = str(tmp_path / "net.ts")
         torch.jit.save(compiled, path)
-        for module in (compiled, torchweld.load(path)):
+        loaded = torchweld.load(path)
+        if left:  # Nothing is held for it, saved, or planned after loading.
+            state = str(compiled.segment_0.engine.__getstate__())
+            assert "signatures=[]" in state and 'timings=""' in state, state
+            for module in (compiled, loaded):
+                report = torchweld.explain(module)
+                assert report.engines == [] and report.text.startswith("0 engines with 0 of 5 operations"), report.text
+        for module in (compiled, loaded):
             for rows in (2, 2, 5):
                 x = torch.randn(rows, 4)
                 sides.clear()

@@ -188,6 +188,13 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   }
 }
 
+/// The module is worth more than its timings: where these cannot be written now, that is a warning.
+void keep_timings(const TimingCache& timings, const std::string& path) try {
+  timings.save(path);
+} catch (const Error& error) {
+  TORCH_WARN("torchweld: ", error.what());
+}
+
 void replace_method(jit::Module& module, const std::string& name, std::shared_ptr<jit::Graph> graph) {
   c10::FunctionSchema schema = module.get_method(name).function().getSchema();
   auto type = module.type();
@@ -214,7 +221,10 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
   tell("analysing", 0);
   jit::Module result = clone_for_inference(module);
   TimingCache timings;
-  if (!options.timing_cache.empty()) timings.load(options.timing_cache);
+  if (!options.timing_cache.empty()) {
+    TimingCache::require_writable(options.timing_cache);
+    timings.load(options.timing_cache);
+  }
   Report report;
   report.min_block_size = options.min_block_size;
   size_t segments_before = 0;
@@ -249,7 +259,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
     jit::EliminateDeadCode(analysis.graph);
     replace_method(result, method, analysis.graph);
   }
-  if (!options.timing_cache.empty()) timings.save(options.timing_cache);
+  if (!options.timing_cache.empty()) keep_timings(timings, options.timing_cache);
   finish_counting(report);
   store_report(result, report);
   tell("done", 1);

@@ -1,5 +1,7 @@
 """Every option of compile() is checked, and what cannot be honoured raises."""
 
+import warnings
+
 import pytest
 import torch
 import torchweld
@@ -113,3 +115,38 @@ def test_exception_in_progress_cancels():
 
     with pytest.raises(Stop):
         torchweld.compile(script(), [X], progress=stop)
+
+
+@pytest.mark.parametrize("path", ["{here}", "{here}/missing/timings.txt"])
+def test_timing_cache_that_cannot_be_written(tmp_path, path):
+    """Said before the work."""
+    path, told = path.format(here=tmp_path), []
+    with pytest.raises(ValueError) as caught:
+        torchweld.compile(script(), [X], timing_cache=path, progress=lambda what, share: told.append(what))
+    assert f"the timing cache cannot be written to {path} (" in str(caught.value)
+    assert not [what for what in told if "building" in what] and list(tmp_path.iterdir()) == []
+
+
+def test_timing_cache_that_cannot_be_written_any_more(tmp_path):
+    """The module is worth more than its timings."""
+    net, folder = script(), tmp_path / "gone"
+
+    def compile_and_remove():
+        folder.mkdir()
+        remove = lambda what, share: what.startswith("building") and folder.exists() and folder.rmdir()
+        return torchweld.compile(net, [X], timing_cache=folder / "timings.txt", progress=remove)
+
+    with pytest.warns(UserWarning, match="the timing cache cannot be written to .*gone/timings.txt"):
+        compiled = compile_and_remove()
+    torch.testing.assert_close(compiled(X), net(X))
+    # Where warnings are errors it is one of Python, as every warning is.
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="the timing cache cannot"):
+        warnings.simplefilter("error")
+        compile_and_remove()
+
+
+@pytest.mark.parametrize("kind", ["function", "frozen"])
+def test_what_has_no_mode_is_not_in_training(kind, recwarn):
+    module = torch.jit.freeze(script()) if kind == "frozen" else torch.jit.trace(lambda x: torch.relu(x * 2) + 1, X)
+    torchweld.compile(module, [X])
+    assert not [w for w in recwarn if "training" in str(w.message)]

@@ -114,6 +114,10 @@ void report_analysis(const Analysis& analysis, size_t first, Report& report) {
   }
 }
 
+void warn_of_idle_rules(const jit::Module& module, const Options& options) {
+  for (const std::string& rule : idle_rules(module, options)) TORCH_WARN("torchweld: ", rule);
+}
+
 void require_no_fallback(const Report& report) {
   if (report.fallbacks.empty()) return;
   std::string list;
@@ -220,6 +224,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
   check_options(options);
   tell("analysing", 0);
   jit::Module result = clone_for_inference(module);
+  warn_of_idle_rules(result, options);
   TimingCache timings;
   if (!options.timing_cache.empty()) {
     TimingCache::require_writable(options.timing_cache);
@@ -269,6 +274,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
 Report dry_run(const jit::Module& module, const Signature& signature, const Options& options) {
   check_options(options);
   jit::Module copy = clone_for_inference(module);
+  warn_of_idle_rules(copy, options);
   Report report;
   report.min_block_size = options.min_block_size;
   for (const std::string& method : options.methods) {

@@ -150,3 +150,59 @@ def test_what_has_no_mode_is_not_in_training(kind, recwarn):
     module = torch.jit.freeze(script()) if kind == "frozen" else torch.jit.trace(lambda x: torch.relu(x * 2) + 1, X)
     torchweld.compile(module, [X])
     assert not [w for w in recwarn if "training" in str(w.message)]
+
+
+class Named(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.ReLU())
+        self.head = torch.nn.Linear(4, 2)
+        self.same = torch.nn.Identity()
+
+    def forward(self, x):
+        return self.same(self.head(self.body(x)))
+
+    @torch.jit.export
+    def encode(self, x):
+        return torch.tanh(self.body(x))
+
+
+def compile_left(method, **options):
+    module = torch.jit.script(Named().eval())
+    return getattr(torchweld, method)(
+        torch.jit.freeze(module) if options.pop("frozen", False) else module, [X], **options
+    )
+
+
+@pytest.mark.parametrize("method", ["compile", "dry_run"])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            dict(torch_executed_ops=["aten::rely"]),
+            "ops names aten::rely, and the module has no such operator; .* aten::relu",
+        ),
+        (dict(torch_executed_ops=["aten::tanh"]), "ops names aten::tanh, .* no such operator"),  # not compiled
+        (dict(torch_executed_modules=["haed"]), "modules names haed, .* no such module; the nearest are head, "),
+        (dict(torch_executed_modules=["body.7"]), "modules names body.7, .*; the nearest are body.0, body.1, body.2, "),
+        (dict(torch_executed_modules=[torch.nn.Conv2d]), "names torch.nn.modules.conv.Conv2d, .* no such module"),
+    ],
+)
+def test_rule_that_names_nothing_is_a_warning(method, options, words):
+    with pytest.warns(UserWarning, match=words) as caught:
+        compile_left(method, **options)
+    assert len([w for w in caught if "and the module has no such" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(torch_executed_ops=["aten::relu", "aten::lin*", torch.ops.aten.dropout.default]),
+        dict(torch_executed_ops=["aten::tanh"], methods=["forward", "encode"]),
+        dict(torch_executed_modules=["head", "body", "body.*", "same", torch.nn.Linear, torch.nn.Dropout]),
+        dict(torch_executed_ops=["aten::relu"], torch_executed_modules=["head", torch.nn.Linear], frozen=True),
+    ],
+)
+def test_rule_that_names_something_is_no_warning(options, recwarn):
+    compile_left("compile", **options)
+    assert not [str(w.message) for w in recwarn if "and the module has no such" in str(w.message)]

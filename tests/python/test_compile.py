@@ -262,6 +262,7 @@ def test_excluded_operators_and_modules(small_net, device):
     script = torch.jit.script(small_net)
     for option in (
         dict(torch_executed_ops=["aten::relu"]),
+        dict(torch_executed_ops=["aten::relu_"]),
         dict(torch_executed_ops=[torch.ops.aten.relu.default]),
         dict(torch_executed_modules=["head"]),
         dict(torch_executed_modules=[torch.nn.Linear]),
@@ -271,6 +272,23 @@ def test_excluded_operators_and_modules(small_net, device):
         assert report.fallbacks, option
         assert_equal_by_rule(small_net, compiled, [x])
     assert any("linear" in fallback.op or "addmm" in fallback.op for fallback in report.fallbacks)
+
+
+def test_excluded_operators_in_place():
+    def in_place(x):
+        y = x * 2.0
+        y.relu_().add_(x)
+        return y - 1.0
+
+    x = torch.randn(4)
+    for name, left in (
+        ("aten::relu_", "aten::relu"),
+        ("aten::relu", "aten::relu"),
+        ("aten::add_.Tensor", "aten::add.Tensor"),
+    ):
+        options = dict(min_block_size=1, torch_executed_ops=[name], optimization_level=0)
+        report = torchweld.explain(torchweld.compile(torch.jit.script(in_place), [x], **options))
+        assert [fallback.op for fallback in report.fallbacks] == [left], name
 
 
 def test_segment_that_needs_only_the_size_of_another_ones_result(device):

@@ -118,6 +118,13 @@ void warn_of_idle_rules(const jit::Module& module, const Options& options) {
   for (const std::string& rule : idle_rules(module, options)) TORCH_WARN("torchweld: ", rule);
 }
 
+void warn_of_no_engines(const Report& report) {
+  if (report.operations_in_engines > 0 || report.fallbacks.empty()) return;
+  const Fallback& first = report.fallbacks.front();
+  TORCH_WARN("torchweld: LibTorch runs all of the module: ", first.op, first.source.empty() ? "" : " at ", first.source,
+             ": ", first.reason, "; torchweld.explain(module) has all reasons.");
+}
+
 void require_no_fallback(const Report& report) {
   if (report.fallbacks.empty()) return;
   std::string list;
@@ -266,6 +273,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
   }
   if (!options.timing_cache.empty()) keep_timings(timings, options.timing_cache);
   finish_counting(report);
+  warn_of_no_engines(report);
   store_report(result, report);
   tell("done", 1);
   return result;

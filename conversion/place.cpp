@@ -258,7 +258,7 @@ std::shared_ptr<Plan> with_parallel_branches(const Plan& plan) {
 
 int64_t assign_offsets(std::vector<Buffer>& buffers) {
   constexpr size_t kMostRounds = 64;
-  constexpr size_t kMostComparisons = 4'000'000;  // some 10 ms
+  constexpr size_t kMostComparisons = 1'000'000;  // a few ms: calls may wait
   const size_t rounds =
       std::clamp(kMostComparisons / std::max<size_t>(buffers.size() * buffers.size(), 1), size_t{1}, kMostRounds);
   const int64_t bound = smallest_arena(buffers);

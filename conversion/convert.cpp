@@ -19,34 +19,6 @@ double seconds_to_try(const Options& options) {
   return kSeconds.at(options.optimization_level);
 }
 
-std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& graph, std::vector<TimedKind> timed,
-                                     Selection& selection, const Options& options, TimingCache& cache,
-                                     const std::function<void(size_t, size_t)>& progress, const IsFaster& is_faster) {
-  using Clock = std::chrono::steady_clock;
-  auto end = Clock::now() + std::chrono::duration<double>(seconds_to_try(options));
-  auto fastest = [&](const TimedKind& kind) {
-    return cache.find(kind.key).value_or(TimingCache::Entry{}).microseconds;
-  };
-  auto share = [&](const TimedKind& kind) { return fastest(kind) * static_cast<double>(kind.nodes.size()); };
-  std::stable_sort(timed.begin(), timed.end(),
-                   [&](const TimedKind& a, const TimedKind& b) { return share(a) > share(b); });
-  for (const TimedKind& kind : timed) {
-    for (const TimingCache::Entry& by : kind.runners_up) {
-      if (Clock::now() > end) return plan;
-      if (progress) progress(timed.size() - 1, timed.size());
-      Selection other = selection;
-      if (!replace_choices(kind, by, options, other)) continue;
-      std::shared_ptr<Plan> trial = place(graph, other, plan->device);
-      if (!is_faster(plan, trial)) continue;
-      log(3, kind.nodes.front()->op() + ": " + by.tactic + " " + by.config + " makes the whole plan faster");
-      cache.set(kind.key, {by.tactic, by.config, fastest(kind)});
-      selection = std::move(other);
-      plan = std::move(trial);
-    }
-  }
-  return plan;
-}
-
 /// Says what the stages of a conversion take.
 class StageTimes {
  public:
@@ -77,6 +49,34 @@ std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const s
 }
 
 }  // namespace
+
+std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& graph, std::vector<TimedKind> timed,
+                                     Selection& selection, const Options& options, TimingCache& cache,
+                                     const std::function<void(size_t, size_t)>& progress, const IsFaster& is_faster) {
+  using Clock = std::chrono::steady_clock;
+  auto end = Clock::now() + std::chrono::duration<double>(seconds_to_try(options));
+  auto fastest = [&](const TimedKind& kind) {
+    return cache.find(kind.key).value_or(TimingCache::Entry{}).microseconds;
+  };
+  auto share = [&](const TimedKind& kind) { return fastest(kind) * static_cast<double>(kind.nodes.size()); };
+  std::stable_sort(timed.begin(), timed.end(),
+                   [&](const TimedKind& a, const TimedKind& b) { return share(a) > share(b); });
+  for (const TimedKind& kind : timed) {
+    for (const TimingCache::Entry& by : kind.runners_up) {
+      if (Clock::now() > end) return plan;
+      if (progress) progress(timed.size() - 1, timed.size());
+      Selection other = selection;
+      if (!replace_choices(kind, by, options, other)) continue;
+      std::shared_ptr<Plan> trial = place(graph, other, plan->device);
+      if (!is_faster(plan, trial)) continue;
+      log(3, kind.nodes.front()->op() + ": " + by.tactic + " " + by.config + " makes the whole plan faster");
+      cache.set(kind.key, {by.tactic, by.config, fastest(kind)});
+      selection = std::move(other);
+      plan = std::move(trial);
+    }
+  }
+  return plan;
+}
 
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,

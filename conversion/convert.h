@@ -5,6 +5,7 @@
 
 #include "conversion/import.h"
 #include "conversion/plan.h"
+#include "conversion/select.h"
 #include "conversion/timing_cache.h"
 #include "core/options.h"
 
@@ -23,8 +24,14 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress = {},
                               const IsFaster& is_faster = {});
 
-/// The same from machine code that is there, for a call that waits: no compiler, no timing; see select_compiled. Throws
-/// Unsupported where that is not possible.
+/// What convert() does with `is_faster`: `plan`, or what is faster with runners-up of `timed` in the place of choices
+/// in `selection`, which then has them, as the cache does.
+std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& graph, std::vector<TimedKind> timed,
+                                     Selection& selection, const Options& options, TimingCache& cache,
+                                     const std::function<void(size_t, size_t)>& progress, const IsFaster& is_faster);
+
+/// The same as convert() from machine code that is there, for a call that waits: no compiler, no timing; see
+/// select_compiled. Throws Unsupported where that is not possible.
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                       c10::Device device, const Options& options, const std::string& name,
                                       const TimingCache& cache);

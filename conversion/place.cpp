@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -143,6 +144,54 @@ class Placer {
   std::unordered_map<const Value*, Place> places_;
 };
 
+/// Whether `a` is of no more use when `b` begins.
+bool is_before(const Buffer& a, const Buffer& b) {
+  for (size_t lane = 0; lane < a.end.size(); ++lane) {
+    if (a.end[lane] > b.begin[lane]) return false;
+  }
+  return true;
+}
+
+/// Puts each of the buffers, in this order, at the lowest offset where it overlaps none that may be alive at the same
+/// time. Returns the arena's size.
+int64_t place_in_order(std::vector<Buffer>& buffers, const std::vector<size_t>& order) {
+  std::vector<const Buffer*> placed;  // by offset
+  int64_t size = 0;
+  for (size_t i : order) {
+    Buffer& buffer = buffers[i];
+    buffer.offset = 0;
+    for (const Buffer* other : placed) {
+      if (buffer.offset + buffer.bytes <= other->offset) break;
+      if (is_before(*other, buffer) || is_before(buffer, *other)) continue;
+      buffer.offset = std::max(buffer.offset, other->offset + other->bytes);
+    }
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), &buffer,
+                                   [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
+                  &buffer);
+    size = std::max(size, buffer.offset + buffer.bytes);
+  }
+  return size;
+}
+
+/// What no arena is smaller than: with one lane the most that is alive at one step, else the largest buffer.
+int64_t smallest_arena(const std::vector<Buffer>& buffers) {
+  int64_t most = 0;
+  for (const Buffer& buffer : buffers) most = std::max(most, buffer.bytes);
+  bool one_lane = std::all_of(buffers.begin(), buffers.end(), [](const Buffer& buffer) {
+    return std::all_of(buffer.end.begin() + 1, buffer.end.end(), [](int end) { return end == 0; });
+  });
+  if (!one_lane) return most;
+  for (const Buffer& buffer : buffers) {
+    int64_t alive = 0;
+    for (const Buffer& other : buffers) {
+      bool together = other.begin[0] <= buffer.begin[0] && buffer.begin[0] < other.end[0];
+      alive += together ? other.bytes : 0;
+    }
+    most = std::max(most, alive);
+  }
+  return most;
+}
+
 }  // namespace
 
 bool is_free_view(const Node& node, int64_t* element_offset) {
@@ -208,32 +257,32 @@ std::shared_ptr<Plan> with_parallel_branches(const Plan& plan) {
 }
 
 int64_t assign_offsets(std::vector<Buffer>& buffers) {
-  // Whether `a` is of no more use when `b` begins.
-  auto is_before = [](const Buffer& a, const Buffer& b) {
-    for (size_t lane = 0; lane < a.end.size(); ++lane) {
-      if (a.end[lane] > b.begin[lane]) return false;
+  constexpr size_t kMostRounds = 64;
+  constexpr size_t kMostComparisons = 1'000'000;  // a few ms: calls may wait
+  const size_t rounds =
+      std::clamp(kMostComparisons / std::max<size_t>(buffers.size() * buffers.size(), 1), size_t{1}, kMostRounds);
+  const int64_t bound = smallest_arena(buffers);
+  int64_t smallest = std::numeric_limits<int64_t>::max();
+  std::vector<Buffer> trial = buffers;
+  for (bool by_size : {true, false}) {
+    std::vector<size_t> order(buffers.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return by_size ? buffers[a].bytes > buffers[b].bytes : buffers[a].begin < buffers[b].begin;
+    });
+    for (size_t round = 0; round < rounds && smallest > bound; ++round) {
+      int64_t size = place_in_order(trial, order);
+      if (size < smallest) {
+        smallest = size;
+        buffers = trial;
+      }
+      // What lies at the very end comes first in the next round.
+      auto last =
+          std::find_if(order.begin(), order.end(), [&](size_t i) { return trial[i].offset + trial[i].bytes == size; });
+      if (last != order.end()) std::rotate(order.begin(), last, last + 1);
     }
-    return true;
-  };
-  std::vector<size_t> order(buffers.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
-  std::vector<const Buffer*> placed;  // by offset
-  int64_t size = 0;
-  for (size_t i : order) {
-    Buffer& buffer = buffers[i];
-    buffer.offset = 0;
-    for (const Buffer* other : placed) {
-      if (is_before(*other, buffer) || is_before(buffer, *other)) continue;
-      if (buffer.offset + buffer.bytes <= other->offset) break;
-      buffer.offset = std::max(buffer.offset, other->offset + other->bytes);
-    }
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), &buffer,
-                                   [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
-                  &buffer);
-    size = std::max(size, buffer.offset + buffer.bytes);
   }
-  return size;
+  return smallest;
 }
 
 std::shared_ptr<Plan> place(const Graph& graph, const Selection& selection, c10::Device device) {

@@ -35,8 +35,9 @@ struct Buffer {
   LaneCounts end{};
   int64_t offset = 0;
 };
-/// Offsets for buffers; returns the arena's size. Greedy by size: the largest first, each at the lowest offset where it
-/// overlaps no buffer that may be alive at the same time.
+/// Offsets for buffers; returns the arena's size. Each buffer is put at the lowest offset where it overlaps none that
+/// may be alive at the same time, in an order that is tried and changed: the largest first, then the earliest first,
+/// and in further rounds first what came to lie at the very end. What nothing can be smaller than ends the search.
 int64_t assign_offsets(std::vector<Buffer>& buffers);
 
 }  // namespace torchweld

@@ -30,8 +30,8 @@ struct TimedKind {
 /// Chooses for every node that is neither constant nor free view: what the timing cache says when that is on offer
 /// here, else (tune) the fastest of all offers measured on random data, else the first offer that builds. New
 /// measurements go to the cache. Blocks (see core/ops/fused.h) that are not worth it become their parts in `graph`.
-/// `progress(done, total)` is called for each node and may throw to cancel. `timed` receives the kinds measured now
-/// that have runners-up. Throws Unsupported when nothing runs a node.
+/// `progress(done, total)` is called for each kind of nodes that is timed and may throw to cancel. `timed` receives the
+/// kinds measured now that have runners-up. Throws Unsupported when nothing runs a node.
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress = {}, std::vector<TimedKind>* timed = nullptr);
 

@@ -17,25 +17,33 @@ class TimingCache {
     std::string tactic;
     std::string config;
     double microseconds = 0;  ///< 0: chosen without timing.
+    bool operator==(const Entry&) const = default;
   };
+  using Entries = std::map<std::string, Entry>;
+
+  /// Throws Error unless save() can write to `path`; nothing is left there.
+  static void require_writable(const std::string& path);
 
   std::optional<Entry> find(const std::string& key) const;
   /// The configurations of all entries.
   std::set<std::string> configs() const;
   void set(const std::string& key, Entry entry);
   void erase(const std::string& key);
+  void clear();
   /// One line per entry: `key <tab> tactic <tab> config <tab> microseconds`, sorted.
   std::string text() const;
   /// Sets the entries of a text. Throws Error naming the first line that is none.
   void merge(const std::string& text);
   /// merge() of a file's content; a missing file is an empty cache.
   void load(const std::string& path);
-  /// Writes the file anew, whole or not at all. Throws Error when that fails.
+  /// Writes the file anew, whole or not at all, with what has been set here and what others have written since load().
+  /// Threads and processes may do that at once. Throws Error when it fails.
   void save(const std::string& path) const;
 
  private:
   mutable std::mutex mutex_;
-  std::map<std::string, Entry> entries_;
+  Entries entries_;
+  Entries loaded_;  // by load()
 };
 
 }  // namespace torchweld

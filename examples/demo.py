@@ -122,7 +122,7 @@ def show_times(console, network, traced, compiled, pictures, precision):
                 "frozen": bench.frozen_peer(traced, [peer_x]),
                 "ours": lambda x=x: compiled(x),
             }
-            times = {k: statistics.median(v) for k, v in bench.interleave(runners, limit_s=10).items()}
+            times = {k: statistics.median(v) for k, v in bench.interleave(runners).items()}
         eager, frozen, ours = (times[k] for k in ("eager", "frozen", "ours"))
         digits = 3 if ours < 10 else 1
         table.add_row(

@@ -1,5 +1,12 @@
 #include "partitioning/probe.h"
 
+#include <torch/csrc/jit/passes/inliner.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+#include <utility>
+
 namespace torchweld {
 
 namespace jit = torch::jit;
@@ -91,26 +98,128 @@ class Observer final : public ImportObserver {
 
 }  // namespace
 
-std::optional<ExclusionRule> exclusion_rule(const jit::Node* node, const Options& options) {
-  const jit::Operator* op = node->maybeOperator();
-  if (!op) return std::nullopt;  // reads of attributes, lists, control flow
-  std::string with_overload = toString(op->schema().operator_name());
-  const std::string& name = op->schema().name();
-  for (const std::string& rule : options.torch_executed_ops) {
-    if (matches(rule, name) || matches(rule, with_overload)) return ExclusionRule{"torch_executed_ops", rule};
-  }
-  if (options.torch_executed_modules.empty() || !node->callstack()) return std::nullopt;
+namespace {
+
+/// What rules may call an operator: with its overload and without.
+std::vector<std::string> names_of(const jit::Operator& op) {
+  return {op.schema().name(), toString(op.schema().operator_name())};
+}
+
+/// What rules may call the modules that a node stands in, from the outermost on: class and path of each.
+std::vector<std::string> names_of_modules(const jit::Node* node) {
+  std::vector<std::string> names;
+  if (!node->callstack()) return names;
   std::string path;
   for (const auto& entry : (*node->callstack())->vec()) {
     const auto& instance = std::get<2>(entry);
     if (!instance || !instance->class_type()) continue;
     if (!instance->instance_name().empty()) path += (path.empty() ? "" : ".") + instance->instance_name();
-    std::string class_name = plain_class_name(instance->class_type()->name()->qualifiedName());
-    for (const std::string& rule : options.torch_executed_modules) {
-      if (matches(rule, class_name) || matches(rule, path)) return ExclusionRule{"torch_executed_modules", rule};
+    names.push_back(plain_class_name(instance->class_type()->name()->qualifiedName()));
+    names.push_back(path);
+  }
+  return names;
+}
+
+/// "aten::add_.Tensor" -> "aten::add.Tensor"
+std::string without_in_place_mark(const std::string& name) {
+  size_t end = std::min(name.find('.'), name.size());
+  bool in_place = end > 0 && name[end - 1] == '_';
+  return in_place ? name.substr(0, end - 1) + name.substr(end) : name;
+}
+
+/// Whether a rule names an operator. In-place forms mean the functional ones: lowering makes these of them.
+bool matches_operator(const std::string& rule, const std::string& name) {
+  return matches(rule, name) || without_in_place_mark(rule) == without_in_place_mark(name);
+}
+
+/// The first rule that matches one of the names.
+template <class Names>
+const std::string* matching_rule(const std::vector<std::string>& rules, const Names& names,
+                                 bool (*match)(const std::string& rule, const std::string& name)) {
+  auto found = std::find_if(rules.begin(), rules.end(), [&](const std::string& rule) {
+    return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return match(rule, name); });
+  });
+  return found == rules.end() ? nullptr : &*found;
+}
+
+void collect_names(const jit::Block* block, std::set<std::string>& ops, std::set<std::string>& modules) {
+  for (const jit::Node* node : block->nodes()) {
+    if (const jit::Operator* op = node->maybeOperator()) {
+      for (const std::string& name : names_of(*op)) ops.insert(name);
+      for (const std::string& name : names_of_modules(node)) modules.insert(name);
+    }
+    for (const jit::Block* inner : node->blocks()) collect_names(inner, ops, modules);
+  }
+}
+
+/// How many characters have to be changed, added or taken away to make one text the other.
+size_t distance_between(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);  // from the first i characters of a to the first k of b
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t k = 1; k <= b.size(); ++k) {
+      size_t changed = diagonal + (a[i - 1] != b[k - 1]);
+      diagonal = row[k];
+      row[k] = std::min({changed, row[k] + 1, row[k - 1] + 1});
     }
   }
+  return row.back();
+}
+
+/// "option names rule, ..." for every rule that matches no name.
+void add_idle(const std::string& option, const std::vector<std::string>& rules, const std::set<std::string>& names,
+              const std::string& what, bool (*match)(const std::string&, const std::string&),
+              std::vector<std::string>& out) {
+  constexpr size_t kNearest = 5;
+  for (const std::string& rule : rules) {
+    if (matching_rule({rule}, names, match)) continue;
+    std::vector<std::pair<size_t, std::string>> nearest;
+    for (const std::string& name : names) nearest.emplace_back(distance_between(rule, name), name);
+    std::sort(nearest.begin(), nearest.end());
+    std::string text = ExclusionRule{option, rule}.text() + ", and the module has no such " + what;
+    for (size_t i = 0; i < nearest.size() && i < kNearest; ++i) {
+      text += (i == 0 ? "; the nearest are " : ", ") + nearest[i].second;
+    }
+    out.push_back(text);
+  }
+}
+
+}  // namespace
+
+std::optional<ExclusionRule> exclusion_rule(const jit::Node* node, const Options& options) {
+  const jit::Operator* op = node->maybeOperator();
+  if (!op) return std::nullopt;  // reads of attributes, lists, control flow
+  if (const std::string* rule = matching_rule(options.torch_executed_ops, names_of(*op), matches_operator)) {
+    return ExclusionRule{"torch_executed_ops", *rule};
+  }
+  if (options.torch_executed_modules.empty()) return std::nullopt;
+  if (const std::string* rule = matching_rule(options.torch_executed_modules, names_of_modules(node), matches)) {
+    return ExclusionRule{"torch_executed_modules", *rule};
+  }
   return std::nullopt;
+}
+
+std::vector<std::string> idle_rules(const jit::Module& module, const Options& options) {
+  std::vector<std::string> idle;
+  if (options.torch_executed_ops.empty() && options.torch_executed_modules.empty()) return idle;
+  std::set<std::string> ops;
+  std::set<std::string> modules;
+  for (const std::string& method : options.methods) {
+    auto found = module.find_method(method);
+    if (!found) continue;
+    std::shared_ptr<jit::Graph> graph = found->graph()->copy();
+    jit::Inline(*graph);
+    collect_names(graph->block(), ops, modules);
+  }
+  for (const auto& part : module.named_modules()) {  // also those that compute nothing
+    if (part.name.empty()) continue;
+    modules.insert(part.name);
+    modules.insert(plain_class_name(part.value.type()->name()->qualifiedName()));
+  }
+  add_idle("torch_executed_ops", options.torch_executed_ops, ops, "operator", matches_operator, idle);
+  add_idle("torch_executed_modules", options.torch_executed_modules, modules, "module", matches, idle);
+  return idle;
 }
 
 namespace {

@@ -1,6 +1,7 @@
 // What is known about every TorchScript node and value before anything runs: an abstract run of the whole graph.
 #pragma once
 
+#include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <functional>
@@ -38,6 +39,10 @@ struct ExclusionRule {
 };
 /// The first entry by which the user wants a node in LibTorch; nothing when none does.
 std::optional<ExclusionRule> exclusion_rule(const torch::jit::Node* node, const Options& options);
+
+/// One sentence for each entry of torch_executed_ops and torch_executed_modules that names nothing in the methods of
+/// `module`, with the names that come nearest.
+std::vector<std::string> idle_rules(const torch::jit::Module& module, const Options& options);
 
 /// What a module writes of its attributes, by the nodes that read them; see ImportObserver.
 struct Writes {

@@ -4,6 +4,7 @@
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -97,27 +98,37 @@ Progress make_progress(const py::object& callback) {
   };
 }
 
+// Runs `work` without the interpreter lock. What it warns of becomes warnings of Python when it has ended.
+template <class F>
+auto without_lock(const F& work) {
+  torch::PyWarningHandler warnings;
+  try {
+    py::gil_scoped_release unlock;
+    return work();
+  } catch (...) {
+    warnings.set_in_exception();
+    throw;
+  }
+}
+
 Module compile_module(const Module& module, const py::tuple& args, const py::dict& kwargs,
                       const std::vector<Input>& inputs, const std::vector<at::Tensor>& placeholders,
                       const Options& options, const py::object& progress) {
   Signature signature = make_signature(module, options.methods.at(0), args, kwargs, inputs, placeholders);
   Progress report = make_progress(progress);
-  py::gil_scoped_release unlock;
-  return compile(module, signature, options, report);
+  return without_lock([&] { return compile(module, signature, options, report); });
 }
 
 Report dry_run_module(const Module& module, const py::tuple& args, const py::dict& kwargs,
                       const std::vector<Input>& inputs, const std::vector<at::Tensor>& placeholders,
                       const Options& options) {
   Signature signature = make_signature(module, options.methods.at(0), args, kwargs, inputs, placeholders);
-  py::gil_scoped_release unlock;
-  return dry_run(module, signature, options);
+  return without_lock([&] { return dry_run(module, signature, options); });
 }
 
 void warm_up_module(Module& module, const py::tuple& args, const py::dict& kwargs) {
   auto arguments = bind_arguments(module, "forward", args, kwargs);
-  py::gil_scoped_release unlock;
-  warm_up(module, std::move(arguments));
+  without_lock([&] { warm_up(module, std::move(arguments)); });
 }
 
 // A module whose forward() is the function.
@@ -141,6 +152,8 @@ void bind_errors(py::module_& m) {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const PythonException& error) {
       error.error().restore();
+    } catch (python_error& error) {  // a warning that Python was told to raise
+      error.restore();
     } catch (const UnavailableError& error) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
     } catch (const Error& error) {
@@ -245,10 +258,7 @@ PYBIND11_MODULE(_C, m) {
   bind_report(m);
   m.def("compile", &compile_module);
   m.def("dry_run", &dry_run_module);
-  m.def("explain", [](const Module& module) {
-    py::gil_scoped_release unlock;
-    return explain(module);
-  });
+  m.def("explain", [](const Module& module) { return without_lock([&] { return explain(module); }); });
   m.def("warm_up", &warm_up_module);
   m.def("finish_planning", [] { return Background::get().finish(); }, py::call_guard<py::gil_scoped_release>());
   m.def("stop_planning", [] { Background::get().stop(); }, py::call_guard<py::gil_scoped_release>());

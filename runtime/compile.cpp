@@ -114,6 +114,17 @@ void report_analysis(const Analysis& analysis, size_t first, Report& report) {
   }
 }
 
+void warn_of_idle_rules(const jit::Module& module, const Options& options) {
+  for (const std::string& rule : idle_rules(module, options)) TORCH_WARN("torchweld: ", rule);
+}
+
+void warn_of_no_engines(const Report& report) {
+  if (report.operations_in_engines > 0 || report.fallbacks.empty()) return;
+  const Fallback& first = report.fallbacks.front();
+  TORCH_WARN("torchweld: LibTorch runs all of the module: ", first.op, first.source.empty() ? "" : " at ", first.source,
+             ": ", first.reason, "; torchweld.explain(module) has all reasons.");
+}
+
 void require_no_fallback(const Report& report) {
   if (report.fallbacks.empty()) return;
   std::string list;
@@ -146,13 +157,14 @@ std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Pro
   return ranges;
 }
 
-/// The signature at the opt shapes; nothing when it is known only at run time.
+/// The signature at the opt shapes, as kernels read its tensors; nothing when it is known only at run time.
 std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
   CallSignature signature;
   for (const SegmentModule::Argument& input : segment.inputs) {
     auto type = probe.types.find(input.value);
     if (!input.is_tensor || type == probe.types.end()) return std::nullopt;
-    signature.tensors.push_back(type->second);
+    const TensorType& given = type->second;
+    signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
   }
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }
@@ -187,6 +199,13 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   }
 }
 
+/// The module is worth more than its timings: where these cannot be written now, that is a warning.
+void keep_timings(const TimingCache& timings, const std::string& path) try {
+  timings.save(path);
+} catch (const Error& error) {
+  TORCH_WARN("torchweld: ", error.what());
+}
+
 void replace_method(jit::Module& module, const std::string& name, std::shared_ptr<jit::Graph> graph) {
   c10::FunctionSchema schema = module.get_method(name).function().getSchema();
   auto type = module.type();
@@ -212,8 +231,12 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
   check_options(options);
   tell("analysing", 0);
   jit::Module result = clone_for_inference(module);
+  warn_of_idle_rules(result, options);
   TimingCache timings;
-  if (!options.timing_cache.empty()) timings.load(options.timing_cache);
+  if (!options.timing_cache.empty()) {
+    TimingCache::require_writable(options.timing_cache);
+    timings.load(options.timing_cache);
+  }
   Report report;
   report.min_block_size = options.min_block_size;
   size_t segments_before = 0;
@@ -248,8 +271,9 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
     jit::EliminateDeadCode(analysis.graph);
     replace_method(result, method, analysis.graph);
   }
-  if (!options.timing_cache.empty()) timings.save(options.timing_cache);
+  if (!options.timing_cache.empty()) keep_timings(timings, options.timing_cache);
   finish_counting(report);
+  warn_of_no_engines(report);
   store_report(result, report);
   tell("done", 1);
   return result;
@@ -258,6 +282,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
 Report dry_run(const jit::Module& module, const Signature& signature, const Options& options) {
   check_options(options);
   jit::Module copy = clone_for_inference(module);
+  warn_of_idle_rules(copy, options);
   Report report;
   report.min_block_size = options.min_block_size;
   for (const std::string& method : options.methods) {
@@ -286,6 +311,7 @@ Report explain(const jit::Module& compiled) {
   for (const auto& child : compiled.named_children()) {
     if (child.name.rfind("segment_", 0) != 0 || !child.value.hasattr("engine")) continue;
     auto engine = engine_of(child.value._ivalue());
+    if (engine->state().left_to_torch) continue;  // One of the fallbacks.
     engine->build_remembered(child.value._ivalue());
     report.engines.push_back(engine->report());
   }

@@ -261,6 +261,7 @@ void Engine::build(const c10::IValue& segment, const CallSignature& signature,
 
 std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms) try {
   constexpr double kMargin = 1.05;
+  c10::NoGradGuard no_grad;  // as in run(): LibTorch would keep what a gradient needs
   std::vector<at::Tensor> tensors;
   std::vector<c10::IValue> arguments;
   for (const TensorType& type : state_.signatures.front().tensors) {
@@ -269,14 +270,23 @@ std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms
   }
   std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
   c10::Device device = executor->plan().device;
+  executor->run(tensors);  // What it throws, run() would replace by LibTorch.
   Contest times =
-      contest([&] { executor->run(tensors); }, [&] { run_in_torch(segment, arguments); }, device, budget_ms);
+      contest([&] { run(segment, arguments); }, [&] { run_in_torch(segment, arguments); }, device, budget_ms);
   if (times.first <= kMargin * times.second) return "";
-  state_.left_to_torch = true;
+  leave_to_torch();
   return "measured " + std::to_string(std::lround(times.first)) + " us as an engine, " +
          std::to_string(std::lround(times.second)) + " us in LibTorch";
 } catch (const std::exception&) {
   return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
+}
+
+void Engine::leave_to_torch() {
+  state_.left_to_torch = true;
+  state_.signatures.clear();
+  timings_.clear();
+  std::lock_guard lock(table_mutex_);
+  table_.store(std::make_shared<const Table>());
 }
 
 void Engine::build_remembered(const c10::IValue& segment) {

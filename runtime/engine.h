@@ -47,7 +47,8 @@ class Engine : public torch::CustomClassHolder {
   void build(const c10::IValue& segment, const CallSignature& signature,
              const std::function<void(size_t, size_t)>& progress);
   /// Times the engine beside LibTorch's run of `segment`, on random data of the first signature and for about
-  /// `budget_ms`. When LibTorch is clearly faster it gets all calls from now on, and the reason is returned.
+  /// `budget_ms`. When LibTorch is clearly faster it gets all calls from now on, the engine gives up all that it holds,
+  /// and the reason is returned.
   std::string leave_if_slower(const c10::IValue& segment, double budget_ms);
   /// Makes the plans of all remembered signatures that are still missing.
   void build_remembered(const c10::IValue& segment);
@@ -105,6 +106,8 @@ class Engine : public torch::CustomClassHolder {
   std::string outside_range(const CallSignature& signature) const;
   /// False for a signature that comes for the first time where signatures were not known at compile.
   bool is_worth_a_plan(const CallSignature& signature);
+  /// Gives all calls to LibTorch for good, and up what is known and held for them.
+  void leave_to_torch();
   void warn_once(const std::string& reason);
   static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
   /// The same for sizes that run so only a few times: without LibTorch's own optimisation, whose compiler takes

@@ -264,7 +264,12 @@ jit::Module clone_for_inference(const jit::Module& module) {
       if (!value.isModule()) part._ivalue()->setSlot(slot, value.deepcopy(copies));
     }
   }
-  if (copy.is_training()) {
+  bool in_training = false;
+  for (const jit::Module& part : copy.modules()) {
+    // Functions and frozen modules have no mode, which is_training() takes for training.
+    in_training = in_training || (part.hasattr("training") && part.is_training());
+  }
+  if (in_training) {
     TORCH_WARN("torchweld: the module is in training mode; it is compiled as in eval mode. Call module.eval() first.");
     copy.eval();
   }

@@ -112,7 +112,7 @@ struct SmallerBlocks {
 /// runs; floating-point operations are those of one run at the opt shapes.
 struct Report {
   std::vector<EngineReport> engines;
-  std::vector<Fallback> fallbacks;
+  std::vector<Fallback> fallbacks;  ///< Segments that were found to be slower than LibTorch among them, by their names.
   int64_t operations = 0;
   int64_t operations_in_engines = 0;
   double flops = 0;

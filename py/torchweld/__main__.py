@@ -74,6 +74,8 @@ def _compile(args):
     if args.dry_run:
         print(torchweld.dry_run(module, inputs, **common).text)
         return 0
+    if os.path.isdir(args.output) or not os.access(os.path.dirname(os.path.abspath(args.output)), os.W_OK):
+        raise OSError(f"-o: {args.output} cannot be written; name a file in a writable folder")
     progress = None
     if sys.stderr.isatty():
         progress = lambda what, share: print(f"\r\033[K{share:4.0%} {what}", end="", file=sys.stderr, flush=True)

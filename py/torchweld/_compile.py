@@ -43,12 +43,14 @@ def compile(
     device: where the module runs; default: where its weights are.
     min_block_size: a part with fewer operator calls stays in LibTorch.
     require_full_compilation: raise, with all reasons, when a tensor operation would stay in LibTorch.
-    torch_executed_ops: operators that stay in LibTorch, "aten::relu"; an asterisk matches any text.
+    torch_executed_ops: operators that stay in LibTorch, "aten::relu" (its in-place form
+        means the same); an asterisk matches any text.
     torch_executed_modules: module classes, or instance paths such as "layer1.0", that stay in LibTorch.
     truncate_long_and_double: True raises; int64 and float64 are computed as they are.
     disable_tf32: compute float32 on CUDA without TF32.
     workspace_size: largest workspace of a kernel in bytes; 0 chooses.
-    optimization_level: 0 chooses kernels by rules, nothing is run; 1..5 by timing every offer, ever longer.
+    optimization_level: 0 chooses kernels by rules, nothing is run; 1..5 by timing those that models of their time
+        expect to be among the fastest, ever longer.
         From 3 on, a segment that LibTorch was measured to run faster is left to it; the report says so.
     timing_cache: a text file of timings, read before and written after.
     outside_range: a call outside the ranges runs in LibTorch ("torch"), raises ("error"), or is planned ("build").

@@ -8,6 +8,10 @@ BAR = 40  # characters of the longest bar
 SLOWEST = 3  # models of which the page says where the time goes
 STEPS = 8  # kinds of steps named for each of them
 USUAL_LEVEL = 3  # of optimisation, which the page does not mention
+FIELDS = {  # of every record that is shown
+    "model", "batch", "precision", "device", "torchweld_ms", "torchweld_p99_ms", "peers", "kernels_per_call", "host_us",
+    "build_s", "peak_gpu_mb", "error_ratio", "steps",
+}  # fmt: skip
 
 
 def add_arguments(parser):
@@ -30,10 +34,9 @@ def page(paths):
     """The page as text. A model that is in a group twice is shown as it was measured last."""
     groups = {}
     for path in paths:
-        with open(path) as file:
-            for record in json.load(file):
-                key = record["device"], record["precision"], record["batch"]
-                groups.setdefault(key, {})[_label(record)] = record
+        for record in _records(path):
+            key = record["device"], record["precision"], record["batch"]
+            groups.setdefault(key, {})[_label(record)] = record
     parts = [
         "# Figures\n\nWritten by `python -m torchweld figures` from the records beside it; see [README](README.md).\n"
     ]
@@ -43,6 +46,25 @@ def page(paths):
         )
         parts.append(_where_time_goes(models.values()))
     return "".join(parts)
+
+
+def _records(path):
+    """The list in a file. Raises ValueError unless it holds records of bench."""
+    with open(path) as file:
+        try:
+            records = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON file ({error}); name files that bench wrote with --json") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{path} holds no list of records; name files that bench wrote with --json")
+    for i, record in enumerate(records):
+        missing = sorted(FIELDS - set(record)) if isinstance(record, dict) else sorted(FIELDS)
+        if missing:
+            raise ValueError(
+                f"{path}: record {i} is none of bench, it has no {', '.join(missing)}; name files that bench wrote "
+                "with --json"
+            )
+    return records
 
 
 def _label(record):

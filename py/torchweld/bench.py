@@ -5,6 +5,7 @@ in the same precision on the same inputs, already on the device. A record is one
 its fields are in docs/performance/README.md.
 """
 
+import argparse
 import collections
 import copy
 import datetime
@@ -24,7 +25,7 @@ import torch
 
 from . import _C, __version__, _floors, _inputs
 from ._compare import compare
-from ._compile import compile, explain
+from ._compile import _device_text, compile, explain
 from ._inputs import Input
 
 PEERS = ("eager", "frozen_graph", "inductor")
@@ -38,16 +39,16 @@ def add_arguments(parser):
         "seeded weights), or saved TorchScript files",
     )
     parser.add_argument("--input", action="append", help='shapes for files, "(1,3,224,224)@f16"')
-    parser.add_argument("--side", type=int, help="pixels of torchvision's pictures; default: 224, 299 or 512")
-    parser.add_argument("--sequence", type=int, default=128, help="tokens of a text")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--side", type=_count, help="pixels of torchvision's pictures; default: 224, 299 or 512")
+    parser.add_argument("--sequence", type=_count, default=128, help="tokens of a text")
+    parser.add_argument("--batch", type=_count, nargs="+", help="default: 1; files have the one of --input")
     parser.add_argument(
         "--precision", nargs="+", default=["f32"], help="f32 f16 bf16; modules and inputs are of this dtype"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--calls", type=int, help="calls in each repeat; default: 100, or as many as fit 1 s")
-    parser.add_argument("--optimization-level", type=int, default=3)
+    parser.add_argument("--repeats", type=_count, default=5)
+    parser.add_argument("--calls", type=_count, help="calls in each repeat; default: 100, or as many as fit 1 s")
+    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6))
     parser.add_argument("--timing-cache")
     parser.add_argument(
         "--no-warm-build", action="store_true", help="leave out the second build, in a new process: 15 to 30 s a model"
@@ -60,7 +61,41 @@ def add_arguments(parser):
     parser.set_defaults(action=run)
 
 
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _check(args):
+    """Raises ValueError or RuntimeError for arguments that cannot be right, and OSError for files, before any work."""
+    args.device = _device_text(args.device)
+    for precision in args.precision:
+        _inputs.to_dtype(precision, "--precision")
+    for model in filter(_is_file, args.models):
+        if not args.input:
+            raise ValueError(f"{model}: a file needs --input for each of its arguments")
+        rows = _file_batch(args)
+        if args.batch not in (None, [rows]):
+            raise ValueError(
+                f"--batch {' '.join(map(str, args.batch))}: the inputs of {model} are those of --input, whose first "
+                f"dimension is {rows}; leave --batch out"
+            )
+    if args.json:
+        _write(args.json, _records(args.json))
+
+
+def _is_file(model):
+    return model.endswith((".ts", ".pt", ".pth"))
+
+
+def _file_batch(args):
+    """The batch size of saved files: the first dimension of their first input."""
+    return (_inputs.parse_input(args.input[0]).opt_shape or (1,))[0]
+
+
 def run(args):
+    _check(args)
     if torch.device(args.device).type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # as Torchweld and cuDNN do
     print(
@@ -69,17 +104,17 @@ def run(args):
     )
     failed = 0
     for model in args.models:
-        for batch in args.batch:
+        for batch in [_file_batch(args)] if _is_file(model) else args.batch or [1]:
             for precision in args.precision:
                 try:
                     record = measure(model, batch, precision, args)
-                except (ValueError, TypeError, RuntimeError, OSError) as error:  # The others are measured all the same.
+                    _print_row(record)
+                    if args.json:
+                        _write(args.json, [*_records(args.json), record])
+                except Exception as error:  # A model's own may be of any kind. The others are measured all the same.
                     failed += 1
-                    print(f"error: {model}, batch {batch}, {precision}: {error}", file=sys.stderr)
-                    continue
-                _print_row(record)
-                if args.json:
-                    _append(args.json, record)
+                    reason = str(error) or type(error).__name__
+                    print(f"error: {model}, batch {batch}, {precision}: {reason}", file=sys.stderr)
     return 2 if failed else 0
 
 
@@ -207,9 +242,7 @@ def random_tensor(spec, device):
 
 def _load(name, batch, dtype, args):
     torch.manual_seed(0)
-    if name.endswith((".ts", ".pt", ".pth")):
-        if not args.input:
-            raise ValueError(f"{name}: a file needs --input for each of its arguments")
+    if _is_file(name):
         module = torch.jit.load(name, map_location=args.device).eval().to(dtype)
         specs = [_inputs.parse_input(text) for text in args.input]
         return module, [random_tensor(spec, args.device) for spec in specs]
@@ -471,16 +504,33 @@ def _commit():
     return _output_of(["git", "rev-parse", "--short", "HEAD"])
 
 
-def _append(path, record):
+def _records(path):
+    """The records in a file; none where there is no file. Raises ValueError where it holds something else."""
     try:
         with open(path) as file:
-            records = json.load(file)
+            records = json.loads(file.read() or "[]")
     except FileNotFoundError:
-        records = []
-    records.append(record)
-    with open(path, "w") as file:
-        json.dump(records, file, indent=1)
-        file.write("\n")
+        return []
+    except ValueError:
+        records = None
+    if not isinstance(records, list):
+        raise ValueError(f"--json: {path} holds something else than a list of records; name another file")
+    return records
+
+
+def _write(path, records):
+    """Writes the file anew, whole or not at all."""
+    temporary = f"{os.path.realpath(path)}.{os.getpid()}"
+    try:
+        with open(temporary, "w") as file:
+            json.dump(records, file, indent=1)
+            file.write("\n")
+        os.replace(temporary, os.path.realpath(path))
+    except OSError as error:
+        raise OSError(f"--json: {path} cannot be written ({error.strerror}); name a writable file") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
 
 
 def _print_row(r):

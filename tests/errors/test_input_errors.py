@@ -115,8 +115,19 @@ def test_example_on_another_device():
 
 
 def test_shape_that_the_module_does_not_take():
-    """Found without running anything on made-up data; the caller reads the sizes that do not fit."""
-    with pytest.raises((ValueError, RuntimeError)) as caught:
-        compiled = torchweld.compile(script(), [torchweld.Input((1, 5))])
+    """Nothing runs at compile, which reports what it finds: a call may still have other shapes. The call raises."""
+    net = script()
+    with pytest.warns(
+        UserWarning, match="LibTorch runs all of the module: aten::linear at .*: linear: x \\[1, 5\\] does not"
+    ):
+        compiled = torchweld.compile(net, [torchweld.Input((1, 5))])
+    report = torchweld.explain(compiled)
+    assert report.engines == [] and report.fallbacks[0].op == "aten::linear"
+    with pytest.raises(RuntimeError, match="1x5 and 4x4"):
         compiled(torch.ones(1, 5))
-    assert "4" in str(caught.value) and "5" in str(caught.value)
+    torch.testing.assert_close(compiled(torch.ones(2, 4)), net(torch.ones(2, 4)))
+
+
+def test_module_with_an_engine_is_no_warning(recwarn):
+    torchweld.compile(script(), [torchweld.Input((1, 4))])
+    assert not [w for w in recwarn if "LibTorch runs all" in str(w.message)]

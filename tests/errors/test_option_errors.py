@@ -1,5 +1,7 @@
 """Every option of compile() is checked, and what cannot be honoured raises."""
 
+import warnings
+
 import pytest
 import torch
 import torchweld
@@ -113,3 +115,94 @@ def test_exception_in_progress_cancels():
 
     with pytest.raises(Stop):
         torchweld.compile(script(), [X], progress=stop)
+
+
+@pytest.mark.parametrize("path", ["{here}", "{here}/missing/timings.txt"])
+def test_timing_cache_that_cannot_be_written(tmp_path, path):
+    """Said before the work."""
+    path, told = path.format(here=tmp_path), []
+    with pytest.raises(ValueError) as caught:
+        torchweld.compile(script(), [X], timing_cache=path, progress=lambda what, share: told.append(what))
+    assert f"the timing cache cannot be written to {path} (" in str(caught.value)
+    assert not [what for what in told if "building" in what] and list(tmp_path.iterdir()) == []
+
+
+def test_timing_cache_that_cannot_be_written_any_more(tmp_path):
+    """The module is worth more than its timings."""
+    net, folder = script(), tmp_path / "gone"
+
+    def compile_and_remove():
+        folder.mkdir()
+        remove = lambda what, share: what.startswith("building") and folder.exists() and folder.rmdir()
+        return torchweld.compile(net, [X], timing_cache=folder / "timings.txt", progress=remove)
+
+    with pytest.warns(UserWarning, match="the timing cache cannot be written to .*gone/timings.txt"):
+        compiled = compile_and_remove()
+    torch.testing.assert_close(compiled(X), net(X))
+    # Where warnings are errors it is one of Python, as every warning is.
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="the timing cache cannot"):
+        warnings.simplefilter("error")
+        compile_and_remove()
+
+
+@pytest.mark.parametrize("kind", ["function", "frozen"])
+def test_what_has_no_mode_is_not_in_training(kind, recwarn):
+    module = torch.jit.freeze(script()) if kind == "frozen" else torch.jit.trace(lambda x: torch.relu(x * 2) + 1, X)
+    torchweld.compile(module, [X])
+    assert not [w for w in recwarn if "training" in str(w.message)]
+
+
+class Named(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.ReLU())
+        self.head = torch.nn.Linear(4, 2)
+        self.same = torch.nn.Identity()
+
+    def forward(self, x):
+        return self.same(self.head(self.body(x)))
+
+    @torch.jit.export
+    def encode(self, x):
+        return torch.tanh(self.body(x))
+
+
+def compile_left(method, **options):
+    module = torch.jit.script(Named().eval())
+    return getattr(torchweld, method)(
+        torch.jit.freeze(module) if options.pop("frozen", False) else module, [X], **options
+    )
+
+
+@pytest.mark.parametrize("method", ["compile", "dry_run"])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            dict(torch_executed_ops=["aten::rely"]),
+            "ops names aten::rely, and the module has no such operator; .* aten::relu",
+        ),
+        (dict(torch_executed_ops=["aten::tanh"]), "ops names aten::tanh, .* no such operator"),  # not compiled
+        (dict(torch_executed_modules=["haed"]), "modules names haed, .* no such module; the nearest are head, "),
+        (dict(torch_executed_modules=["body.7"]), "modules names body.7, .*; the nearest are body.0, body.1, body.2, "),
+        (dict(torch_executed_modules=[torch.nn.Conv2d]), "names torch.nn.modules.conv.Conv2d, .* no such module"),
+    ],
+)
+def test_rule_that_names_nothing_is_a_warning(method, options, words):
+    with pytest.warns(UserWarning, match=words) as caught:
+        compile_left(method, **options)
+    assert len([w for w in caught if "and the module has no such" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(torch_executed_ops=["aten::relu", "aten::lin*", torch.ops.aten.dropout.default]),
+        dict(torch_executed_ops=["aten::tanh"], methods=["forward", "encode"]),
+        dict(torch_executed_modules=["head", "body", "body.*", "same", torch.nn.Linear, torch.nn.Dropout]),
+        dict(torch_executed_ops=["aten::relu"], torch_executed_modules=["head", torch.nn.Linear], frozen=True),
+    ],
+)
+def test_rule_that_names_something_is_no_warning(options, recwarn):
+    compile_left("compile", **options)
+    assert not [str(w.message) for w in recwarn if "and the module has no such" in str(w.message)]

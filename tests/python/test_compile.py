@@ -1,6 +1,7 @@
 """compile() and what it returns: results, nesting, keyword arguments, ranges, options, reports."""
 
 import copy
+import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import pytest
@@ -262,6 +263,7 @@ def test_excluded_operators_and_modules(small_net, device):
     script = torch.jit.script(small_net)
     for option in (
         dict(torch_executed_ops=["aten::relu"]),
+        dict(torch_executed_ops=["aten::relu_"]),
         dict(torch_executed_ops=[torch.ops.aten.relu.default]),
         dict(torch_executed_modules=["head"]),
         dict(torch_executed_modules=[torch.nn.Linear]),
@@ -271,6 +273,23 @@ def test_excluded_operators_and_modules(small_net, device):
         assert report.fallbacks, option
         assert_equal_by_rule(small_net, compiled, [x])
     assert any("linear" in fallback.op or "addmm" in fallback.op for fallback in report.fallbacks)
+
+
+def test_excluded_operators_in_place():
+    def in_place(x):
+        y = x * 2.0
+        y.relu_().add_(x)
+        return y - 1.0
+
+    x = torch.randn(4)
+    for name, left in (
+        ("aten::relu_", "aten::relu"),
+        ("aten::relu", "aten::relu"),
+        ("aten::add_.Tensor", "aten::add.Tensor"),
+    ):
+        options = dict(min_block_size=1, torch_executed_ops=[name], optimization_level=0)
+        report = torchweld.explain(torchweld.compile(torch.jit.script(in_place), [x], **options))
+        assert [fallback.op for fallback in report.fallbacks] == [left], name
 
 
 def test_segment_that_needs_only_the_size_of_another_ones_result(device):
@@ -410,19 +429,33 @@ def test_tf32_is_reported_and_compared_with_tf32():
 def test_progress_is_told(small_net, device):
     told = []
     torchweld.compile(torch.jit.script(small_net), [IMAGE], progress=lambda what, share: told.append((what, share)))
-    assert told and all(isinstance(what, str) and 0 <= share <= 1 for what, share in told)
-    assert [share for _, share in told] == sorted(share for _, share in told)
+    words, shares = zip(*told, strict=True)
+    assert (words[0], shares[0]) == ("analysing", 0) and (words[-1], shares[-1]) == ("done", 1)
+    steps = [re.fullmatch(r"building segment_0, step (\d+) of (\d+)", what) for what in words[1:-1]]
+    assert all(steps) and int(steps[0][1]) == 1 and int(steps[-1][1]) == int(steps[-1][2]) > 1, words
+    assert list(shares) == sorted(shares) and len(set(shares)) > 3
 
 
 def test_compiling_a_compiled_module_again(small_net, device):
+    """As parts of a larger module may be compiled already: engines stay what they are, the rest is compiled."""
     x = images(device, 2, 3, 16, 16)
     once = torchweld.compile(torch.jit.script(small_net), [x])
-    try:
+    with pytest.warns(UserWarning, match="LibTorch runs all of the module: torchweld::run.*: it is an engine already"):
         twice = torchweld.compile(once, [x])
-    except ValueError as error:
-        assert "compiled" in str(error)
-        return
-    torch.testing.assert_close(twice(x), once(x))
+    assert torch.equal(twice(x), once(x))
+
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = once
+
+        def forward(self, x):
+            return self.inner(torch.relu(x * 2.0) + 1.0)
+
+    around = torchweld.compile(torch.jit.script(Around().eval()), [x])
+    report = torchweld.explain(around)
+    assert report.fallbacks[0].op == "torchweld::run" and report.operations_in_engines == 3, report.text
+    torch.testing.assert_close(around(x), once(torch.relu(x * 2.0) + 1.0))
 
 
 def test_module_without_tensor_work(device):

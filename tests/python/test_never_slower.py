@@ -65,10 +65,44 @@ def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, 
         assert report.flops_in_engines == (0 if left else 1)
         path = str(tmp_path / "net.ts")
         torch.jit.save(compiled, path)
-        for module in (compiled, torchweld.load(path)):
+        loaded = torchweld.load(path)
+        if left:  # Nothing is held for it, saved, or planned after loading.
+            state = str(compiled.segment_0.engine.__getstate__())
+            assert "signatures=[]" in state and 'timings=""' in state, state
+            for module in (compiled, loaded):
+                report = torchweld.explain(module)
+                assert report.engines == [] and report.text.startswith("0 engines with 0 of 5 operations"), report.text
+        for module in (compiled, loaded):
             for rows in (2, 2, 5):
                 x = torch.randn(rows, 4)
                 sides.clear()
                 ours = module(x)
                 assert sides == [runs_in]
                 same(ours, net(x))
+
+
+def test_libtorch_is_timed_as_calls_run_it(monkeypatch):
+    """Without gradients, which cost LibTorch time where weights want them; and the engine in its own memory layout."""
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+    seen = {"engine": set(), "LibTorch": set()}
+
+    def look(x):
+        seen["engine" if x.untyped_storage().nbytes() > x.nbytes else "LibTorch"].add(torch.is_grad_enabled())
+        return x * 3.0
+
+    class Weighted(Net):
+        def __init__(self, look):
+            super().__init__(look)
+            self.weight = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return super().forward(x * self.weight)
+
+    with operators("look(Tensor x) -> Tensor", look=look, meta_look=torch.empty_like) as ops:
+        net, x = Weighted(ops.look).eval(), torch.randn(2, 4)
+        trace = torch.jit.trace(net, x, check_trace=False)
+        for modes in seen.values():
+            modes.clear()
+        compiled = torchweld.compile(trace, [torchweld.Input((2, 4))])
+        assert compiled.segment_0.weight.requires_grad and torch.is_grad_enabled()
+    assert seen == {"engine": {False}, "LibTorch": {False}}

@@ -466,3 +466,15 @@ def test_tensors_made_on_another_device(device):
     assert [(t.device, t.dtype, t.shape) for t in made] == [(t.device, t.dtype, t.shape) for t in expected]
     if device != "cpu":
         same(made, expected)
+
+
+def test_plan_of_compile_is_for_inputs_as_kernels_read_them():
+    """An expanded tensor comes to the kernels as a dense copy, and for that the engine is planned."""
+
+    def expanded(x):
+        return block(x.expand(3, 4))
+
+    script = torch.jit.trace(expanded, torch.randn(1, 4), check_trace=False)
+    options = dict(torch_executed_ops=["aten::expand"], min_block_size=1, optimization_level=0)
+    compiled = torchweld.compile(script, [torchweld.Input((1, 4))], **options)
+    assert [engine.inputs for engine in torchweld.explain(compiled).engines] == [["f32[3,4]"]]

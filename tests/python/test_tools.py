@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -32,6 +33,13 @@ def test_compile_explain_compare(original, tmp_path, capsys):
     assert len(json.loads(text[text.rindex('{"', 0, text.index('"engines"') + 1) :])["engines"]) == 1
     assert cli.main(["compare", original, out, "--input", "(3,3,16,16)@f32"]) == 0
     assert "smallest tolerance against the original" in capsys.readouterr().out
+
+
+def test_compile_says_at_once_that_it_cannot_write(original, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torchweld, "compile", lambda *_, **__: pytest.fail("compiled"))
+    for out in (tmp_path, tmp_path / "missing" / "out.ts"):
+        assert cli.main(["compile", original, "-o", str(out), "--input", "(1,3,16,16)"]) == 2
+        assert f"-o: {out} cannot be written" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(original, tmp_path):
@@ -121,7 +129,84 @@ def test_bench_goes_on_behind_a_model_that_cannot_be_measured(original, tmp_path
     models = [str(tmp_path / "missing.ts"), original]
     assert cli.main(["bench", *models, "--input", "(2,3,16,16)@f32", *options]) == 2
     assert [record["model"] for record in json.loads(out.read_text())] == [original]
-    assert "missing.ts, batch 1, f32:" in capsys.readouterr().err
+    assert "missing.ts, batch 2, f32:" in capsys.readouterr().err
+
+
+def test_bench_names_what_a_model_itself_raises(monkeypatch, capsys):
+    from torchweld import bench
+
+    def refuse(*_):
+        raise AssertionError("expected pictures of 224 pixels")
+
+    monkeypatch.setattr(bench, "_load", refuse)
+    assert cli.main(["bench", "resnet18", "vit_b_16", "--device", "cpu"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        f"error: {name}, batch 1, f32: expected pictures of 224 pixels" for name in ("resnet18", "vit_b_16")
+    ]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The (model, batch, precision) that bench would measure."""
+    from torchweld import bench
+
+    seen = []
+    monkeypatch.setattr(bench, "measure", lambda *what: seen.append(what[:3]) or {"model": what[0]})
+    monkeypatch.setattr(bench, "_print_row", lambda record: None)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["net.ts"], "net.ts: a file needs --input for each of its arguments"),
+        (["net.ts", "--input", "(2,3)", "--batch", "1", "8"], "--batch 1 8: the inputs of net.ts are those of --input"),
+        (["net.ts", "--input", "(2,3)", "--batch", "1"], "whose first dimension is 2; leave --batch out"),
+        (["resnet18", "--precision", "f17"], "--precision: 'f17' is not a dtype"),
+        (["resnet18", "--device", "tpu"], "device is 'tpu'"),
+        (["resnet18", "--device", "cuda:99"], 'device is "cuda:99" but torch finds'),
+        (["resnet18", "--json", "/no/such/folder/records.json"], "records.json cannot be written (No such file"),
+        (["resnet18", "--json", "{other}"], "other.json holds something else than a list of records"),
+        (["resnet18", "--json", "{text}"], "text.json holds something else than a list of records"),
+    ],
+)
+def test_bench_says_at_once_what_is_wrong(measured, tmp_path, capsys, arguments, words):
+    other, text = tmp_path / "other.json", tmp_path / "text.json"
+    other.write_text('{"records": []}')
+    text.write_text("once upon a time")
+    assert cli.main(["bench", *(a.format(other=other, text=text) for a in arguments)]) == 2
+    assert words in capsys.readouterr().err and measured == []
+    assert other.read_text() == '{"records": []}' and text.read_text() == "once upon a time"
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--calls", "--batch", "--sequence", "--side"])
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many"])
+def test_bench_counts_from_one(measured, capsys, option, number):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "resnet18", option, number])
+    assert f"argument {option}: '{number}' is no whole number above 0" in capsys.readouterr().err and measured == []
+
+
+def test_bench_keeps_the_records_that_a_file_has(measured, tmp_path):
+    out = tmp_path / "records.json"
+    out.write_text('[{"model": "old"}]')
+    models = ["net.ts", "resnet18", "--input", "(4,3)", "--precision", "f16", "f32"]
+    assert cli.main(["bench", *models, "--device", "cpu", "--batch", "4", "--json", str(out)]) == 0
+    assert measured == [(model, 4, precision) for model in ("net.ts", "resnet18") for precision in ("f16", "f32")]
+    assert [record["model"] for record in json.loads(out.read_text())] == ["old", "net.ts", "net.ts"] + ["resnet18"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["records.json"]
+
+
+def test_bench_goes_on_where_records_cannot_be_written_any_more(measured, monkeypatch, tmp_path, capsys):
+    from torchweld import bench
+
+    out = tmp_path / "gone" / "records.json"
+    out.parent.mkdir()
+    monkeypatch.setattr(bench, "_print_row", lambda record: shutil.rmtree(out.parent, ignore_errors=True))
+    assert cli.main(["bench", "resnet18", "resnet34", "--device", "cpu", "--json", str(out)]) == 2
+    assert [model for model, *_ in measured] == ["resnet18", "resnet34"]
+    assert capsys.readouterr().err.count("records.json cannot be written") == 2
 
 
 def test_bench_builds_again_from_what_it_left_on_disk(small_net, tmp_path):
@@ -200,6 +285,23 @@ def test_figures_are_what_the_records_say(tmp_path):
     records = [*sorted(folder.glob("cpu_*.json")), *sorted(folder.glob("h100_batch*.json"))]  # as its README says
     assert cli.main(["figures", *map(str, records), "--page", str(tmp_path / "page.md")]) == 0
     assert (tmp_path / "page.md").read_text() == (folder / "figures.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("h100_new_shapes_f16.json", "record 0 is none of bench, it has no steps;"),
+        ("h100_host_f16.json", "record 0 is none of bench, it has no build_s, error_ratio,"),
+        ("h100_layers_f16.json", "holds no list of records;"),
+        ("README.md", "is no JSON file"),
+    ],
+)
+def test_figures_name_the_file_without_records(name, words, tmp_path, capsys):
+    folder, page = ROOT / "docs/performance", tmp_path / "page.md"
+    files = [str(folder / "cpu_batch1_f32.json"), str(folder / name)]
+    assert cli.main(["figures", *files, "--page", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}" in error and words in error and not page.exists()
 
 
 @pytest.mark.parametrize("all_alone", [False, True])

@@ -5,6 +5,10 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/ir/irparser.h>
 
+#include <set>
+
+#include "conversion/place.h"
+#include "core/ops/pointwise.h"
 #include "core/types.h"
 
 namespace torchweld {
@@ -53,22 +57,74 @@ TEST(Convert, WhatIsFasterInTheWholePlanStays) {
   EXPECT_EQ(tactics_of(*again), tactics_of(*plan));
 }
 
-TEST(Convert, WhatIsNoFasterInTheWholePlanGoes) {
-  torch::jit::Graph graph;
-  torch::jit::parseIR(kConvolutions, &graph);
-  Dims filter = {16, 24, 3, 3};
-  std::vector<ImportArgument> arguments{c10::IValue(), contiguous_type(c10::kFloat, {1, 24, 17, 19}, c10::kCPU),
-                                        contiguous_type(c10::kFloat, {24, 24, 3, 3}, c10::kCPU),
-                                        contiguous_type(c10::kFloat, filter, c10::kCPU)};
+/// A graph whose kernels were "timed": two nodes of one kind, and one that takes longer than each of them alone.
+class TriedInPlace : public ::testing::Test {
+ protected:
+  TriedInPlace() {
+    options.optimization_level = 3;
+    selection = select(*graph, options, /*tune=*/false, cache);
+    plan = place(*graph, selection, c10::kCPU);
+    std::vector<const Node*> relus;
+    std::vector<const Node*> tanhs;
+    for (const auto& node : graph->nodes()) (node->as<Pointwise>()->fn == "tanh" ? tanhs : relus).push_back(node.get());
+    timed = {{"tanh", tanhs, {{"aten", "", 16}}}, {"relu", relus, {{"of another machine", "", 11}, {"aten", "", 12}}}};
+    cache.set("tanh", {"cpu_pointwise", "", 15});
+    cache.set("relu", {"cpu_pointwise", "", 10});
+  }
+
+  /// Tries, and takes the trials in `taken` (by their number) for faster.
+  std::shared_ptr<Plan> try_all(std::set<size_t> taken) {
+    auto is_faster = [&](const std::shared_ptr<const Plan>& now, const std::shared_ptr<const Plan>& other) {
+      EXPECT_EQ(now, trials.empty() || best == nullptr ? std::shared_ptr<const Plan>(plan) : best);
+      trials.push_back(tactics_of(*other));
+      bool is_taken = taken.count(trials.size() - 1) > 0;
+      if (is_taken) best = other;
+      return is_taken;
+    };
+    return tried_in_place(plan, *graph, timed, selection, options, cache, {}, is_faster);
+  }
+
+  using Tactics = std::vector<std::string>;
+  std::unique_ptr<Graph> graph = Graph::parse(R"(
+graph(%x: f32[64,64]) {
+  %a = pointwise{fn="relu"}(%x)
+  %b = pointwise{fn="tanh"}(%a)
+  %c = pointwise{fn="relu"}(%b)
+  return %c
+})");
+  Options options;
   TimingCache cache;
-  std::vector<std::string> first;
-  auto is_faster = [&](const std::shared_ptr<const Plan>& plan, const std::shared_ptr<const Plan>&) {
-    if (first.empty()) first = tactics_of(*plan);
-    EXPECT_EQ(tactics_of(*plan), first);
-    return false;
-  };
-  std::shared_ptr<Plan> plan = convert(graph, arguments, c10::kCPU, {}, "net", true, cache, {}, is_faster);
-  if (!first.empty()) EXPECT_EQ(tactics_of(*plan), first);
+  Selection selection;
+  std::shared_ptr<Plan> plan;
+  std::vector<TimedKind> timed;
+  std::vector<Tactics> trials;
+  std::shared_ptr<const Plan> best;
+  const std::string own = "cpu_pointwise";
+};
+
+TEST_F(TriedInPlace, WhatTakesMostOfTheTimeIsTriedFirstAndWhatIsFasterStays) {
+  ASSERT_EQ(tactics_of(*plan), (Tactics{own, own, own}));
+  std::shared_ptr<Plan> found = try_all({0, 1});
+  EXPECT_EQ(trials, (std::vector<Tactics>{{"aten", own, "aten"}, {"aten", "aten", "aten"}}));
+  EXPECT_EQ(found, best);
+  EXPECT_EQ(tactics_of(*place(*graph, selection, c10::kCPU)), trials.back());
+  // The cache names it, with the time of what was the fastest alone.
+  EXPECT_EQ(cache.find("relu"), (TimingCache::Entry{"aten", "", 10}));
+  EXPECT_EQ(cache.find("tanh"), (TimingCache::Entry{"aten", "", 15}));
+}
+
+TEST_F(TriedInPlace, WhatIsNoFasterGoes) {
+  EXPECT_EQ(try_all({}), plan);
+  EXPECT_EQ(trials, (std::vector<Tactics>{{"aten", own, "aten"}, {own, "aten", own}}));
+  EXPECT_EQ(tactics_of(*place(*graph, selection, c10::kCPU)), (Tactics{own, own, own}));
+  EXPECT_EQ(cache.find("relu"), (TimingCache::Entry{own, "", 10}));
+}
+
+TEST_F(TriedInPlace, EachKindIsTakenOrNotForItself) {
+  EXPECT_EQ(try_all({1}), best);
+  EXPECT_EQ(trials, (std::vector<Tactics>{{"aten", own, "aten"}, {own, "aten", own}}));
+  EXPECT_EQ(cache.find("relu"), (TimingCache::Entry{own, "", 10}));
+  EXPECT_EQ(cache.find("tanh"), (TimingCache::Entry{"aten", "", 15}));
 }
 
 }  // namespace

@@ -102,9 +102,12 @@ void optimize(Graph& graph, const PassContext& context) {
     ++number;
     if (is_disabled(pass.name)) continue;
     auto start = std::chrono::steady_clock::now();
+    int64_t before_pass = graph.changes();
     pass.run(graph, context);
-    graph.sweep();
-    graph.verify();
+    if (graph.changes() != before_pass) {
+      graph.sweep();
+      graph.verify();
+    }
     std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     log(3, context.name + ": " + pass.name + " took " + std::to_string(time.count()) + " ms, " +
                std::to_string(graph.nodes().size()) + " nodes");

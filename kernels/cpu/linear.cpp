@@ -68,7 +68,7 @@ void propose_linear(const Node& node, const KernelContext&, Offers& offers) {
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   expect(x.rank() >= 2, "x has less than two dimensions");
   for (size_t i = 1; i < parts.inputs.size(); ++i) {
-    expect(constant_of(parts.input(i)) != nullptr, "weight or bias is not constant");
+    expect(parts.input(i)->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(parts.input(i)->type.dtype == x.dtype, "operands of several dtypes");
   }
   expect(!parts.epilogue.other || parts.epilogue.unary == "none",

@@ -410,7 +410,7 @@ void check_operands(const Node& node, const Tail& tail) {
   const TensorType& x = node.input(tail.inputs[0])->type;
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   for (size_t i = 1; i < tail.inputs.size(); ++i) {
-    expect(constant_of(node.input(tail.inputs[i])) != nullptr, "weight or bias is not constant");
+    expect(node.input(tail.inputs[i])->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(node.input(tail.inputs[i])->type.dtype == x.dtype, "operands of several dtypes");
   }
   expect(isa_table().conv.max_rows(1) > 0, "this processor has no vectors for it");

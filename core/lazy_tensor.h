@@ -19,8 +19,8 @@ class LazyTensor {
  public:
   LazyTensor() = default;
   /// `origin`: see origin().
-  LazyTensor(at::Tensor tensor,
-             std::string origin = "");  // NOLINT(google-explicit-constructor): Constant{.value = tensor}
+  // NOLINTNEXTLINE(google-explicit-constructor): Constant{.value = tensor}
+  LazyTensor(at::Tensor tensor, std::string origin = "");
 
   /// What `compute` makes of the tensors of `sources`, in order: a tensor of this dtype and these sizes; strides are
   /// made those of `type`. `what` says, together with `type`, everything that the result depends on beside the sources.

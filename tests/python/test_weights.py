@@ -130,3 +130,27 @@ def test_the_given_module_is_not_changed():
     assert script.code == code
     assert list(script.state_dict()) == list(before)
     assert all(torch.equal(script.state_dict()[name], value) for name, value in before.items())
+
+
+class BiasTwice(torch.nn.Module):
+    """What kernels pack at planning is read once more beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x) + self.conv.bias)
+        z = self.linear(y.mean((2, 3)))
+        return torch.relu(z + self.linear.bias), torch.relu(z) * self.linear.weight
+
+
+@pytest.mark.parametrize("device", devices)
+@torch.no_grad()
+def test_weights_that_are_read_beside_their_layer(device):
+    torch.manual_seed(0)
+    net = BiasTwice().eval().to(device)
+    x = torch.randn(8, 3, 8, 8, device=device)
+    compiled = torchweld.compile(torch.jit.trace(net, x), [torchweld.Input((8, 3, 8, 8))], disable_tf32=True)
+    torch.testing.assert_close(compiled(x), net(x), rtol=1e-4, atol=1e-5)

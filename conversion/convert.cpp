@@ -9,6 +9,7 @@
 #include "conversion/place.h"
 #include "conversion/select.h"
 #include "core/environment.h"
+#include "kernels/without_compiler.h"
 
 namespace torchweld {
 namespace {
@@ -37,11 +38,13 @@ class StageTimes {
 
 std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                        c10::Device device, const Options& options, const std::string& name,
-                                       std::vector<WeightMark>& marks, StageTimes& times) {
-  std::vector<at::Tensor> weights;
-  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, &weights);
-  // Ahead of all that reads them: what is written meanwhile makes the plan an old one.
-  for (const at::Tensor& weight : weights) marks.emplace_back(weight);
+                                       const WeightMarks& own, std::vector<WeightMark>& marks, StageTimes& times) {
+  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, [&](const at::Tensor& weight) {
+    // Ahead of all that reads it: what is written meanwhile makes the plan an old one.
+    auto found = own.find(weight.unsafeGetTensorImpl());
+    marks.push_back(found == own.end() ? WeightMark(weight) : found->second);
+    return marks.back().origin();
+  });
   times.end("import");
   optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
   times.end("optimize");
@@ -81,10 +84,10 @@ std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& gr
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress,
-                              const IsFaster& is_faster) {
+                              const IsFaster& is_faster, const WeightMarks& own) {
   StageTimes times(name);
   std::vector<WeightMark> marks;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, marks, times);
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, own, marks, times);
   std::vector<TimedKind> timed;
   Selection selection = select(*graph, options, tune, cache, progress, &timed);
   times.end("select");
@@ -98,9 +101,10 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                       c10::Device device, const Options& options, const std::string& name,
                                       const TimingCache& cache) {
+  WithoutCompiler a_call_waits;
   StageTimes times(name);
   std::vector<WeightMark> marks;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, marks, times);
+  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, {}, marks, times);
   Selection selection = select_compiled(*graph, options, cache);
   times.end("select_compiled");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);

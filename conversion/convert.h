@@ -18,11 +18,12 @@ using IsFaster = std::function<bool(const std::shared_ptr<const Plan>& plan, con
 /// are tried in the whole plan, those of the kinds that take most of the time first, and stay where it gets faster: a
 /// kernel's neighbours are not those that it was timed among. The cache then names them with the time of the fastest.
 /// `arguments` are the segment's: its module object, then concrete scalars and a TensorType for each tensor. `name`
-/// heads the names of dumped files. Throws Unsupported with the reason when the segment cannot be planned for these.
+/// heads the names of dumped files. Where the module is a view, `own` marks its own tensors. Throws Unsupported with
+/// the reason when the segment cannot be planned for these.
 std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                               c10::Device device, const Options& options, const std::string& name, bool tune,
                               TimingCache& cache, const std::function<void(size_t, size_t)>& progress = {},
-                              const IsFaster& is_faster = {});
+                              const IsFaster& is_faster = {}, const WeightMarks& own = {});
 
 /// What convert() does with `is_faster`: `plan`, or what is faster with runners-up of `timed` in the place of choices
 /// in `selection`, which then has them, as the cache does.

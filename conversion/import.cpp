@@ -101,7 +101,8 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
   expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
                                          " and the inputs are on " + device_.str() +
                                          "; move the module with .to(...) first");
-  Constant constant{.value = tensor.detach(), .name = ""};
+  auto origin = origins_.find(impl);
+  Constant constant{.value = LazyTensor(tensor.detach(), origin == origins_.end() ? "" : origin->second), .name = ""};
   if (auto name = names_.find(impl); name != names_.end()) constant.name = name->second;
   kept_.push_back(tensor);
   return constants_[impl] = graph_.add(std::move(constant), {});
@@ -184,12 +185,14 @@ bool Interpreter::run_block(const jit::Block* block) {
 
 NodeOutcome Interpreter::try_node(const jit::Node* node) {
   expect(++steps_ <= kMaxSteps, "the program runs more than a million TorchScript steps for these inputs");
-  graph_.origin = source_line(node);
+  // These two add no nodes and are most of a graph.
+  graph_.origin = node->kind() == prim::Constant || node->kind() == prim::GetAttr ? "" : source_line(node);
   if (!observer_) {
     try {
       return run_node(node);
     } catch (const Unsupported& reason) {
-      throw Unsupported(op_name(node) + (graph_.origin.empty() ? "" : " at " + graph_.origin) + ": " + reason.what());
+      std::string line = source_line(node);
+      throw Unsupported(op_name(node) + (line.empty() ? "" : " at " + line) + ": " + reason.what());
     }
   }
   NodeOutcome outcome;
@@ -316,8 +319,12 @@ NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
   if (value.isObject()) paths_[node->output()] = full;
   if (value.isTensor() && value.toTensor().defined()) {
-    names_[value.toTensor().unsafeGetTensorImpl()] = full;
-    attributes_.push_back(value.toTensor());
+    const c10::TensorImpl* impl = value.toTensor().unsafeGetTensorImpl();
+    names_[impl] = full;
+    if (note_weight_ && !origins_.count(impl)) {
+      origins_[impl] = note_weight_(value.toTensor());
+      kept_.push_back(value.toTensor());
+    }
   }
   learn_concrete(value, /*foreign=*/true);
   set(node->output(), std::move(value));
@@ -343,9 +350,10 @@ void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& 
 }  // namespace
 
 std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, std::vector<at::Tensor>* attributes) {
+                                    c10::Device device, Interpreter::NoteWeight note) {
   auto graph = std::make_unique<Graph>();
   Interpreter interpreter(*graph, device);
+  interpreter.note_weights(std::move(note));
   std::vector<c10::IValue> values;
   for (const ImportArgument& argument : arguments) {
     auto* type = std::get_if<TensorType>(&argument);
@@ -353,7 +361,6 @@ std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<
   }
   for (const c10::IValue& output : interpreter.run(script, values)) collect_outputs(output, interpreter, *graph);
   graph->sweep();
-  if (attributes) *attributes = interpreter.attributes();
   return graph;
 }
 

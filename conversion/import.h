@@ -82,8 +82,10 @@ class Interpreter final : public ValueSource {
   Value* result_of(const at::Tensor& tensor);
   bool is_symbolic(const at::Tensor& tensor) const { return symbolic_.count(tensor.unsafeGetTensorImpl()) > 0; }
   c10::Device device() const { return device_; }
-  /// Tensors that were read from the module.
-  const std::vector<at::Tensor>& attributes() const { return attributes_; }
+  /// Called with each tensor that is read from the module, ahead of its numbers; returns where these come from, see
+  /// LazyTensor::origin.
+  using NoteWeight = std::function<std::string(const at::Tensor&)>;
+  void note_weights(NoteWeight note) { note_weight_ = std::move(note); }
   /// What a TorchScript value held when last computed; null when unknown or not computed.
   const c10::IValue* find(const torch::jit::Value* value) const;
 
@@ -169,16 +171,17 @@ class Interpreter final : public ValueSource {
   std::unordered_set<const c10::StorageImpl*> foreign_storages_;  // of tensors from outside: the module's
   std::unordered_multimap<const c10::StorageImpl*, Node*> constants_in_;  // among the first looked_at_ nodes
   size_t looked_at_ = 0;
-  std::vector<at::Tensor> attributes_;
+  NoteWeight note_weight_;
+  std::unordered_map<const c10::TensorImpl*, std::string> origins_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;
 };
 
 /// Imports a whole TorchScript graph. `arguments` are concrete values, and a TensorType wherever a symbolic tensor goes
-/// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. `attributes` receives
-/// the tensors that were read from the module. Throws Unsupported.
+/// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. `note` is called
+/// with the tensors that are read from the module. Throws Unsupported.
 using ImportArgument = std::variant<TensorType, c10::IValue>;
 std::unique_ptr<Graph> import_graph(const torch::jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, std::vector<at::Tensor>* attributes = nullptr);
+                                    c10::Device device, Interpreter::NoteWeight note = {});
 
 }  // namespace torchweld

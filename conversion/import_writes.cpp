@@ -147,12 +147,12 @@ void Interpreter::keep_constants(const c10::StorageImpl* storage) {
   for (; looked_at_ < graph_.nodes().size(); ++looked_at_) --added;
   for (; added != graph_.nodes().end(); ++added) {
     auto* constant = (*added)->as<Constant>();
-    if (constant) constants_in_.emplace(constant->value.storage().unsafeGetStorageImpl(), added->get());
+    if (constant) constants_in_.emplace(constant->value.tensor().storage().unsafeGetStorageImpl(), added->get());
   }
   auto [begin, end] = constants_in_.equal_range(storage);
   for (auto it = begin; it != end; ++it) {
     Node* node = it->second;
-    graph_.set_attrs(node, Constant{.value = with_own_memory(node->as<Constant>()->value), .name = ""});
+    graph_.set_attrs(node, Constant{.value = with_own_memory(node->as<Constant>()->value.tensor()), .name = ""});
     std::erase_if(constants_, [&](const auto& entry) { return entry.second == node->output(); });
   }
   constants_in_.erase(begin, end);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/shape.h"
@@ -83,7 +84,7 @@ class Placer {
     if (auto* constant = node.as<Constant>()) {
       int storage = add_storage(Storage::Kind::kConstant, node.output()->type);
       plan_->storages[storage].index = static_cast<int>(plan_->constants.size());
-      plan_->constants.push_back(constant->value);
+      plan_->constants.push_back(is_read(node.output()) ? constant->value.tensor() : at::Tensor());
       add_slot(node.output(), storage, 0, false);
       return;
     }
@@ -110,6 +111,20 @@ class Placer {
     auto kind = choice.kernel->allocates_outputs() ? Storage::Kind::kKernel : Storage::Kind::kArena;
     for (const auto& output : node.outputs()) step.outputs.push_back(add_output(output.get(), kind));
     plan_->steps.push_back(std::move(step));
+  }
+
+  /// Whether the plan has to hold a constant: kernels do without what they have packed.
+  bool is_read(const Value* constant) const {
+    if (graph_.is_output(constant) || environment("TORCHWELD_VERIFY") == "1") return true;
+    return std::any_of(constant->users().begin(), constant->users().end(), [&](const Node* user) {
+      auto choice = selection_.find(user);
+      if (choice == selection_.end() || !choice->second.kernel) return true;
+      std::vector<size_t> packed = choice->second.kernel->packed_inputs();
+      for (size_t i = 0; i < user->inputs().size(); ++i) {
+        if (user->input(i) == constant && std::find(packed.begin(), packed.end(), i) == packed.end()) return true;
+      }
+      return false;
+    });
   }
 
   void mark_outputs() {

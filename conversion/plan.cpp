@@ -1,15 +1,68 @@
 #include "conversion/plan.h"
 
 #include <algorithm>
+#include <mutex>
 
 namespace torchweld {
 
 WeightMark::WeightMark(at::Tensor weight)
     : weight_(std::move(weight)),
-      storage_(weight_.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()),
-      memory_(storage_ ? storage_->data() : nullptr),
+      storage_(weight_.unsafeGetTensorImpl()->unsafe_storage().getWeakStorageImpl()),
+      memory_(weight_.has_storage() ? weight_.storage().data() : nullptr),
       counts_writes_(!weight_.is_inference()) {
   if (counts_writes_) version_ = weight_.unsafeGetTensorImpl()->version_counter().current_version();
+}
+
+namespace {
+
+using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
+
+/// A state of a tensor that has been given a number. Weak references keep addresses from being used again.
+struct KnownWeight {
+  WeakTensor tensor;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+  const void* memory;
+  uint32_t version;
+  TensorType type;
+  int64_t offset;
+  uint64_t number;
+};
+
+struct KnownWeights {
+  std::mutex mutex;
+  std::unordered_map<const c10::TensorImpl*, KnownWeight> last;  // states that were
+  uint64_t next = 0;
+  size_t swept_at = 0;  // so many were left when those of freed tensors went
+};
+
+}  // namespace
+
+std::string WeightMark::origin() const {
+  if (!counts_writes_ || weight_.layout() != c10::kStrided || !weight_.has_storage() || !is_current()) return "";
+  static KnownWeights& known = *new KnownWeights;  // never destroyed: plans may be made until the process ends
+  const c10::TensorImpl* impl = weight_.unsafeGetTensorImpl();
+  TensorType type = type_of(weight_);
+  std::lock_guard lock(known.mutex);
+  constexpr size_t kFew = 1024;
+  if (known.last.size() >= std::max(kFew, 2 * known.swept_at)) {
+    std::erase_if(known.last, [](const auto& entry) { return entry.second.tensor.expired(); });
+    known.swept_at = known.last.size();
+  }
+  auto found = known.last.find(impl);
+  bool same = found != known.last.end() && found->second.storage == storage_ && found->second.memory == memory_ &&
+              found->second.version == version_ && found->second.type == type &&
+              found->second.offset == weight_.storage_offset();
+  if (!same) {
+    KnownWeight now{WeakTensor(weight_.getIntrusivePtr()),
+                    storage_,
+                    memory_,
+                    version_,
+                    type,
+                    weight_.storage_offset(),
+                    known.next++};
+    found = known.last.insert_or_assign(impl, std::move(now)).first;
+  }
+  return "weight " + std::to_string(found->second.number);
 }
 
 bool Plan::is_current() const {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "conversion/traffic.h"
@@ -59,26 +60,33 @@ class WeightMark {
  public:
   explicit WeightMark(at::Tensor weight);
   const at::Tensor& tensor() const { return weight_; }
+  /// Names the tensor and its numbers as they are now, see LazyTensor::origin: no other tensor, and no later state of
+  /// this one, ever has the same. Empty where writes are not counted.
+  std::string origin() const;
   /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`).
   bool is_current() const {
     const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();
-    return now.unsafe_storage().unsafeGetStorageImpl() == storage_ && (!storage_ || storage_->data() == memory_) &&
+    const c10::StorageImpl* storage = storage_._unsafe_get_target();
+    return now.unsafe_storage().unsafeGetStorageImpl() == storage && (!storage || storage->data() == memory_) &&
            (!counts_writes_ || now.version_counter().current_version() == version_);
   }
 
  private:
   at::Tensor weight_;
-  const c10::StorageImpl* storage_ = nullptr;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage_;  // so that no other one comes to lie where it was
   const void* memory_ = nullptr;
   uint32_t version_ = 0;
   bool counts_writes_ = false;  // Tensors made in inference mode count none.
 };
 
+/// Marks of a module's own tensors, by what stands for them in a view of the module.
+using WeightMarks = std::unordered_map<const c10::TensorImpl*, WeightMark>;
+
 struct Plan {
   std::vector<Slot> slots;
   std::vector<Storage> storages;
-  std::vector<at::Tensor> constants;
-  std::vector<WeightMark> weights;  ///< What packed and folded constants were made from.
+  std::vector<at::Tensor> constants;  ///< Undefined where all kernels that read one have packed it.
+  std::vector<WeightMark> weights;    ///< What packed and folded constants were made from.
   std::vector<Step> steps;
   std::vector<int> inputs;   ///< Slot of each input.
   std::vector<int> outputs;  ///< Slot of each output.

@@ -154,7 +154,7 @@ class Selector {
     bool has_f32 = false;
     for (size_t i = 0; i < node.inputs().size(); ++i) {
       const Value* input = node.input(i);
-      key += (i ? ", " : "") + std::string(constant_of(input) ? "const " : "") + to_string(input->type);
+      key += (i ? ", " : "") + std::string(input->from<Constant>() ? "const " : "") + to_string(input->type);
       has_f32 = has_f32 || input->type.dtype == c10::kFloat;
     }
     key += ") -> ";

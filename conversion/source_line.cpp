@@ -2,7 +2,9 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
-#include <vector>
+#include <algorithm>
+#include <functional>
+#include <string_view>
 
 namespace torchweld {
 namespace {
@@ -12,57 +14,58 @@ bool is_torch_file(const std::string& file) {
          file.find("torch/_jit") != std::string::npos || file.find("torch/functional.py") != std::string::npos;
 }
 
-std::string short_name(const std::string& file) {
-  size_t slash = file.rfind('/');
-  return slash == std::string::npos ? file : file.substr(slash + 1);
-}
+/// A place in a file of the user's or of torch's.
+struct Frame {
+  std::string file;
+  std::string line;
 
-// A traced node's range holds Python's call stack as text, innermost first: "/path/file.py(12): forward\n...".
-std::vector<std::pair<std::string, std::string>> traced_frames(const std::string& text) {
-  std::vector<std::pair<std::string, std::string>> frames;
-  for (size_t start = 0; start < text.size();) {
-    size_t end = text.find('\n', start);
-    if (end == std::string::npos) end = text.size();
-    std::string line = text.substr(start, end - start);
+  std::string text() const { return file.substr(file.rfind('/') + 1) + ":" + line; }  // npos + 1 is 0
+};
+
+/// Calls `visit` with the frames of a range, innermost first, until it returns true.
+void visit_frames(const torch::jit::SourceRange& range, const std::function<bool(Frame)>& visit) {
+  if (!range.source()) return;
+  // A traced node's range holds Python's call stack as text, "/path/file.py(12): forward\n...", and its location is
+  // only the innermost frame.
+  const std::string text = range.source()->text_str().str();
+  std::string_view left = text;
+  bool traced = false;
+  while (!left.empty()) {
+    std::string_view line = left.substr(0, left.find('\n'));
+    left.remove_prefix(std::min(left.size(), line.size() + 1));
     size_t open = line.find(".py(");
-    size_t close = open == std::string::npos ? open : line.find("):", open);
-    if (close != std::string::npos) {
-      frames.emplace_back(line.substr(0, open + 3), line.substr(open + 4, close - open - 4));
-    }
-    start = end + 1;
+    size_t close = open == std::string_view::npos ? open : line.find("):", open);
+    if (close == std::string_view::npos) continue;
+    traced = true;
+    if (visit({std::string(line.substr(0, open + 3)), std::string(line.substr(open + 4, close - open - 4))})) return;
   }
-  return frames;
-}
-
-std::vector<std::pair<std::string, std::string>> frames_of(const torch::jit::SourceRange& range) {
-  if (!range.source()) return {};
-  // Of a traced node the location is only the innermost frame.
-  if (auto frames = traced_frames(range.source()->text_str().str()); !frames.empty()) return frames;
+  if (traced) return;
   if (auto location = range.file_line_col()) {
-    auto [file, line, column] = *location;
-    return {{file, std::to_string(line)}};
+    auto& [file, line, column] = *location;
+    visit({file, std::to_string(line)});
   }
-  return {};
 }
 
 }  // namespace
 
 std::string source_line(const torch::jit::Node* node) {
+  std::string first;  // Of all frames, for nodes that only torch's own files mention.
+  std::string users;
+  auto look = [&](const Frame& frame) {
+    if (first.empty()) first = frame.text();
+    if (!is_torch_file(frame.file)) users = frame.text();
+    return !users.empty();
+  };
   // A module loaded from a file has the lines of its serialised code, which remember the user's own.
   torch::jit::SourceRange range = node->sourceRange();
   if (auto original = range.findSourceRangeThatGenerated()) range = *original;
-  std::vector<std::pair<std::string, std::string>> frames = frames_of(range);
-  if (auto stack = node->callstack()) {
+  visit_frames(range, look);
+  if (auto stack = users.empty() ? node->callstack() : std::nullopt) {
     // Outermost first; each entry's range is the place of the call.
     auto entries = (*stack)->vec();
-    for (auto it = entries.rbegin(); it != entries.rend(); ++it) {
-      for (auto& frame : frames_of(std::get<1>(*it))) frames.push_back(frame);
-    }
+    for (auto it = entries.rbegin(); it != entries.rend() && users.empty(); ++it) visit_frames(std::get<1>(*it), look);
   }
-  for (const auto& [file, line] : frames) {
-    if (!is_torch_file(file)) return short_name(file) + ":" + line;
-  }
-  return frames.empty() ? "" : short_name(frames.front().first) + ":" + frames.front().second;
+  return users.empty() ? first : users;
 }
 
 }  // namespace torchweld

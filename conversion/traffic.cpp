@@ -39,7 +39,7 @@ int64_t bytes_read(const Node& node, size_t i) {
   return all;
 }
 
-bool is_weight(const Value* value) { return constant_of(memory_of(value)) != nullptr; }
+bool is_weight(const Value* value) { return memory_of(value)->from<Constant>() != nullptr; }
 
 }  // namespace
 

@@ -60,6 +60,7 @@ Value* Graph::add_input(TensorType type) {
 }
 
 Node* Graph::add_node(Attrs attrs, const std::vector<Value*>& inputs) {
+  ++changes_;
   auto owned = std::make_unique<Node>(std::move(attrs));
   Node* node = owned.get();
   node->inputs_ = inputs;
@@ -94,6 +95,7 @@ size_t Graph::use_count(const Value* value) const {
 
 void Graph::replace_uses(Value* from, Value* to) {
   if (from == to) return;
+  ++changes_;
   for (Node* user : from->users_) {
     for (Value*& input : user->inputs_) {
       if (input != from) continue;
@@ -106,6 +108,7 @@ void Graph::replace_uses(Value* from, Value* to) {
 }
 
 void Graph::set_input(Node* node, size_t i, Value* value) {
+  ++changes_;
   Value*& slot = node->inputs_.at(i);
   auto& old_users = slot->users_;
   old_users.erase(std::find(old_users.begin(), old_users.end(), node));
@@ -114,12 +117,14 @@ void Graph::set_input(Node* node, size_t i, Value* value) {
 }
 
 void Graph::infer_again(Node* node) {
+  ++changes_;
   std::vector<TensorType> types = node->attrs.def().infer(node->attrs.data(), node->input_types());
   check(types.size() == node->outputs_.size(), "number of results changed in " + node->attrs.text());
   for (size_t i = 0; i < types.size(); ++i) node->outputs_[i]->type = std::move(types[i]);
 }
 
 void Graph::erase(Node* node) {
+  ++changes_;
   for (const auto& output : node->outputs_) {
     check(use_count(output.get()) == 0, "erasing a node that is still read: " + node->attrs.text());
   }
@@ -147,7 +152,10 @@ int Graph::sweep() {
   return erased;
 }
 
-void Graph::move_before(Node* node, Node* position) { nodes_.splice(position->place_, nodes_, node->place_); }
+void Graph::move_before(Node* node, Node* position) {
+  ++changes_;
+  nodes_.splice(position->place_, nodes_, node->place_);
+}
 
 void Graph::verify() const {
   // Words are put together for what is wrong only: this runs after every pass.

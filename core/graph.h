@@ -124,9 +124,15 @@ class Graph {
   /// Every reader of `from`, and the outputs of the graph, get `to` instead.
   void replace_uses(Value* from, Value* to);
   void set_input(Node* node, size_t i, Value* value);
-  void set_output(size_t i, Value* value) { outputs_.at(i) = value; }
+  void set_output(size_t i, Value* value) {
+    outputs_.at(i) = value;
+    ++changes_;
+  }
   /// Other attributes for a node with the same number of outputs; output types stay as they are.
-  void set_attrs(Node* node, Attrs attrs) { node->attrs = std::move(attrs); }
+  void set_attrs(Node* node, Attrs attrs) {
+    node->attrs = std::move(attrs);
+    ++changes_;
+  }
   /// Infers the output types of a node again from its inputs.
   void infer_again(Node* node);
   /// Removes a node that nothing reads.
@@ -135,6 +141,9 @@ class Graph {
   int sweep();
   /// Moves `node` to stand right before `position`. The caller keeps the order valid.
   void move_before(Node* node, Node* position);
+
+  /// Grows with every change of nodes, their order and their edges (not of types that are set by hand).
+  int64_t changes() const { return changes_; }
 
   /// While alive, new nodes are placed before `position`.
   class InsertBefore {
@@ -168,6 +177,7 @@ class Graph {
   std::vector<std::unique_ptr<Value>> inputs_;
   std::vector<Value*> outputs_;
   Node* insert_point_ = nullptr;
+  int64_t changes_ = 0;
 };
 
 template <class A>

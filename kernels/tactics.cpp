@@ -78,7 +78,7 @@ Offers offers_for(const Node& node, const KernelContext& context, std::string_vi
   c10::DeviceType device = node.output()->type.device.type();
   Offers offers;
   for (const Tactic& tactic : tactics()) {
-    if (tactic.device != device || is_disabled(tactic.name) || (!only.empty() && tactic.name != only)) continue;
+    if (tactic.device != device || (!only.empty() && tactic.name != only) || is_disabled(tactic.name)) continue;
     offers.set_tactic(tactic.name);
     if (tactic.pays_from > 0 && WithoutCompiler::is_alive()) {
       offers.refuse("it looks long for its kernels");

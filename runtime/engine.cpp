@@ -220,11 +220,7 @@ std::shared_ptr<const Engine::Entry> Engine::plan(const c10::IValue& segment, co
   c10::Device device = signature.tensors.front().device;
   bool rehearses = tune && device.is_cuda() && state_.options.cuda_graphs && !is_disabled("try_in_place");
   auto plan = convert(script_of(segment), arguments, device, state_.options, state_.name, tune, timings_, progress,
-                      rehearses ? IsFaster(Rehearsal()) : IsFaster());
-  for (WeightMark& mark : plan->weights) {
-    auto own = marks.find(mark.tensor().unsafeGetTensorImpl());
-    if (own != marks.end()) mark = own->second;
-  }
+                      rehearses ? IsFaster(Rehearsal()) : IsFaster(), marks);
   auto entry = std::make_shared<Entry>();
   entry->signature = signature;
   entry->executor = faster_executor(std::move(plan), tune);
@@ -469,7 +465,9 @@ EngineReport Engine::report() const {
   }
   for (const std::string& name : precisions) report.precision += (report.precision.empty() ? "" : ", ") + name;
   report.arena_bytes = plan.arena_bytes;
-  for (const at::Tensor& constant : plan.constants) report.constant_bytes += static_cast<int64_t>(constant.nbytes());
+  for (const Storage& storage : plan.storages) {
+    if (storage.kind == Storage::Kind::kConstant) report.constant_bytes += storage.bytes;
+  }
   report.launches = executor->launches();
   report.not_recorded = executor->why_not_recorded();
   report.streams = report.not_recorded.empty() ? plan.lanes : 1;

@@ -45,6 +45,7 @@ void RunContext::bind_arena() {
     at::Tensor& slot = slots_[owner_[i]];
     if (storage.kind == Storage::Kind::kConstant) {
       slot = plan_->constants[storage.index];
+      if (!slot.defined()) continue;
     } else if (storage.kind == Storage::Kind::kArena) {
       auto element = static_cast<int64_t>(c10::elementSize(storage.type.dtype));
       slot = at::empty({0}, options.dtype(storage.type.dtype));

@@ -14,9 +14,6 @@
 
 namespace torchweld {
 
-/// Marks of a module's own tensors, by what stands for them in a view.
-using WeightMarks = std::unordered_map<const c10::TensorImpl*, WeightMark>;
-
 /// A module by other names: its own tensors' memory in tensors that nobody else has. What the module's tensors are at
 /// the call is what is marked.
 class WeightsView {

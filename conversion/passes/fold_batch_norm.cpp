@@ -10,8 +10,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
+#include <mutex>
+#include <tuple>
 #include <unordered_map>
 
+#include "conversion/passes/facts.h"
 #include "conversion/passes/passes.h"
 #include "core/ops/constant.h"
 #include "core/ops/conv.h"
@@ -26,51 +30,129 @@ namespace {
 /// y = x * scale + shift with one f64 number per channel.
 struct Affine {
   Value* x = nullptr;
-  at::Tensor scale;
-  at::Tensor shift;
+  LazyTensor scale;
+  LazyTensor shift;
   bool only_adds = false;  ///< Every scale is 1.
 };
 
 /// The channel dimension of what a convolution or linear gives.
 int64_t channel_axis(const Value* value) { return value->from<Linear>() ? value->type.rank() - 1 : 1; }
 
-/// The affine maps, but for x, of all batch norms whose numbers are known and finite. They are computed in a row, as
-/// one long norm: on a GPU launches and looks at results take longer than these few numbers do.
+TensorType per_channel_type(c10::ScalarType dtype, int64_t channels, c10::Device device) {
+  return contiguous_type(dtype, {channels}, device);
+}
+
+/// Scales and shifts of batch norms, computed in a row, as one long norm, at the first read of any: on a GPU launches
+/// and looks at results take longer than these few numbers do.
+class NormsInARow {
+ public:
+  /// Takes a norm in and returns its place. `numbers`: weight, bias, mean and variance.
+  int64_t add(const std::array<LazyTensor, 4>& numbers, double eps) {
+    int64_t begin = static_cast<int64_t>(eps_.size());
+    eps_.insert(eps_.end(), numbers[0].numel(), eps);
+    for (size_t i = 0; i < 4; ++i) numbers_[i].push_back(numbers[i]);
+    return begin;
+  }
+  const at::Tensor& scale() { return computed().first; }
+  const at::Tensor& shift() { return computed().second; }
+
+ private:
+  const std::pair<at::Tensor, at::Tensor>& computed() {
+    std::call_once(once_, [&] {
+      PlainAten plain;
+      auto joined = [&](size_t i) {
+        std::vector<at::Tensor> tensors;
+        for (const LazyTensor& numbers : numbers_[i]) tensors.push_back(numbers.tensor());
+        return at::cat(tensors).to(c10::kDouble);
+      };
+      at::Tensor var = joined(3);
+      at::Tensor scale = joined(0) * at::rsqrt(var + at::tensor(eps_, c10::kDouble).to(var.device()));
+      at::Tensor shift = joined(1) - joined(2) * scale;
+      result_ = {scale, shift};
+    });
+    return result_;
+  }
+
+  std::array<std::vector<LazyTensor>, 4> numbers_;
+  std::vector<double> eps_;
+  std::once_flag once_;
+  std::pair<at::Tensor, at::Tensor> result_;
+};
+
+/// A batch norm with known numbers, and where it stands in the row.
+struct KnownNorm {
+  const Node* node = nullptr;
+  int64_t begin = 0;
+  LazyTensor scale;
+  LazyTensor shift;
+};
+
+constexpr const char* kFinite = "finite";
+constexpr const char* kOnes = "ones";
+
+/// Looks at all scales at once, where something is not known of one.
+void look_at(const std::vector<KnownNorm>& norms, NormsInARow& row, std::unordered_map<const Node*, Affine>& affines) {
+  auto known_to_be = [](const KnownNorm& norm, const char* what) { return known_fact(norm.scale.origin(), what); };
+  bool all_known = std::all_of(norms.begin(), norms.end(), [&](const KnownNorm& norm) {
+    return known_to_be(norm, kFinite) && known_to_be(norm, kOnes);
+  });
+  at::Tensor scales = all_known ? at::Tensor() : row.scale().cpu();
+  for (const KnownNorm& norm : norms) {
+    bool finite, ones;
+    if (all_known) {
+      finite = *known_to_be(norm, kFinite);
+      ones = *known_to_be(norm, kOnes);
+    } else {
+      const double* first = scales.const_data_ptr<double>() + norm.begin;
+      const double* last = first + norm.scale.numel();
+      finite = std::all_of(first, last, [](double number) { return std::isfinite(number); });
+      ones = std::all_of(first, last, [](double number) { return number == 1; });
+      remember_fact(norm.scale.origin(), kFinite, finite);
+      remember_fact(norm.scale.origin(), kOnes, ones);
+    }
+    if (finite) affines[norm.node] = {nullptr, norm.scale, norm.shift, ones};
+  }
+}
+
+/// The affine maps, but for x, of all batch norms whose numbers are known and finite.
 std::unordered_map<const Node*, Affine> affine_of_batch_norms(const Graph& graph) {
-  std::vector<const Node*> norms;
-  std::array<std::vector<at::Tensor>, 4> numbers;  // weight, bias, mean, var
-  std::vector<double> eps;
+  auto row = std::make_shared<NormsInARow>();
+  std::vector<KnownNorm> norms;
   for (const auto& node : graph.nodes()) {
     auto* norm = node->as<BatchNorm>();
-    std::array<const at::Tensor*, 4> constants{};
-    for (size_t i = 0; norm && i < 4; ++i) constants[i] = constant_of(node->input(i + 1));
-    if (std::count(constants.begin(), constants.end(), nullptr) > 0) continue;
-    norms.push_back(node.get());
-    for (size_t i = 0; i < 4; ++i) numbers[i].push_back(*constants[i]);
-    eps.insert(eps.end(), constants[0]->numel(), norm->eps);
+    bool known = norm && std::all_of(node->inputs().begin() + 1, node->inputs().end(),
+                                     [](const Value* v) { return v->from<Constant>(); });
+    if (!known) continue;
+    std::array<LazyTensor, 4> numbers;
+    for (size_t i = 0; i < 4; ++i) numbers[i] = *lazy_constant_of(node->input(i + 1));
+    int64_t begin = row->add(numbers, norm->eps);
+    int64_t count = numbers[0].numel();
+    TensorType type = per_channel_type(c10::kDouble, count, numbers[3].type().device);
+    std::string eps;
+    print_field(eps, norm->eps);
+    auto part = [&](const std::string& what, const at::Tensor& (NormsInARow::*whole)()) {
+      return LazyTensor::derived(
+          "batch_norm_" + what + " " + eps, {numbers.begin(), numbers.end()}, type,
+          [row, whole, begin, count](const auto&) { return ((*row).*whole)().narrow(0, begin, count); });
+    };
+    norms.push_back({node.get(), begin, part("scale", &NormsInARow::scale), part("shift", &NormsInARow::shift)});
   }
-  if (norms.empty()) return {};
-  auto joined = [&](size_t i) { return at::cat(numbers[i]).to(c10::kDouble); };
-  at::Tensor var = joined(3);
-  at::Tensor scale = joined(0) * at::rsqrt(var + at::tensor(eps, c10::kDouble).to(var.device()));
-  at::Tensor shift = joined(1) - joined(2) * scale;
-  at::Tensor known = scale.cpu();
   std::unordered_map<const Node*, Affine> affines;
-  int64_t begin = 0;
-  for (const Node* node : norms) {
-    int64_t count = constant_of(node->input(1))->numel();
-    const double* first = known.const_data_ptr<double>() + begin;
-    bool finite = std::all_of(first, first + count, [](double number) { return std::isfinite(number); });
-    bool ones = std::all_of(first, first + count, [](double number) { return number == 1; });
-    if (finite) affines[node] = {nullptr, scale.narrow(0, begin, count), shift.narrow(0, begin, count), ones};
-    begin += count;
-  }
+  if (!norms.empty()) look_at(norms, *row, affines);
   return affines;
 }
 
+/// What `compute` makes of numbers per channel.
+LazyTensor of_channels(const std::string& what, const LazyTensor& numbers, at::Tensor (*compute)(const at::Tensor&)) {
+  return LazyTensor::derived(what, {numbers}, numbers.type(), [compute](const std::vector<at::Tensor>& tensors) {
+    PlainAten plain;
+    return compute(tensors[0]);
+  });
+}
+
 /// A constant operand as one f64 number per channel of `x`; nothing when it varies along other dimensions.
-std::optional<at::Tensor> per_channel(const Value* operand, const Value* x) {
-  const at::Tensor* constant = constant_of(operand);
+std::optional<LazyTensor> per_channel(const Value* operand, const Value* x) {
+  const LazyTensor* constant = lazy_constant_of(operand);
   if (!constant) return std::nullopt;
   int64_t axis = channel_axis(x);
   int64_t channels = x->type.shape[axis];
@@ -80,7 +162,11 @@ std::optional<at::Tensor> per_channel(const Value* operand, const Value* x) {
     int64_t wanted = i + lead == axis ? channels : 1;
     if (constant->size(i) != 1 && constant->size(i) != wanted) return std::nullopt;
   }
-  return constant->to(x->type.device, c10::kDouble).reshape({-1}).expand({channels}).contiguous();
+  TensorType type = per_channel_type(c10::kDouble, channels, x->type.device);
+  return LazyTensor::derived("per_channel", {*constant}, type, [type](const std::vector<at::Tensor>& tensors) {
+    PlainAten plain;
+    return tensors[0].to(type.device, c10::kDouble).reshape({-1}).expand(type.shape).contiguous();
+  });
 }
 
 std::optional<Affine> affine_of_pointwise(const Node& node, const Pointwise& op) {
@@ -91,21 +177,24 @@ std::optional<Affine> affine_of_pointwise(const Node& node, const Pointwise& op)
   Value* x = node.input(side);
   if (x->type.rank() < 2 || node.output()->type.shape != x->type.shape || node.output()->type.dtype != x->type.dtype)
     return std::nullopt;
-  std::optional<at::Tensor> operand = per_channel(node.input(1 - side), x);
+  std::optional<LazyTensor> operand = per_channel(node.input(1 - side), x);
   if (!operand) return std::nullopt;
-  at::Tensor one = at::ones_like(*operand);
-  at::Tensor zero = at::zeros_like(*operand);
+  LazyTensor one = of_channels("ones", *operand, [](const at::Tensor& t) { return at::ones_like(t); });
+  LazyTensor zero = of_channels("zeros", *operand, [](const at::Tensor& t) { return at::zeros_like(t); });
   if (op.fn == "add") return Affine{x, one, *operand, /*only_adds=*/true};
-  if (op.fn == "sub") return Affine{x, one, -*operand, /*only_adds=*/true};
+  if (op.fn == "sub") {
+    return Affine{x, one, of_channels("minus", *operand, [](const at::Tensor& t) { return -t; }), /*only_adds=*/true};
+  }
   if (op.fn == "mul") return Affine{x, *operand, zero};
-  at::Tensor inverse = operand->reciprocal();
-  if (!at::isfinite(inverse).all().item<bool>()) return std::nullopt;
+  LazyTensor inverse = of_channels("reciprocal", *operand, [](const at::Tensor& t) { return t.reciprocal(); });
+  if (!fact(inverse, kFinite, [](const at::Tensor& t) { return at::isfinite(t).all().item<bool>(); }))
+    return std::nullopt;
   return Affine{x, inverse, zero};
 }
 
 /// Weight with each output channel multiplied by its number; contiguous. Computed in f64; on the CPU in pieces that
 /// ATen gives to one thread, because memory for f64 copies of a large weight costs more than the products.
-at::Tensor scale_weight(const Node& producer, const at::Tensor& weight, const at::Tensor& scale) {
+at::Tensor scale_weight(const Attrs& producer, const at::Tensor& weight, const at::Tensor& scale) {
   int64_t piece = weight.is_cpu() ? 1 << 15 : weight.numel();
   Dims shape = weight.sizes().vec();
   Dims factors(shape.size(), 1);
@@ -141,19 +230,31 @@ Value* fold_into_producer(Graph& graph, const Affine& affine) {
   if (graph.use_count(affine.x) != 1) return nullptr;
   if (affine.scale.numel() != affine.x->type.shape[channel_axis(affine.x)]) return nullptr;
   if (producer->as<Linear>() && affine.x->type.rank() < 2) return nullptr;
-  const at::Tensor* weight = constant_of(producer->input(1));
+  const LazyTensor* weight = lazy_constant_of(producer->input(1));
   bool has_bias = producer->inputs().size() > 2;
-  const at::Tensor* bias = has_bias ? constant_of(producer->input(2)) : nullptr;
+  const LazyTensor* bias = has_bias ? lazy_constant_of(producer->input(2)) : nullptr;
   if (!weight || (has_bias && !bias)) return nullptr;
-  at::Tensor new_bias = affine.shift;
-  if (bias) new_bias = new_bias + bias->to(c10::kDouble) * affine.scale;
+  c10::ScalarType dtype = weight->type().dtype;
   auto name_of = [](const Value* v) { return v->from<Constant>()->name; };
   Value* w = producer->input(1);
   if (!affine.only_adds) {
-    w = graph.add(Constant{scale_weight(*producer, *weight, affine.scale), name_of(w)}, {});
+    TensorType type = contiguous_type(dtype, weight->type().shape, weight->type().device);
+    LazyTensor scaled = LazyTensor::derived("scaled " + producer->attrs.text(), {*weight, affine.scale}, type,
+                                            [attrs = producer->attrs](const std::vector<at::Tensor>& tensors) {
+                                              PlainAten plain;
+                                              return scale_weight(attrs, tensors[0], tensors[1]);
+                                            });
+    w = graph.add(Constant{scaled, name_of(w)}, {});
   }
-  Value* b =
-      graph.add(Constant{alone(new_bias, weight->scalar_type()), has_bias ? name_of(producer->input(2)) : ""}, {});
+  TensorType type = per_channel_type(dtype, affine.shift.numel(), affine.shift.type().device);
+  LazyTensor new_bias =
+      LazyTensor::derived("folded_bias", {affine.scale, affine.shift, bias ? *bias : LazyTensor()}, type,
+                          [dtype](const std::vector<at::Tensor>& tensors) {
+                            PlainAten plain;
+                            const auto& [scale, shift, bias] = std::tie(tensors[0], tensors[1], tensors[2]);
+                            return alone(bias.defined() ? shift + bias.to(c10::kDouble) * scale : shift, dtype);
+                          });
+  Value* b = graph.add(Constant{new_bias, has_bias ? name_of(producer->input(2)) : ""}, {});
   return graph.add(producer->attrs, {producer->input(0), w, b});
 }
 
@@ -165,8 +266,16 @@ Value* as_pointwise(Graph& graph, const Affine& affine, const Value* result) {
   shape[0] = affine.scale.numel();
   Value* x = affine.x;
   if (x->type.dtype != compute) x = graph.add(Cast{compute}, {x});
-  Value* scale = graph.add(Constant{alone(affine.scale, compute).reshape(shape), ""}, {});
-  Value* shift = graph.add(Constant{alone(affine.shift, compute).reshape(shape), ""}, {});
+  auto constant = [&](const LazyTensor& numbers) {
+    TensorType type = contiguous_type(compute, shape, numbers.type().device);
+    auto make = [type](const std::vector<at::Tensor>& tensors) {
+      PlainAten plain;
+      return alone(tensors[0], type.dtype).reshape(type.shape);
+    };
+    return graph.add(Constant{LazyTensor::derived("per_channel_operand", {numbers}, type, make), ""}, {});
+  };
+  Value* scale = constant(affine.scale);
+  Value* shift = constant(affine.shift);
   Value* y = graph.add(Pointwise{"add"}, {graph.add(Pointwise{"mul"}, {x, scale}), shift});
   return dtype == compute ? y : graph.add(Cast{dtype}, {y});
 }

@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <optional>
 
 #include "conversion/passes/passes.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/layout.h"
+#include "core/ops/pointwise.h"
 #include "core/ops/shape.h"
 #include "kernels/aten/aten_kernel.h"
 
@@ -30,17 +33,36 @@ bool can_fold(const Graph& graph, const Node& node) {
   return known && !handed_out && is_worth_keeping(node);
 }
 
+/// The node as a constant to compute once somebody reads it; nothing where its attributes may hold more than their text
+/// says, or where running it may not work out.
+std::optional<LazyTensor> folded_later(const Node& node) {
+  bool plain = node.as<Cast>() || node.as<Permute>() || node.as<Reshape>() || node.as<Slice>() || node.as<Concat>() ||
+               node.as<Copy>();
+  if (!plain) return std::nullopt;
+  std::vector<LazyTensor> inputs;
+  for (const Value* v : node.inputs()) inputs.push_back(*lazy_constant_of(v));
+  return LazyTensor::derived(node.attrs.text(), inputs, node.output()->type,
+                             [attrs = node.attrs](const std::vector<at::Tensor>& tensors) {
+                               PlainAten plain;
+                               return attrs.def().aten(attrs.data(), tensors).at(0);
+                             });
+}
+
 }  // namespace
 
 void fold_constants(Graph& graph, const PassContext&) {
   PlainAten plain;
   for (Node* node : graph.node_list()) {
     if (!can_fold(graph, *node)) continue;
+    Graph::InsertBefore here(graph, node);
+    if (std::optional<LazyTensor> later = folded_later(*node)) {
+      graph.replace_uses(node->output(), graph.add(Constant{*std::move(later), ""}, {}));
+      continue;
+    }
     std::vector<at::Tensor> inputs;
     for (const Value* v : node->inputs()) inputs.push_back(*constant_of(v));
     std::vector<at::Tensor> results = node->attrs.def().aten(node->attrs.data(), inputs);
     check(results.size() == node->outputs().size(), "number of results of " + node->attrs.text());
-    Graph::InsertBefore here(graph, node);
     for (size_t i = 0; i < results.size(); ++i) {
       const TensorType& type = node->output(i)->type;
       check(results[i].scalar_type() == type.dtype && results[i].sizes() == at::IntArrayRef(type.shape),

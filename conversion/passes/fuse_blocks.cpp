@@ -43,7 +43,7 @@ std::optional<Part<A>> part_of(const Node& node) {
   };
   Part<A> part{.op = anchor->as<A>(), .x = outer(0), .weight = nullptr, .others = {}};
   if (anchor->inputs().size() > 1) part.weight = outer(1);
-  if (!part.x || (anchor->inputs().size() > 1 && !constant_of(part.weight))) return std::nullopt;
+  if (!part.x || (anchor->inputs().size() > 1 && !part.weight->template from<Constant>())) return std::nullopt;
   for (const Value* v : node.inputs()) {
     if (v != part.x && !v->from<Constant>()) part.others.push_back(v);
   }

@@ -27,7 +27,8 @@ bool is_added_first(const Fused& fused, const Node& anchor) {
 }
 
 bool has_constant_weights(const Node& conv) {
-  return std::all_of(conv.inputs().begin() + 1, conv.inputs().end(), [](const Value* v) { return constant_of(v); });
+  return std::all_of(conv.inputs().begin() + 1, conv.inputs().end(),
+                     [](const Value* v) { return v->from<Constant>(); });
 }
 
 }  // namespace

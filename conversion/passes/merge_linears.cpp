@@ -20,7 +20,8 @@ bool takes_views(const Node& node) {
 bool can_merge(const Graph& graph, const Node& node) {
   if (!node.as<Linear>() || graph.is_output(node.output())) return false;
   auto& users = node.output()->users();
-  return std::all_of(node.inputs().begin() + 1, node.inputs().end(), [](const Value* v) { return constant_of(v); }) &&
+  return std::all_of(node.inputs().begin() + 1, node.inputs().end(),
+                     [](const Value* v) { return v->from<Constant>(); }) &&
          std::all_of(users.begin(), users.end(), [](const Node* user) { return takes_views(*user); });
 }
 

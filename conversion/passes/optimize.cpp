@@ -98,13 +98,17 @@ void optimize(Graph& graph, const PassContext& context) {
   if (!folder.empty()) dump(folder, context.name, 0, "# imported\n" + before);
   auto shared = shared_outputs(graph);
   int number = 0;
+  int64_t verified = -1;
   for (const Pass& pass : passes()) {
     ++number;
     if (is_disabled(pass.name)) continue;
     auto start = std::chrono::steady_clock::now();
     pass.run(graph, context);
-    graph.sweep();
-    graph.verify();
+    if (graph.changes() != verified) {
+      graph.sweep();
+      graph.verify();
+      verified = graph.changes();
+    }
     std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     log(3, context.name + ": " + pass.name + " took " + std::to_string(time.count()) + " ms, " +
                std::to_string(graph.nodes().size()) + " nodes");

@@ -29,7 +29,8 @@ struct Pass {
 
 /// Every pass in the order in which it runs; a pass that has more to do later stands in it twice.
 const std::vector<Pass>& passes();
-/// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps and verifies after each pass, writes each
+/// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps and verifies after each pass that has
+/// changed something, writes each
 /// stage that changed the graph into the folder TORCHWELD_DUMP, and logs times at level 3. Passes need not mind who
 /// shares memory: at the end, a graph output that has come to lie in memory of an input or another output is copied.
 void optimize(Graph& graph, const PassContext& context);

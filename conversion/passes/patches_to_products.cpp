@@ -15,7 +15,7 @@ constexpr int64_t kSmallWindow = 7 * 7;
 /// True when the windows of a 2-d convolution lie side by side and do not overlap.
 bool cuts_patches(const Node& node) {
   auto* conv = node.as<Conv>();
-  if (!conv || conv->transposed || conv->groups != 1 || !constant_of(node.input(1))) return false;
+  if (!conv || conv->transposed || conv->groups != 1 || !node.input(1)->from<Constant>()) return false;
   const Dims& weight = node.input(1)->type.shape;
   auto all = [](const Dims& dims, int64_t number) {
     return std::all_of(dims.begin(), dims.end(), [&](int64_t d) { return d == number; });

@@ -88,7 +88,7 @@ Value* weighted_norm(Graph& graph, const Node& node) {
     Value* normed = node.input(side);
     Value* weight = node.input(1 - side);
     auto* norm = normed->from<RmsNorm>();
-    if (!norm || graph.use_count(normed) != 1 || !constant_of(weight)) continue;
+    if (!norm || graph.use_count(normed) != 1 || !weight->from<Constant>()) continue;
     const Node& bare = *normed->producer();
     const Dims& shape = normed->type.shape;
     bool fits = bare.inputs().size() == 1 && weight->type.dtype == normed->type.dtype &&

@@ -5,6 +5,7 @@
 #include <array>
 #include <unordered_map>
 
+#include "conversion/passes/facts.h"
 #include "conversion/passes/passes.h"
 #include "core/ops/aten.h"
 #include "core/ops/attention.h"
@@ -106,11 +107,13 @@ class Precision {
 
   /// True when a constant stays finite in the reduced dtype.
   bool fits(const Value* value) const {
-    const at::Tensor* constant = constant_of(value);
-    if (!constant || !constant->is_floating_point() || constant->numel() == 0 || reduced_ == c10::kBFloat16)
+    const LazyTensor* constant = lazy_constant_of(value);
+    if (!constant || !constant->type().is_floating() || constant->numel() == 0 || reduced_ == c10::kBFloat16)
       return true;
-    double largest = constant->detach().abs().amax().item<double>();
-    return largest <= 65504 || std::isinf(largest);
+    return fact(*constant, "f16 takes it", [](const at::Tensor& tensor) {
+      double largest = tensor.detach().abs().amax().item<double>();
+      return largest <= 65504 || std::isinf(largest);
+    });
   }
 
   /// True for an operand whose numbers need the range of f32 beside reduced ones: the mask of attention.
@@ -118,9 +121,10 @@ class Precision {
 
   bool runs_reduced(const Node& node) const {
     bool any_f32 = std::any_of(node.inputs().begin(), node.inputs().end(), [](const Value* v) { return is_f32(v); });
-    bool all_fit = true;
-    for (size_t i = 0; i < node.inputs().size(); ++i) all_fit &= stays_wide(node, i) || fits(node.input(i));
-    if (!any_f32 || !all_fit) return false;
+    if (!any_f32) return false;
+    for (size_t i = 0; i < node.inputs().size(); ++i) {
+      if (!stays_wide(node, i) && !fits(node.input(i))) return false;
+    }
     Manner manner = manner_of(node);
     if (manner == Manner::kReduced) return true;
     if (manner != Manner::kFollows && manner != Manner::kBounded) return false;

@@ -8,10 +8,13 @@ namespace torchweld {
 namespace {
 
 /// Equal for constants that hold the same numbers in the same form; large ones only when they are the same memory.
-std::string constant_key(const at::Tensor& value) {
-  std::string key = value.unsafeGetTensorImpl()->is_wrapped_number() ? "number " : "tensor ";
-  print_field(key, value);
-  if (value.numel() > 16) key += " at " + std::to_string(reinterpret_cast<uintptr_t>(value.const_data_ptr()));
+std::string constant_key(const LazyTensor& value) {
+  if (!value.is_computed() && value.numel() > 16)
+    return "lazy tensor " + std::to_string(reinterpret_cast<uintptr_t>(value.identity()));
+  const at::Tensor& tensor = value.tensor();
+  std::string key = tensor.unsafeGetTensorImpl()->is_wrapped_number() ? "number " : "tensor ";
+  print_field(key, tensor);
+  if (tensor.numel() > 16) key += " at " + std::to_string(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()));
   return key;
 }
 

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 
+#include "conversion/passes/facts.h"
 #include "conversion/passes/passes.h"
 #include "core/ops/attention.h"
 #include "core/ops/constant.h"
@@ -22,8 +23,10 @@ bool all_equal(const Dims& dims, int64_t number) {
   return std::all_of(dims.begin(), dims.end(), [&](int64_t d) { return d == number; });
 }
 
-bool all_equal(const at::Tensor& tensor, double number) {
-  return tensor.numel() <= 4096 && tensor.eq(number).all().item<bool>();
+bool all_equal(const LazyTensor& constant, double number) {
+  return constant.numel() <= 4096 && fact(constant, "all are " + std::to_string(number), [&](const at::Tensor& tensor) {
+           return tensor.eq(number).all().item<bool>();
+         });
 }
 
 /// True when every number of `from` is a number of `to`.
@@ -69,14 +72,15 @@ Value* drop_neutral_operand(Graph&, Node& node) {
   const TensorType& type = node.output()->type;
   auto keeps = [&](size_t side) {
     return node.input(side)->type.shape == type.shape && node.input(side)->type.dtype == type.dtype &&
-           constant_of(node.input(1 - side));
+           node.input(1 - side)->from<Constant>();
   };
-  auto holds = [&](size_t side, double number) { return all_equal(*constant_of(node.input(side)), number); };
+  auto holds = [&](size_t side, double number) { return all_equal(*lazy_constant_of(node.input(side)), number); };
   // x + 0.0 turns -0.0 into 0.0; x + -0.0 and x - 0.0 keep every x.
   auto keeps_zero = [&](size_t side, bool negative) {
-    const at::Tensor& tensor = *constant_of(node.input(side));
     if (!type.is_floating()) return true;
-    return all_equal(tensor.to(c10::kDouble).signbit().to(c10::kFloat), negative ? 1 : 0);
+    return fact(
+        *lazy_constant_of(node.input(side)), negative ? "all signs are set" : "no sign is set",
+        [&](const at::Tensor& tensor) { return tensor.to(c10::kDouble).signbit().eq(negative).all().item<bool>(); });
   };
   for (size_t side : {0, 1}) {
     if (!keeps(side)) continue;
@@ -98,7 +102,7 @@ Value* decisive_mask(const Node& node) {
   bool is_and = op->fn == "bitwise_and" || op->fn == "logical_and";
   if (!is_and && op->fn != "bitwise_or" && op->fn != "logical_or") return nullptr;
   for (size_t side : {0, 1}) {
-    const at::Tensor* constant = constant_of(node.input(1 - side));
+    const LazyTensor* constant = lazy_constant_of(node.input(1 - side));
     if (constant && node.input(side)->type.dtype == c10::kBool && all_equal(*constant, is_and)) return node.input(side);
   }
   return nullptr;
@@ -284,7 +288,7 @@ Value* matmul_to_linear(Graph& graph, Node& node) {
   }
   auto* weight = node.input(1)->from<Constant>();
   if (!weight) return nullptr;
-  Value* turned = graph.add(Constant{weight->value.t(), weight->name}, {});
+  Value* turned = graph.add(Constant{weight->value.tensor().t(), weight->name}, {});
   return graph.add(Linear{}, {node.input(0), turned});
 }
 

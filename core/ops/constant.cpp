@@ -13,19 +13,24 @@ Constant Constant::immediate(const c10::Scalar& number, c10::Device) {
 
 const at::Tensor* constant_of(const Value* value) {
   auto* constant = value->from<Constant>();
+  return constant ? &constant->value.tensor() : nullptr;
+}
+
+const LazyTensor* lazy_constant_of(const Value* value) {
+  auto* constant = value->from<Constant>();
   return constant ? &constant->value : nullptr;
 }
 
 std::optional<double> number_of(const Value* value) {
-  const at::Tensor* tensor = constant_of(value);
-  if (!tensor || tensor->dim() != 0) return std::nullopt;
-  return tensor->item<double>();
+  const LazyTensor* constant = lazy_constant_of(value);
+  if (!constant || constant->dim() != 0) return std::nullopt;
+  return constant->tensor().item<double>();
 }
 
 void define_constant(OpSet& ops) {
   ops.add<Constant>("constant")
-      .infer([](const Constant& a, Types) { return type_of(a.value); })
-      .aten([](const Constant& a, Tensors) { return a.value; })
+      .infer([](const Constant& a, Types) { return a.value.type(); })
+      .aten([](const Constant& a, Tensors) { return a.value.tensor(); })
       .flops([](const Constant&, Types, Types) { return 0.0; });
 }
 

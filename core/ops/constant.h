@@ -5,12 +5,13 @@
 #include <c10/core/Scalar.h>
 
 #include "core/graph.h"
+#include "core/lazy_tensor.h"
 
 namespace torchweld {
 
 /// A tensor known at compile time. No inputs.
 struct Constant {
-  at::Tensor value;
+  LazyTensor value;
   std::string name;  ///< Where it comes from, e.g. "layer1.0.conv1.weight"; empty for computed ones.
 
   /// A number that takes no part in type promotion, like a Python scalar: 0-d, f64, i64 or b8, and marked as wrapped
@@ -23,8 +24,10 @@ struct Constant {
   }
 };
 
-/// The tensor of a constant value; null when the value is computed.
+/// The tensor of a constant value, which is computed now where nobody has read it yet; null for other values.
 const at::Tensor* constant_of(const Value* value);
+/// The same, left as it is.
+const LazyTensor* lazy_constant_of(const Value* value);
 /// The number of a 0-d constant; nothing when the value is no 0-d constant.
 std::optional<double> number_of(const Value* value);
 

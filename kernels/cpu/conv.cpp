@@ -113,7 +113,7 @@ void propose_conv(const Node& node, const KernelContext&, Offers& offers) {
   expect(onednn_takes(x.dtype), "oneDNN does not compute in " + dtype_name(x.dtype) + " on this processor");
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   for (size_t i = 1; i < parts.inputs.size(); ++i) {
-    expect(constant_of(parts.input(i)) != nullptr, "weight or bias is not constant");
+    expect(parts.input(i)->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(parts.input(i)->type.dtype == x.dtype, "operands of several dtypes");
   }
   const Dims& weight = parts.input(1)->type.shape;

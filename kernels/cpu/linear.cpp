@@ -20,10 +20,10 @@ class OnednnLinear : public Kernel {
     static const auto reorder =
         onednn_op<at::Tensor(const at::Tensor&, std::optional<int64_t>)>("mkldnn::_reorder_linear_weight", "");
     weight_ = reorder.call(weight, rows);
-    packed_.push_back(parts.inputs[1]);
+    if (epilogue_.other != parts.inputs[1]) packed_.push_back(parts.inputs[1]);
     if (parts.inputs.size() < 3) return;
     bias_ = constant_of(parts.input(2))->contiguous();
-    packed_.push_back(parts.inputs[2]);
+    if (epilogue_.other != parts.inputs[2]) packed_.push_back(parts.inputs[2]);
   }
 
   void run(const StepArgs& args) const override {
@@ -68,7 +68,7 @@ void propose_linear(const Node& node, const KernelContext&, Offers& offers) {
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   expect(x.rank() >= 2, "x has less than two dimensions");
   for (size_t i = 1; i < parts.inputs.size(); ++i) {
-    expect(constant_of(parts.input(i)) != nullptr, "weight or bias is not constant");
+    expect(parts.input(i)->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(parts.input(i)->type.dtype == x.dtype, "operands of several dtypes");
   }
   expect(!parts.epilogue.other || parts.epilogue.unary == "none",

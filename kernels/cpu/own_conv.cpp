@@ -154,13 +154,21 @@ class OwnConv : public Kernel {
  public:
   OwnConv(const Node& node, Tail tail, const Geometry& g)
       : tail_(std::move(tail)), g_(g), dtype_(node.output()->type.dtype) {
-    packed_.push_back(tail_.inputs[1]);
+    add_packed(tail_.inputs[1]);
     bias_ = at::zeros({ceil_div(g.out_channels, lanes()) * lanes() + 2 * lanes()});
     if (tail_.inputs.size() < 3) return;
     bias_.narrow(0, 0, g.out_channels).copy_(*constant_of(node.input(tail_.inputs[2])));
-    packed_.push_back(tail_.inputs[2]);
+    add_packed(tail_.inputs[2]);
   }
   std::vector<size_t> packed_inputs() const override { return packed_; }
+
+ private:
+  /// The tail may read the bias once more.
+  void add_packed(size_t input) {
+    const auto& rest = tail_.rest_inputs;
+    bool is_read = tail_.added == input || std::find(rest.begin(), rest.end(), input) != rest.end();
+    if (!is_read) packed_.push_back(input);
+  }
 
  protected:
   /// The data of one run.
@@ -410,7 +418,7 @@ void check_operands(const Node& node, const Tail& tail) {
   const TensorType& x = node.input(tail.inputs[0])->type;
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   for (size_t i = 1; i < tail.inputs.size(); ++i) {
-    expect(constant_of(node.input(tail.inputs[i])) != nullptr, "weight or bias is not constant");
+    expect(node.input(tail.inputs[i])->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(node.input(tail.inputs[i])->type.dtype == x.dtype, "operands of several dtypes");
   }
   expect(isa_table().conv.max_rows(1) > 0, "this processor has no vectors for it");

@@ -15,7 +15,7 @@
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/codegen.h"
 #include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/shared_constants.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cublaslt {
 namespace {
@@ -305,7 +305,7 @@ std::shared_ptr<Prepared> prepare(const Node& node, Gemm gemm, const KernelConte
   const Gemm& g = prepared->gemm;
   if (g.packs_weights) {
     at::Tensor weight = constant_of(node.input(g.b_input))->to(device, g.dtype).contiguous().clone();
-    prepared->weight = cuda::shared_constant(weight);
+    prepared->weight = shared_constant(weight);
   }
   if (g.bias_input) prepared->bias = constant_of(node.input(*g.bias_input))->to(device, g.dtype).contiguous().clone();
   describe_operation(*prepared, context);

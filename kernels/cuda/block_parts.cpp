@@ -10,13 +10,14 @@
 #include "core/ops/fused.h"
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
 
-/// The tensor of a constant that the block reads as the value `inner` of its body.
-const at::Tensor& constant_input(const Node& block, const Value* inner) {
-  const at::Tensor* tensor = inner->producer() ? nullptr : constant_of(block.input(inner->index()));
+/// A constant that the block reads as the value `inner` of its body.
+const LazyTensor& constant_input(const Node& block, const Value* inner) {
+  const LazyTensor* tensor = inner->producer() ? nullptr : lazy_constant_of(block.input(inner->index()));
   expect(tensor != nullptr, "weights are not constant");
   return *tensor;
 }
@@ -101,6 +102,13 @@ void expect_channels_last(const TensorType& type, const std::string& what) {
 }
 
 at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::kFloat).contiguous(); }
+
+at::Tensor packed_for(const Node& node, const Program& program, const std::vector<LazyTensor>& weights,
+                      const std::function<at::Tensor()>& pack) {
+  c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
+  return shared_constant(origin_of(program.name + " " + device.str() + " " + program.text, weights),
+                         [&] { return pack().to(device); });
+}
 
 DeviceLimits limits_of(const Node& node) {
   DeviceLimits limits;

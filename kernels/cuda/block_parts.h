@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/lazy_tensor.h"
 #include "kernels/cuda/codegen.h"
 #include "kernels/cuda/jit.h"
 
@@ -19,8 +20,8 @@ struct BlockPart {
   Body body;                     ///< Of the part alone; its inputs are the part's.
   const Node* node;              ///< The part, a node of the block's body.
   const Value* x;                ///< What the anchor reads, a value of the block's body.
-  at::Tensor weight;             ///< Undefined when the anchor takes none.
-  at::Tensor bias;               ///< Undefined when there is none.
+  LazyTensor weight;             ///< Undefined when the anchor takes none.
+  LazyTensor bias;               ///< Undefined when there is none.
   const Value* added = nullptr;  ///< The one other value that pointwise nodes read; null when there is none.
   size_t added_input = 0;        ///< Which input of the part that is.
   const Node& anchor() const { return *body.anchor; }
@@ -62,6 +63,10 @@ inline int64_t channel_of_row(int64_t row) { return row / 16 * 16 + row % 8 / 2 
 
 /// A copy in host memory, without gaps.
 at::Tensor as_f32(const at::Tensor& tensor);
+/// What `pack` gives, in host memory, as device memory of `node`; or what a plan holds that `pack` gave for the same
+/// program and weights, see shared_constant(). The program tells how they are packed: its device code reads them.
+at::Tensor packed_for(const Node& node, const Program& program, const std::vector<LazyTensor>& weights,
+                      const std::function<at::Tensor()>& pack);
 
 /// What bounds the kernels of a node's device.
 struct DeviceLimits {

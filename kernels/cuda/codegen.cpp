@@ -40,8 +40,8 @@ const DeviceType* find_type(c10::ScalarType dtype) {
 }
 
 bool is_host_number(const Value* value) {
-  const at::Tensor* tensor = constant_of(value);
-  return tensor && tensor->numel() == 1 && tensor->device().is_cpu();
+  const LazyTensor* constant = lazy_constant_of(value);
+  return constant && constant->numel() == 1 && constant->type().device.is_cpu();
 }
 
 std::string literal(const at::Tensor& number) {
@@ -202,7 +202,8 @@ std::string emit_statements(const Graph& body, std::map<const Value*, std::strin
     std::string result = "t" + std::to_string(names.size());
     if (auto* constant = node->as<Constant>()) {
       std::string type = compute_type(node->output()->type.dtype);
-      text += "const " + type + " " + result + " = static_cast<" + type + ">(" + literal(constant->value) + ");\n";
+      text +=
+          "const " + type + " " + result + " = static_cast<" + type + ">(" + literal(constant->value.tensor()) + ");\n";
     } else {
       std::vector<std::string> operands;
       for (const Value* input : node->inputs()) operands.push_back(names.at(input));
@@ -411,7 +412,7 @@ bool is_only_taken(const Value* input) {
 std::vector<size_t> packed_inputs_of(const Node& node, const Body& body, const std::vector<size_t>& eaten) {
   std::vector<size_t> packed = body.literals;
   for (size_t i : eaten) {
-    expect(constant_of(node.input(i)) != nullptr, "weights are not constant");
+    expect(node.input(i)->from<Constant>() != nullptr, "weights are not constant");
     expect(body.graph->inputs()[i]->users().size() == 1, "weights are read by more than one node of the body");
     if (!body.is_literal(i)) packed.push_back(i);
   }

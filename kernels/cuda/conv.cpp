@@ -10,6 +10,7 @@
 #include "core/ops/conv.h"
 #include "core/ops/fused.h"
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -22,8 +23,8 @@ struct ConvParts {
   Conv conv;
   TensorType x;
   size_t x_index = 0;
-  at::Tensor weight;
-  at::Tensor bias;  ///< Undefined when there is none.
+  LazyTensor weight;
+  LazyTensor bias;  ///< Undefined when there is none.
   std::vector<size_t> packed;
   bool channels_last = false;
   Loops loops;
@@ -42,8 +43,8 @@ ConvParts take_apart(const Node& node) {
   std::vector<size_t> eaten = {anchor_input(parts.body, 1)};
   if (anchor.inputs().size() > 2) eaten.push_back(anchor_input(parts.body, 2));
   parts.packed = packed_inputs_of(node, parts.body, eaten);
-  parts.weight = *constant_of(node.input(eaten[0]));
-  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  parts.weight = *lazy_constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *lazy_constant_of(node.input(eaten[1]));
   parts.channels_last = lies_channels_last(node.output()->type, parts.x);
   add_finish_operands(node, parts.body, parts.channels_last ? Dims{0, 2, 3, 1} : Dims{0, 1, 2, 3}, parts.loops);
   parts.loops.other_extent = parts.x.storage_bytes() / static_cast<int64_t>(c10::elementSize(parts.x.dtype));
@@ -62,10 +63,15 @@ PackedConv pack(const Node& node, const ConvParts& parts, at::IntArrayRef order)
   if (is_collecting()) return {};
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
   PackedConv packed;
-  packed.weight = parts.weight.to(device, parts.x.dtype).permute(order).contiguous().clone();
-  if (parts.bias.defined())
-    packed.bias =
-        parts.bias.to(device, parts.x.dtype == c10::kDouble ? c10::kDouble : c10::kFloat).contiguous().clone();
+  std::string form = dtype_name(parts.x.dtype) + " " + device.str();
+  packed.weight = shared_constant(
+      origin_of("filters " + to_string(Dims(order.vec())) + " " + form, {parts.weight}),
+      [&] { return parts.weight.tensor().to(device, parts.x.dtype).permute(order).contiguous().clone(); });
+  if (!parts.bias.defined()) return packed;
+  packed.bias = shared_constant(origin_of("bias_of_filters " + form, {parts.bias}), [&] {
+    c10::ScalarType dtype = parts.x.dtype == c10::kDouble ? c10::kDouble : c10::kFloat;
+    return parts.bias.tensor().to(device, dtype).contiguous().clone();
+  });
   return packed;
 }
 

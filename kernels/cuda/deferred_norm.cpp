@@ -58,11 +58,18 @@ GemmNorm norm_of(const Node& block, const Node& norm) {
   const TensorType& x = norm.input(0)->type;
   expect(is_contiguous(x) && is_contiguous(norm.output()->type), "rows do not lie one after the other");
   auto numbers = [&](size_t i, double otherwise) {
-    if (i >= norm.inputs().size()) return at::full({x.shape.back()}, otherwise, at::TensorOptions(c10::kFloat));
+    TensorType type = contiguous_type(c10::kFloat, {x.shape.back()}, c10::kCPU);
+    if (i >= norm.inputs().size()) {
+      return LazyTensor::derived("full " + std::to_string(otherwise), {}, type, [type, otherwise](const auto&) {
+        return at::full(type.shape, otherwise, at::TensorOptions(c10::kFloat));
+      });
+    }
     const Value* inner = norm.input(i);
-    const at::Tensor* constant = inner->producer() ? nullptr : constant_of(block.input(inner->index()));
+    const LazyTensor* constant = inner->producer() ? nullptr : lazy_constant_of(block.input(inner->index()));
     expect(constant != nullptr, "the norm's weights are not constant");
-    return constant->to(c10::kFloat);
+    type.device = constant->type().device;
+    return LazyTensor::derived("f32", {*constant}, type,
+                               [](const std::vector<at::Tensor>& tensors) { return tensors[0].to(c10::kFloat); });
   };
   auto* layer = norm.as<LayerNorm>();
   double eps = layer ? layer->eps : norm.as<RmsNorm>()->eps_for(x.dtype);

@@ -8,11 +8,12 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include <string>
 #include <vector>
 
 #include "kernels/cuda/implicit_gemm_order.h"
 #include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/shared_constants.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -56,9 +57,9 @@ at::Tensor swizzled(const at::Tensor& weight, int64_t chunk) {
   return at::stack(columns, 3).contiguous();
 }
 
-}  // namespace
-
-at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmConfig& config) {
+/// Weights [outputs of all groups, channels, window...] of a CUDA device, in the dtype of the product. What is read of
+/// problem and configuration stands in text_of_order().
+at::Tensor in_order(at::Tensor weight, const GemmProblem& p, const GemmConfig& config) {
   if (weight.scalar_type() == c10::kFloat) weight = rounded_to_tf32(weight);
   int64_t tiles = config.column_tiles(p);
   int64_t more = config.group_columns(p) - p.outputs;
@@ -74,7 +75,7 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
   weight = weight.reshape({tiles, config.columns, -1, config.splits, config.slice * p.chunk()});
   weight = at::index_select(weight, 1, column_order(config).to(weight.device())).permute({0, 3, 1, 2, 4});
   int64_t depth = p.taps() * config.slice * p.chunk();
-  if (config.by_warpgroups()) return shared_constant(swizzled(weight.reshape({-1, config.columns, depth}), p.chunk()));
+  if (config.by_warpgroups()) return swizzled(weight.reshape({-1, config.columns, depth}), p.chunk());
   if (config.source == GemmSource::kRing) {
     int64_t stage = config.stage_chunks * p.chunk();
     weight =
@@ -84,7 +85,29 @@ at::Tensor packed_weights(at::Tensor weight, const GemmProblem& p, const GemmCon
     weight = weight.reshape({tiles, config.splits, config.columns, -1});
   }
   int64_t pitch = config.source == GemmSource::kRing ? config.stage_chunks + 1 : config.pitch(p);
-  return shared_constant(at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous());
+  return at::constant_pad_nd(weight, {0, pitch * p.chunk() - weight.size(3)}).contiguous();
+}
+
+/// How weights are packed: all that in_order() reads.
+std::string text_of_order(const GemmProblem& p, const GemmConfig& config) {
+  std::string text = "implicit_gemm";
+  for (int64_t number :
+       {p.groups, p.outputs, p.channels, p.window[0], p.window[1], p.taps(), p.chunk(), config.column_tiles(p),
+        config.group_columns(p), static_cast<int64_t>(config.source), int64_t{config.columns}, int64_t{config.warps_n},
+        int64_t{config.splits}, int64_t{config.slice}, int64_t{config.stage_chunks}, config.stage_count(p),
+        int64_t{config.pitch(p)}}) {
+    text += " " + std::to_string(number);
+  }
+  return text;
+}
+
+}  // namespace
+
+at::Tensor packed_weights(const LazyTensor& weight, c10::Device device, c10::ScalarType dtype, const GemmProblem& p,
+                          const GemmConfig& config) {
+  std::string what = text_of_order(p, config) + " " + dtype_name(dtype) + " " + device.str();
+  return shared_constant(origin_of(what, {weight}),
+                         [&] { return in_order(weight.tensor().to(device, dtype), p, config); });
 }
 
 PackedOrder packed_order(c10::Device device, const GemmProblem& p, const GemmConfig& config) {
@@ -95,12 +118,17 @@ PackedOrder packed_order(c10::Device device, const GemmProblem& p, const GemmCon
   return {pack(order.results), pack(order.lists)};
 }
 
-at::Tensor packed_columns(const at::Tensor& numbers, c10::Device device, const GemmProblem& p,
+at::Tensor packed_columns(const LazyTensor& numbers, c10::Device device, const GemmProblem& p,
                           const GemmConfig& config) {
   int64_t columns = config.column_tiles(p) * config.columns;
-  if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
-  at::Tensor groups = numbers.to(device, c10::kFloat).reshape({p.groups, p.outputs});
-  return at::constant_pad_nd(groups, {0, config.group_columns(p) - p.outputs}).contiguous();
+  int64_t more = config.group_columns(p) - p.outputs;
+  std::string what = "columns";
+  for (int64_t number : {columns, p.groups, p.outputs, more}) what += " " + std::to_string(number);
+  return shared_constant(origin_of(what + " " + device.str(), {numbers}), [&] {
+    if (!numbers.defined()) return at::zeros({columns}, at::TensorOptions(c10::kFloat).device(device));
+    at::Tensor groups = numbers.tensor().to(device, c10::kFloat).reshape({p.groups, p.outputs});
+    return at::constant_pad_nd(groups, {0, more}).clone(c10::MemoryFormat::Contiguous);
+  });
 }
 
 }  // namespace torchweld::cuda

@@ -46,7 +46,7 @@ void describe_linear(const TensorType& x, GemmProblem& problem) {
   problem.in[3] = x.strides.back();
 }
 
-void describe_conv(const Conv& conv, const TensorType& x, const TensorType& out, const at::Tensor& weight,
+void describe_conv(const Conv& conv, const TensorType& x, const TensorType& out, const LazyTensor& weight,
                    GemmProblem& problem) {
   expect(!conv.transposed, "transposition");
   expect(conv.groups == 1 || weight.size(1) > 1, "one channel in a group");
@@ -123,8 +123,8 @@ GemmParts take_gemm_apart(const Node& node, const KernelContext& context) {
   std::vector<size_t> eaten = {anchor_input(parts.body, 1)};
   if (anchor.inputs().size() > 2) eaten.push_back(anchor_input(parts.body, 2));
   parts.packed = packed_inputs_of(node, parts.body, eaten);
-  parts.weight = *constant_of(node.input(eaten[0]));
-  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  parts.weight = *lazy_constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *lazy_constant_of(node.input(eaten[1]));
   GemmProblem& problem = parts.problem;
   problem.element_bytes = static_cast<int64_t>(c10::elementSize(x.dtype));
   auto* conv = anchor.as<Conv>();
@@ -152,13 +152,27 @@ std::string text_after(const Body& body) {
   return statements + names.at(result);
 }
 
-at::Tensor bias_of(const GemmParts& parts) {
-  if (parts.bias.defined()) return parts.bias.to(c10::kFloat);
-  return at::zeros({parts.problem.outputs}, parts.weight.options().dtype(c10::kFloat));
+/// In f32; zeros where there is none.
+LazyTensor bias_of(const GemmParts& parts) {
+  TensorType type = contiguous_type(c10::kFloat, {parts.problem.outputs}, parts.weight.type().device);
+  return LazyTensor::derived("f32_bias", {parts.bias}, type, [type](const std::vector<at::Tensor>& tensors) {
+    return tensors[0].defined() ? tensors[0].to(c10::kFloat)
+                                : at::zeros(type.shape, at::TensorOptions(c10::kFloat).device(type.device));
+  });
+}
+
+/// Side by side along dimension `axis`.
+LazyTensor joined(const std::vector<LazyTensor>& parts, int64_t axis) {
+  Dims shape = parts.front().type().shape;
+  shape[axis] = 0;
+  for (const LazyTensor& part : parts) shape[axis] += part.size(axis);
+  TensorType type = contiguous_type(parts.front().type().dtype, shape, parts.front().type().device);
+  return LazyTensor::derived("joined " + std::to_string(axis), parts, type,
+                             [axis](const std::vector<at::Tensor>& tensors) { return at::cat(tensors, axis); });
 }
 
 /// Loops over the results of siblings side by side: each has its part of the columns.
-void add_sibling_loops(const Node& block, const std::vector<at::Tensor>& weights, GemmParts& all) {
+void add_sibling_loops(const Node& block, const std::vector<LazyTensor>& weights, GemmParts& all) {
   constexpr int64_t kColumns = 8;  // That threads write at once.
   const Graph& body = *block.as<Fused>()->body;
   bool is_conv = all.body.anchor->as<Conv>() != nullptr;
@@ -188,7 +202,7 @@ void add_sibling_loops(const Node& block, const std::vector<at::Tensor>& weights
 GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
   const Graph& body = *block.as<Fused>()->body;
   GemmParts all;
-  std::vector<at::Tensor> weights, biases;
+  std::vector<LazyTensor> weights, biases;
   for (const auto& part : body.nodes()) {
     bool outside = std::none_of(part->inputs().begin(), part->inputs().end(), [](Value* v) { return v->producer(); });
     auto* fused = part->as<Fused>();
@@ -216,8 +230,8 @@ GemmParts take_siblings_apart(const Node& block, const KernelContext& context) {
            "siblings differ in more than their weights");
     all.problem.outputs = end;
   }
-  all.weight = at::cat(weights);
-  all.bias = at::cat(biases);
+  all.weight = joined(weights, 0);
+  all.bias = joined(biases, 0);
   all.packed.clear();
   for (size_t i = 0; i < block.inputs().size(); ++i) {
     if (i != all.x_index) all.packed.push_back(i);
@@ -283,8 +297,11 @@ GemmParts take_joined_apart(const Node& block, const KernelContext& context) {
   problem.channels += other.channels;
   problem.second_in[0] = other.in[0];
   for (size_t d = 0; d < 2; ++d) problem.second_in[d + 1] = other.in[d + 1] * other.stride[d];
-  all.bias = at::add(bias_of(all), bias_of(second));
-  all.weight = at::cat({all.weight, second.weight}, 1);
+  LazyTensor bias = bias_of(all);
+  all.bias =
+      LazyTensor::derived("sum", {bias, bias_of(second)}, bias.type(),
+                          [](const std::vector<at::Tensor>& tensors) { return at::add(tensors[0], tensors[1]); });
+  all.weight = joined({all.weight, second.weight}, 1);
   all.x_index = static_cast<size_t>(last.input(all.x_index)->index());
   all.second_index = static_cast<size_t>(first.input(second.x_index)->index());
   expect(*all.second_index != all.x_index, "both convolutions read the same tensor");

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/lazy_tensor.h"
 #include "kernels/cuda/codegen.h"
 #include "kernels/cuda/implicit_gemm_plan.h"
 #include "kernels/kernel.h"
@@ -15,7 +16,7 @@ namespace torchweld::cuda {
 struct GemmNorm {
   double eps = 0;
   bool centred = true;      ///< Layer normalisation; else RMS normalisation, which subtracts no mean.
-  at::Tensor weight, bias;  ///< f32, [channels].
+  LazyTensor weight, bias;  ///< f32, [channels].
   bool kept = false;        ///< The normalised x is written too; only of layer normalisation.
   int64_t parts = 0;        ///< Of a row.
 };
@@ -26,8 +27,8 @@ struct GemmParts {
   size_t x_index = 0;
   std::optional<size_t> second_index;  ///< The node's input that is the product's second tensor.
   c10::ScalarType dtype = c10::kHalf;
-  at::Tensor weight;  ///< [outputs of all groups, channels, window...]
-  at::Tensor bias;    ///< Undefined when there is none.
+  LazyTensor weight;  ///< [outputs of all groups, channels, window...]
+  LazyTensor bias;    ///< Undefined when there is none.
   std::vector<size_t> packed;
   GemmProblem problem;
   std::optional<GemmNorm> norm;

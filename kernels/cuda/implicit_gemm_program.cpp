@@ -13,6 +13,7 @@
 #include "kernels/cuda/implicit_gemm_packing.h"
 #include "kernels/cuda/staged_elements.h"
 #include "kernels/cuda/warpgroup_multiply.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -159,23 +160,41 @@ namespace {
 
 /// The norm's weights go into those of the product; see implicit_gemm_norm.cuh.
 Packed packed_with_norm(const GemmParts& parts, const GemmConfig& config, c10::Device device) {
-  at::Tensor weight = parts.weight.to(device, c10::kDouble);
-  at::Tensor norm_weight = parts.norm->weight.to(device).contiguous();
-  at::Tensor norm_bias = parts.norm->bias.to(device).contiguous();
-  at::Tensor bias = parts.bias.defined() ? parts.bias.to(device, c10::kDouble) : at::zeros_like(weight.select(1, 0));
-  // What has no bias must not meet infinite weights.
-  if (parts.norm->centred) bias = at::add(bias, at::sum(at::mul(weight, norm_bias.to(c10::kDouble)), {1}));
-  weight = at::mul(weight, norm_weight).to(parts.dtype);
-  at::Tensor sums = at::sum(weight.to(c10::kDouble), {1});
-  return {packed_weights(weight, parts.problem, config), packed_columns(bias, device, parts.problem, config),
-          packed_columns(sums, device, parts.problem, config), norm_weight, norm_bias};
+  const GemmNorm& norm = *parts.norm;
+  const bool centred = norm.centred;
+  const LazyTensor& columns = parts.weight;
+  TensorType per_output = contiguous_type(c10::kDouble, {columns.size(0)}, device);
+  auto scaled = LazyTensor::derived(
+      "weight_with_norm", {columns, norm.weight}, contiguous_type(parts.dtype, columns.type().shape, device),
+      [device, dtype = parts.dtype](const std::vector<at::Tensor>& tensors) {
+        return at::mul(tensors[0].to(device, c10::kDouble), tensors[1].to(device)).to(dtype);
+      });
+  auto bias = LazyTensor::derived(
+      centred ? "bias_with_norm" : "bias_with_uncentred_norm", {columns, parts.bias, norm.bias}, per_output,
+      [device, centred](const std::vector<at::Tensor>& tensors) {
+        at::Tensor weight = tensors[0].to(device, c10::kDouble);
+        at::Tensor bias =
+            tensors[1].defined() ? tensors[1].to(device, c10::kDouble) : at::zeros_like(weight.select(1, 0));
+        // What has no bias must not meet infinite weights.
+        return centred ? at::add(bias, at::sum(at::mul(weight, tensors[2].to(device, c10::kDouble)), {1})) : bias;
+      });
+  auto sums = LazyTensor::derived("sums_with_norm", {scaled}, per_output, [](const std::vector<at::Tensor>& tensors) {
+    return at::sum(tensors[0].to(c10::kDouble), {1});
+  });
+  auto own = [&](const LazyTensor& numbers) {
+    return shared_constant(origin_of("of_norm " + device.str(), {numbers}),
+                           [&] { return numbers.tensor().to(device).contiguous().clone(); });
+  };
+  return {packed_weights(scaled, device, parts.dtype, parts.problem, config),
+          packed_columns(bias, device, parts.problem, config), packed_columns(sums, device, parts.problem, config),
+          own(norm.weight), own(norm.bias)};
 }
 
 Packed packed_of(const Node& node, const GemmParts& parts, const GemmConfig& config) {
   if (is_collecting()) return Packed(parts.norm ? 5 : config.skips ? 4 : 2);
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
   if (parts.norm) return packed_with_norm(parts, config, device);
-  Packed packed = {packed_weights(parts.weight.to(device, parts.dtype), parts.problem, config),
+  Packed packed = {packed_weights(parts.weight, device, parts.dtype, parts.problem, config),
                    packed_columns(parts.bias, device, parts.problem, config)};
   if (config.skips) {
     PackedOrder order = packed_order(device, parts.problem, config);

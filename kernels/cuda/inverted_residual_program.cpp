@@ -8,7 +8,6 @@
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/packed_bytes.h"
 #include "kernels/cuda/pooled_parts.h"
-#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -129,7 +128,7 @@ ResidualParts take_residual_apart(const Node& node) {
                  .image = {out.shape[2], out.shape[3]}};
   if (parts.depthwise) {
     const Conv& conv = *parts.depthwise->anchor().as<Conv>();
-    const at::Tensor& window = parts.depthwise->weight;
+    const LazyTensor& window = parts.depthwise->weight;
     parts.sizes.hidden = window.size(0);
     parts.sizes.window = {window.size(2), window.size(3)};
     parts.sizes.stride = conv.stride;
@@ -159,14 +158,15 @@ at::Tensor pack_weights(const ResidualParts& parts, const ResidualLayout& layout
   const InvertedResidual& sizes = parts.sizes;
   PackedBytes bytes(layout.weights_bytes * layout.tiling.splits, parts.x.dtype);
   auto part = [](const std::optional<BlockPart>& p, bool weight) {
-    const at::Tensor tensor = !p ? at::Tensor() : weight ? p->weight : p->bias;
+    const at::Tensor tensor = !p ? at::Tensor() : weight ? p->weight.tensor() : p->bias.tensor();
     return Numbers{tensor.defined() ? as_f32(tensor) : at::Tensor()};
   };
   Numbers expand = part(parts.expand, true), expand_bias = part(parts.expand, false);
   Numbers window = part(parts.depthwise, true), window_bias = part(parts.depthwise, false);
   Numbers project = part(parts.project, true), project_bias = part(parts.project, false);
   at::Tensor squeeze, excite;
-  if (sizes.squeezed > 0) squeeze = as_f32(parts.excite[0].weight), excite = as_f32(parts.excite[1].weight);
+  if (sizes.squeezed > 0)
+    squeeze = as_f32(parts.excite[0].weight.tensor()), excite = as_f32(parts.excite[1].weight.tensor());
   int64_t hidden = layout.hidden, taps = sizes.window[0] * sizes.window[1], width = layout.width;
   for (int64_t split = 0; split < layout.tiling.splits; ++split) {
     int64_t at = split * layout.weights_bytes, first = split * hidden;
@@ -197,8 +197,8 @@ at::Tensor pack_weights(const ResidualParts& parts, const ResidualLayout& layout
     if (sizes.squeezed == 0) continue;
     put_rows(bytes, at + layout.squeeze_at, layout.squeeze_step, squeeze, 0, sizes.squeezed, first, hidden);
     put_rows(bytes, at + layout.excite_at, layout.excite_step, excite, first, hidden, 0, sizes.squeezed);
-    put_bias(bytes, at + layout.squeeze_bias_at, parts.excite[0].bias, 0, sizes.squeezed);
-    put_bias(bytes, at + layout.excite_bias_at, parts.excite[1].bias, first, hidden);
+    put_bias(bytes, at + layout.squeeze_bias_at, parts.excite[0].bias.tensor(), 0, sizes.squeezed);
+    put_bias(bytes, at + layout.excite_bias_at, parts.excite[1].bias.tensor(), first, hidden);
   }
   return bytes.tensor();
 }
@@ -321,8 +321,13 @@ ResidualLaunch residual_launch(const Node& node, const ResidualParts& parts, con
   expect_compiled(program, node);
   at::Tensor weights;
   if (!is_collecting()) {
-    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-    weights = shared_constant(pack_weights(parts, l).to(device));
+    std::vector<LazyTensor> numbers;
+    for (const std::optional<BlockPart>& part : {parts.expand, parts.depthwise, parts.project}) {
+      numbers.push_back(part ? part->weight : LazyTensor());
+      numbers.push_back(part ? part->bias : LazyTensor());
+    }
+    for (const BlockPart& part : parts.excite) numbers.insert(numbers.end(), {part.weight, part.bias});
+    weights = packed_for(node, program, numbers, [&] { return pack_weights(parts, l); });
   }
   const TensorType& out = node.output()->type;
   Shape shape{.blocks = ceil_div(out.shape[3], l.tiling.width) * l.tiling.splits,

@@ -11,7 +11,7 @@
 #include "core/ops/fused.h"
 #include "core/ops/matmul.h"
 #include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/shared_constants.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -25,8 +25,8 @@ struct LinearParts {
   size_t x_index = 0;
   TensorType x;
   int64_t depth = 0;
-  at::Tensor weight;
-  at::Tensor bias;
+  LazyTensor weight;
+  LazyTensor bias;
   std::vector<size_t> packed;
   Loops loops;  ///< The last one runs over outputs; operand "in" holds where the rows of x start.
   const Dims& in() const { return loops.operands.front().strides; }
@@ -80,8 +80,8 @@ LinearParts take_apart(const Node& node) {
   std::vector<size_t> eaten = {anchor_input(parts.body, 1)};
   if (anchor.inputs().size() > 2) eaten.push_back(anchor_input(parts.body, 2));
   parts.packed = packed_inputs_of(node, parts.body, eaten);
-  parts.weight = *constant_of(node.input(eaten[0]));
-  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  parts.weight = *lazy_constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *lazy_constant_of(node.input(eaten[1]));
   if (auto* conv = anchor.as<Conv>()) {
     add_conv_loops(node, *conv, parts);
   } else {
@@ -92,10 +92,11 @@ LinearParts take_apart(const Node& node) {
   return parts;
 }
 
-at::Tensor pack(const Node& node, const at::Tensor& tensor, c10::ScalarType dtype) {
-  if (!tensor.defined() || is_collecting()) return {};
+at::Tensor pack(const Node& node, const LazyTensor& constant, c10::ScalarType dtype) {
+  if (!constant.defined() || is_collecting()) return {};
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  return shared_constant(tensor.to(device, dtype).contiguous().clone());
+  return shared_constant(origin_of("rows " + dtype_name(dtype) + " " + device.str(), {constant}),
+                         [&] { return constant.tensor().to(device, dtype).contiguous().clone(); });
 }
 
 std::unique_ptr<Kernel> make_few_rows(const Node& node, LinearParts parts) {

@@ -9,7 +9,6 @@
 #include "core/ops/reduce.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pooled_parts.h"
-#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -125,12 +124,14 @@ Program program_of(const Node& node, const PooledParts& parts, const Config& con
 }
 
 std::unique_ptr<Kernel> make_kernel(const Node& node, const PooledParts& parts, const Config& config,
-                                    const std::string& name, const std::optional<PackedBytes>& bytes, int64_t blocks,
+                                    const std::string& name, const std::function<at::Tensor()>& pack, int64_t blocks,
                                     int64_t blocks_y) {
+  Program program = program_of(node, parts, config, name);
   at::Tensor weights;
-  if (bytes) {
-    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-    weights = shared_constant(bytes->tensor().to(device));
+  if (!is_collecting()) {
+    std::vector<LazyTensor> numbers;
+    for (const BlockPart& product : parts.products) numbers.insert(numbers.end(), {product.weight, product.bias});
+    weights = packed_for(node, program, numbers, pack);
   }
   const TensorType& out = node.output()->type;
   Arguments arguments;
@@ -144,8 +145,7 @@ std::unique_ptr<Kernel> make_kernel(const Node& node, const PooledParts& parts, 
               .threads = static_cast<unsigned>(config.sharing.threads),
               .shared_bytes = static_cast<unsigned>(config.memory.end),
               .cluster = static_cast<unsigned>(config.sharing.blocks())};
-  return make_own_kernel(node, program_of(node, parts, config, name), shape, std::move(arguments), parts.packed,
-                         {weights});
+  return make_own_kernel(node, program, shape, std::move(arguments), parts.packed, {weights});
 }
 
 // ---- squeeze-excitation ----
@@ -184,20 +184,20 @@ ExciteLayout lay_out_excite(const PooledParts& parts, const Sharing& sharing, bo
 
 std::unique_ptr<Kernel> make_squeeze_excite(const Node& node, const PooledParts& parts, const ExciteLayout& l) {
   const Sharing& sharing = l.config.sharing;
-  std::optional<PackedBytes> bytes;
-  if (!is_collecting()) {
+  auto pack = [&] {
     int64_t size = l.config.weights.end;
-    bytes.emplace(size * sharing.channel_shares, parts.x.dtype);
-    at::Tensor squeeze = as_f32(parts.products[0].weight), excite = as_f32(parts.products[1].weight);
+    PackedBytes bytes(size * sharing.channel_shares, parts.x.dtype);
+    at::Tensor squeeze = as_f32(parts.products[0].weight.tensor()), excite = as_f32(parts.products[1].weight.tensor());
     for (int64_t b = 0; b < sharing.channel_shares; ++b) {
       int64_t first = b * sharing.channels;
-      put_rows(*bytes, b * size + l.squeeze_at, l.squeeze_step, squeeze, 0, squeeze.size(0), first, sharing.channels);
-      put_rows(*bytes, b * size + l.excite_at, l.excite_step, excite, first, sharing.channels, 0, squeeze.size(0));
-      put_bias(*bytes, b * size + l.squeeze_bias_at, parts.products[0].bias, 0, squeeze.size(0));
-      put_bias(*bytes, b * size + l.excite_bias_at, parts.products[1].bias, first, sharing.channels);
+      put_rows(bytes, b * size + l.squeeze_at, l.squeeze_step, squeeze, 0, squeeze.size(0), first, sharing.channels);
+      put_rows(bytes, b * size + l.excite_at, l.excite_step, excite, first, sharing.channels, 0, squeeze.size(0));
+      put_bias(bytes, b * size + l.squeeze_bias_at, parts.products[0].bias.tensor(), 0, squeeze.size(0));
+      put_bias(bytes, b * size + l.excite_bias_at, parts.products[1].bias.tensor(), first, sharing.channels);
     }
-  }
-  return make_kernel(node, parts, l.config, "squeeze_excite", bytes, sharing.blocks() * parts.x.shape[0], 1);
+    return bytes.tensor();
+  };
+  return make_kernel(node, parts, l.config, "squeeze_excite", pack, sharing.blocks() * parts.x.shape[0], 1);
 }
 
 // ---- mean and linear ----
@@ -226,17 +226,17 @@ LinearLayout lay_out_linear(const PooledParts& parts, const Sharing& sharing, in
 }
 
 std::unique_ptr<Kernel> make_pooled_linear(const Node& node, const PooledParts& parts, const LinearLayout& l) {
-  std::optional<PackedBytes> bytes;
-  if (!is_collecting()) {
+  auto pack = [&] {
     int64_t size = l.config.weights.end;
-    bytes.emplace(size * l.blocks, parts.x.dtype);
-    at::Tensor weight = as_f32(parts.products[0].weight);
+    PackedBytes bytes(size * l.blocks, parts.x.dtype);
+    at::Tensor weight = as_f32(parts.products[0].weight.tensor());
     for (int64_t b = 0; b < l.blocks; ++b) {
-      put_rows(*bytes, b * size + l.linear_at, l.step, weight, b * l.rows, l.rows, 0, weight.size(1));
-      put_bias(*bytes, b * size + l.bias_at, parts.products[0].bias, b * l.rows, l.rows);
+      put_rows(bytes, b * size + l.linear_at, l.step, weight, b * l.rows, l.rows, 0, weight.size(1));
+      put_bias(bytes, b * size + l.bias_at, parts.products[0].bias.tensor(), b * l.rows, l.rows);
     }
-  }
-  return make_kernel(node, parts, l.config, "pooled_linear", bytes, l.blocks, parts.x.shape[0]);
+    return bytes.tensor();
+  };
+  return make_kernel(node, parts, l.config, "pooled_linear", pack, l.blocks, parts.x.shape[0]);
 }
 
 constexpr int64_t kLargestCluster = 16;

@@ -12,6 +12,7 @@
 #include "core/ops/norm.h"
 #include "core/ops/softmax.h"
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -22,8 +23,8 @@ struct RowParts {
   double parameter = 0;
   std::optional<size_t> x_index;  ///< The node's input that the anchor reads; none when the body computes it.
   c10::ScalarType dtype = c10::kFloat;
-  at::Tensor weight;
-  at::Tensor bias;
+  LazyTensor weight;
+  LazyTensor bias;
   std::vector<size_t> packed;
   Loops loops;  ///< The last one runs along the row. Where x is stored, the first operand holds its strides.
   const Value* source() const { return body.anchor->input(0); }
@@ -68,8 +69,8 @@ RowParts take_apart(const Node& node) {
     for (size_t i = 1; i < anchor.inputs().size(); ++i) eaten.push_back(anchor_input(parts.body, i));
   }
   parts.packed = packed_inputs_of(node, parts.body, eaten);
-  if (!eaten.empty()) parts.weight = *constant_of(node.input(eaten[0]));
-  if (eaten.size() > 1) parts.bias = *constant_of(node.input(eaten[1]));
+  if (!eaten.empty()) parts.weight = *lazy_constant_of(node.input(eaten[0]));
+  if (eaten.size() > 1) parts.bias = *lazy_constant_of(node.input(eaten[1]));
   Operand in{.name = "in", .dtype = x.dtype, .strides = {}};
   for (int64_t d : order) {
     in.strides.push_back(x.strides[d]);
@@ -83,10 +84,12 @@ RowParts take_apart(const Node& node) {
   return parts;
 }
 
-at::Tensor pack(const Node& node, const RowParts& parts, const at::Tensor& tensor) {
-  if (!tensor.defined() || is_collecting()) return {};
+at::Tensor pack(const Node& node, const RowParts& parts, const LazyTensor& constant) {
+  if (!constant.defined() || is_collecting()) return {};
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  return tensor.to(device, parts.dtype == c10::kDouble ? c10::kDouble : c10::kFloat).contiguous().clone();
+  c10::ScalarType dtype = parts.dtype == c10::kDouble ? c10::kDouble : c10::kFloat;
+  return shared_constant(origin_of("of_rows " + dtype_name(dtype) + " " + device.str(), {constant}),
+                         [&] { return constant.tensor().to(device, dtype).contiguous().clone(); });
 }
 
 /// Vectors that each of `threads` threads takes to hold a row of `length` elements; 0 when they are too many.
@@ -157,7 +160,7 @@ std::string emit_row_call(const RowParts& parts, const RowThreads& threads) {
     source = "tw::computed_row<" + width + ", " + compute_type(parts.dtype) + ", " +
              std::to_string(vectors_together(ahead, threads.held)) + ">(source)";
   }
-  auto flag = [](const at::Tensor& tensor) { return tensor.defined() ? "true" : "false"; };
+  auto flag = [](const LazyTensor& constant) { return constant.defined() ? "true" : "false"; };
   return before + "  tw::transform_held_row" + policy + ", " + std::to_string(threads.held) + ", " +
          flag(parts.weight) + ", " + flag(parts.bias) + ">(" + source + ", there, p,\n      " + finish;
 }

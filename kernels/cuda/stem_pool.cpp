@@ -10,7 +10,6 @@
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/packed_bytes.h"
-#include "kernels/cuda/shared_constants.h"
 
 namespace torchweld::cuda {
 namespace {
@@ -53,7 +52,7 @@ StemParts take_apart(const Node& node) {
     if (i != parts.x_index) parts.packed.push_back(i);
   }
   const Conv& conv = parts.conv_op();
-  const at::Tensor& weight = parts.conv.weight;
+  const LazyTensor& weight = parts.conv.weight;
   expect(weight.dim() == 4 && conv.groups == 1 && !conv.transposed && conv.dilation == Dims{1, 1},
          "not a 2-d convolution without groups and dilation");
   expect(weight.size(1) <= kPixel, "more than 4 input channels");
@@ -200,8 +199,8 @@ class StemSearch {
 /// Every slice's weights and biases as device code finds them in shared memory, one after the other.
 at::Tensor pack_weights(const StemParts& parts, const StemLayout& l) {
   PackedBytes bytes(l.weights_bytes * l.slices, parts.x.dtype);
-  at::Tensor weight = as_f32(parts.conv.weight);
-  at::Tensor bias = parts.conv.bias.defined() ? as_f32(parts.conv.bias) : at::Tensor();
+  at::Tensor weight = as_f32(parts.conv.weight.tensor());
+  at::Tensor bias = parts.conv.bias.defined() ? as_f32(parts.conv.bias.tensor()) : at::Tensor();
   const float* numbers = weight.const_data_ptr<float>();
   int64_t in = weight.size(1), height = parts.window[0], width = parts.window[1];
   int64_t row = ceil_div(width, kPixel) * kPixel * kPixel;  // Numbers of a row of the window.
@@ -270,8 +269,7 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
   expect_compiled(program, node);
   at::Tensor weights;
   if (!is_collecting()) {
-    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-    weights = shared_constant(pack_weights(parts, l).to(device));
+    weights = packed_for(node, program, {parts.conv.weight, parts.conv.bias}, [&] { return pack_weights(parts, l); });
   }
   const TensorType& x = parts.x;
   const TensorType& out = parts.out;

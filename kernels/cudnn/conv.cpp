@@ -19,7 +19,7 @@
 #include "core/ops/pointwise.h"
 #include "kernels/cuda/codegen.h"
 #include "kernels/cuda/own_kernel.h"
-#include "kernels/cuda/shared_constants.h"
+#include "kernels/shared_constants.h"
 
 namespace torchweld::cudnn {
 namespace {
@@ -275,7 +275,7 @@ void pack(const Node& node, const Parts& parts, Prepared& prepared) {
   bool channels_last = is_channels_last(x);
   for (int64_t d = channels_last ? 2 : 1; d < weight.dim(); ++d) order.push_back(d);
   if (channels_last) order.push_back(1);
-  prepared.weight = cuda::shared_constant(weight.permute(order).contiguous().clone());
+  prepared.weight = shared_constant(weight.permute(order).contiguous().clone());
   if (parts.bias) prepared.bias = constant_of(node.input(*parts.bias))->to(device, c10::kFloat).contiguous().clone();
 }
 

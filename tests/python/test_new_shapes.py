@@ -262,3 +262,51 @@ def test_plans_share_packed_weights(monkeypatch, disabled):
         torch.testing.assert_close(compiled(x), net(x), rtol=0.02, atol=0.02)
     # Own kernels may pack differently for some of the shapes; without sharing each would hold all weights.
     assert torch.cuda.memory_allocated() - before < (len(shapes) - 1) * weights
+
+
+@torch.no_grad()
+def test_plans_made_at_once_take_what_is_packed(monkeypatch):
+    """Neither folds batch norms nor packs weights that a living plan holds."""
+    layers = [nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64), nn.ReLU()] * 3
+    net = nn.Sequential(*layers).eval().cuda().half()
+    for norm in layers[1::3]:
+        norm.running_var.uniform_(0.5, 2)
+    spec = torchweld.Input(min_shape=(1, 64, 8, 8), opt_shape=(2, 64, 8, 8), max_shape=(8, 64, 8, 8), dtype=torch.half)
+    # The only kernel, in the same configuration for all batch sizes.
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments,cuda_few_rows,fuse_blocks")
+    compiled = torchweld.compile(torch.jit.script(net), [spec], optimization_level=0)
+    torchweld.warm_up(compiled, [picture(4, 64, 8, 8)])
+    x = picture(3, 64, 8, 8)
+    folding = "aten::rsqrt"  # By passes, in the thread of the call.
+    first = events_of_a_call(compiled, x)
+    assert "aten::conv2d" not in first, first
+    assert folding not in first, first
+    for _ in range(2):
+        equal(net, compiled, x)
+        _C.finish_planning()
+    for parameter in [*net.parameters(), *compiled.parameters()]:
+        parameter.mul_(0.5)
+    x = picture(5, 64, 8, 8)
+    assert folding in events_of_a_call(compiled, x)
+    equal(net, compiled, x)
+
+
+@torch.no_grad()
+def test_threads_write_weights_while_shapes_are_new():
+    net, compiled = compiled_net(depth=3)
+    torchweld.warm_up(compiled, [picture(2, 8, 16, 16)])
+    for size in range(9, 15):
+        x = picture(2, 8, size, size)
+        threads = [threading.Thread(target=lambda x=x: compiled(x)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for parameter in compiled.parameters():
+            parameter.mul_(1.01)
+        for thread in threads:
+            thread.join()
+        for own, new in zip(net.parameters(), compiled.parameters(), strict=True):
+            own.copy_(new)
+        torch.cuda.synchronize()
+        for _ in range(2):
+            equal(net, compiled, x)
+            _C.finish_planning()

@@ -2,7 +2,13 @@
 #include "conversion/convert.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/irparser.h>
 
 #include <set>
@@ -10,6 +16,7 @@
 #include "conversion/place.h"
 #include "core/ops/pointwise.h"
 #include "core/types.h"
+#include "runtime/executor.h"
 
 namespace torchweld {
 namespace {
@@ -125,6 +132,43 @@ TEST_F(TriedInPlace, EachKindIsTakenOrNotForItself) {
   EXPECT_EQ(trials, (std::vector<Tactics>{{"aten", own, "aten"}, {own, "aten", own}}));
   EXPECT_EQ(cache.find("relu"), (TimingCache::Entry{own, "", 10}));
   EXPECT_EQ(cache.find("tanh"), (TimingCache::Entry{"aten", "", 15}));
+}
+
+/// The module's result for a batch of ones, by a plan made as for a call that waits.
+at::Tensor run_at_once(const torch::jit::Module& module, int64_t batch) {
+  auto graph = module.get_method("forward").graph()->copy();
+  TensorType type = contiguous_type(c10::kFloat, {batch, 3, 6, 6}, c10::kCPU);
+  std::vector<ImportArgument> arguments{module._ivalue(), type};
+  Executor executor(convert_at_once(*graph, arguments, c10::kCPU, {}, "net", {}), /*cuda_graphs=*/false);
+  return executor.run({at::ones(type.shape)})[0];
+}
+
+TEST(ConvertAtOnce, SeesWeightsAsTheyAre) {
+  c10::NoGradGuard no_grad;
+  torch::jit::Module module("net");
+  module.register_parameter("filter", at::ones({4, 3, 3, 3}), false);
+  for (const char* name : {"scale", "var"}) module.register_parameter(name, at::ones({4}), false);
+  for (const char* name : {"shift", "mean"}) module.register_parameter(name, at::zeros({4}), false);
+  module.define(R"(
+def forward(self, x):
+    y = torch.conv2d(x, self.filter)
+    return torch.batch_norm(y, self.scale, self.shift, self.mean, self.var, False, 0.1, 0.0, False)
+)");
+  auto expect_right = [&](int64_t batch) {
+    at::Tensor wanted = module.forward({at::ones({batch, 3, 6, 6})}).toTensor();
+    EXPECT_TRUE(at::allclose(run_at_once(module, batch), wanted)) << batch;
+  };
+  // A norm that only adds leaves the filter as it is; this is known of later shapes without a look.
+  expect_right(1);
+  expect_right(2);
+  module.attr("scale").toTensor().mul_(3);
+  expect_right(3);
+  module.attr("filter").toTensor().add_(1);
+  expect_right(4);
+  module.setattr("scale", at::full({4}, 5.0));
+  expect_right(5);
+  module.attr("scale").toTensor().set_data(at::full({4}, 7.0));
+  expect_right(6);
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ inline void expect_exact(const std::string& text, const std::string& dtype, cons
   // The weights of both graphs are the first one's.
   for (auto a = graph->nodes().begin(), b = wide->nodes().begin(); a != graph->nodes().end(); ++a, ++b) {
     if ((*a)->as<Constant>())
-      wide->set_attrs(b->get(), Constant{.value = (*a)->as<Constant>()->value.to(c10::kDouble), .name = {}});
+      wide->set_attrs(b->get(), Constant{.value = (*a)->as<Constant>()->value.tensor().to(c10::kDouble), .name = {}});
   }
   std::vector<at::Tensor> eager = run_aten(*graph, inputs);
   std::vector<at::Tensor> reference = run_aten(*wide, exact_inputs);

@@ -145,7 +145,7 @@ TEST(DeviceCode, ProductsThatSkipStagesCompile) {
       for (const cuda::Program& program :
            programs_of(c, {{"all", cuda::propose_implicit_gemm}, {"rings", propose_rings_that_skip}})) {
         if (program.text.find("const int* order") == std::string::npos) continue;
-        for (const char* form : {"implicit_gemm_pipeline<", "1, true>;\nstruct Multiply", "Multiply, false, ",
+        for (const char* form : {"implicit_gemm_pipeline<", "1, true, 1>;\nstruct Multiply", "Multiply, false, ",
                                  "Multiply, true, ", "implicit_gemm_ring<"}) {
           if (program.text.find(form) != std::string::npos && ++count[form] <= 1)
             programs[form].emplace(program.text, std::pair(c.name, program));
@@ -155,7 +155,7 @@ TEST(DeviceCode, ProductsThatSkipStagesCompile) {
     EXPECT_EQ(programs.size(), 5u);
     compile_all(programs["implicit_gemm_pipeline<"], {"sm_90a"}, static_cast<int>(52 * c10::elementSize(dtype)));
     compile_all(programs["implicit_gemm_ring<"], {"sm_80", "sm_90a"});
-    for (const char* form : {"1, true>;\nstruct Multiply", "Multiply, false, ", "Multiply, true, "})
+    for (const char* form : {"1, true, 1>;\nstruct Multiply", "Multiply, false, ", "Multiply, true, "})
       compile_all(programs[form], {"sm_90a"});
   }
 }

@@ -59,7 +59,7 @@ struct GemmShares {
   double mean = 1, largest = 1;
 };
 
-/// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_operands.cuh.
+/// How a block brings x into shared memory; see kernels/cuda/device/implicit_gemm_sources.cuh.
 enum class GemmSource {
   kRows,      ///< Once per tap.
   kPatch,     ///< Once for all taps.

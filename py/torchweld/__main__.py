@@ -106,7 +106,7 @@ def _explain(args):
 def _compare(args):
     original = torch.jit.load(args.module, map_location=args.device)
     compiled = torchweld.load(args.compiled, map_location=args.device)
-    inputs = [bench.random_tensor(_inputs.parse_input(text), args.device) for text in args.input]
+    inputs = [_inputs.random_tensor(_inputs.parse_input(text), args.device) for text in args.input]
     precision = _inputs.to_dtype(args.precision, "--precision") if args.precision else None
     found = torchweld.compare(original, compiled, inputs, precision=precision)
     print(found.text)

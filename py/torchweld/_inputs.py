@@ -219,3 +219,11 @@ def bind_call(inputs):
     raise TypeError(
         f"inputs is a {type(inputs).__name__}; give a list with one entry for each argument, or a dict by argument name"
     )
+
+
+def random_tensor(spec, device):
+    """Random data for an Input: normal floats, zeros and ones for integers (valid as any index)."""
+    dtype = spec.dtype or torch.float32
+    if dtype.is_floating_point:
+        return torch.randn(spec.opt_shape, device=device).to(dtype)
+    return torch.randint(0, 2, spec.opt_shape, device=device).to(dtype)

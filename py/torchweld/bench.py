@@ -23,7 +23,7 @@ import time
 
 import torch
 
-from . import _C, __version__, _floors, _inputs
+from . import _C, __version__, _floors, _inputs, _models
 from ._compare import compare
 from ._compile import _device_text, compile, explain
 from ._inputs import Input
@@ -72,7 +72,7 @@ def _check(args):
     args.device = _device_text(args.device)
     for precision in args.precision:
         _inputs.to_dtype(precision, "--precision")
-    for model in filter(_is_file, args.models):
+    for model in filter(_models.is_file, args.models):
         if not args.input:
             raise ValueError(f"{model}: a file needs --input for each of its arguments")
         rows = _file_batch(args)
@@ -83,10 +83,6 @@ def _check(args):
             )
     if args.json:
         _write(args.json, _records(args.json))
-
-
-def _is_file(model):
-    return model.endswith((".ts", ".pt", ".pth"))
 
 
 def _file_batch(args):
@@ -104,7 +100,7 @@ def run(args):
     )
     failed = 0
     for model in args.models:
-        for batch in [_file_batch(args)] if _is_file(model) else args.batch or [1]:
+        for batch in [_file_batch(args)] if _models.is_file(model) else args.batch or [1]:
             for precision in args.precision:
                 try:
                     record = measure(model, batch, precision, args)
@@ -127,7 +123,7 @@ def measure(name, batch, precision, args):
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
         bytes_before = torch.cuda.memory_allocated()
-    module, inputs = _load(name, batch, dtype, args)
+    module, inputs = _models.load(name, batch, dtype, args)
     script = module
     if not isinstance(module, torch.jit.ScriptModule):
         script = torch.jit.trace(module, inputs, check_trace=False, strict=False)
@@ -230,94 +226,6 @@ def _name(op):
         parts = [part for part in re.findall(r"= (\w+)", op) if part not in ("constant", "fused")]
         op = f"{' '.join(parts)}({reads[1] if reads else ''})"
     return " ".join(op.split())[:100]
-
-
-def random_tensor(spec, device):
-    """Random data for an Input: normal floats, zeros and ones for integers (valid as any index)."""
-    dtype = spec.dtype or torch.float32
-    if dtype.is_floating_point:
-        return torch.randn(spec.opt_shape, device=device).to(dtype)
-    return torch.randint(0, 2, spec.opt_shape, device=device).to(dtype)
-
-
-def _load(name, batch, dtype, args):
-    torch.manual_seed(0)
-    if _is_file(name):
-        module = torch.jit.load(name, map_location=args.device).eval().to(dtype)
-        specs = [_inputs.parse_input(text) for text in args.input]
-        return module, [random_tensor(spec, args.device) for spec in specs]
-    if name.startswith("transformers/"):
-        return _load_text_model(name.removeprefix("transformers/"), batch, dtype, args)
-    import torchvision
-
-    segments = name in torchvision.models.list_models(module=torchvision.models.segmentation)
-    kwargs = {"weights_backbone": None} if segments else {}
-    if name in ("inception_v3", "googlenet"):
-        kwargs = {"init_weights": True}
-    module = torchvision.models.get_model(name, weights=None, **kwargs).eval().to(args.device)
-    side = args.side or (512 if segments else 299 if name == "inception_v3" else 224)
-    fill_silent_weights(module)
-    settle_norms(module, torch.randn(4, 3, side, side).to(args.device))
-    return module.to(dtype), [torch.randn(batch, 3, side, side).to(args.device, dtype)]
-
-
-class _Text(torch.nn.Module):
-    """A text model of transformers as a function of tokens and mask that gives its last hidden states."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens, mask):
-        return self.model(input_ids=tokens, attention_mask=mask)[0]
-
-
-def _load_text_model(kind, batch, dtype, args):
-    """The base size of its kind; a tenth of each text is padding."""
-    import transformers
-
-    config = transformers.AutoConfig.for_model(kind, use_cache=False, return_dict=False)
-    module = _Text(transformers.AutoModel.from_config(config)).eval().to(args.device, dtype)
-    tokens = torch.randint(0, config.vocab_size, (batch, args.sequence), device=args.device)
-    mask = torch.ones_like(tokens)
-    mask[:, args.sequence - args.sequence // 10 :] = 0
-    return module, [tokens, mask]
-
-
-def fill_silent_weights(module):
-    """Other numbers for weights that start at zero or almost: any result of what they multiply would be right.
-
-    Random ones for matrices (heads of vision transformers), 1/2 for the scales that networks end their branches with
-    (norms' weights that start at zero, layer scales).
-    """
-    for name, parameter in module.named_parameters():
-        if name.endswith("bias") or parameter.numel() == 0 or parameter.min() != parameter.max():
-            continue
-        if parameter.dim() > 1 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-        elif parameter.abs().max() < 0.01:
-            torch.nn.init.constant_(parameter, 0.5)
-
-
-def settle_norms(module, x):
-    """Gives the batch norms of an untrained network the statistics of its own activations.
-
-    With those it is made with, activations shrink from layer to layer until they are denormal, and everybody's timing
-    is that of denormals.
-    """
-    norms = [child for child in module.modules() if isinstance(child, torch.nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    if norms:
-        with torch.no_grad():
-            for _ in range(3):
-                module(x + 0.1 * torch.randn_like(x))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def _peers(module, script, inputs, args):

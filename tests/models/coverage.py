@@ -94,7 +94,7 @@ def torchvision_model(name, device):
 
 def settled(net, x, device):
     """Without silent weights, and with norms that fit the activations: else any result would be right."""
-    from torchweld.bench import fill_silent_weights, settle_norms
+    from torchweld._models import fill_silent_weights, settle_norms
 
     net, x = net.to(device), x.to(device)
     fill_silent_weights(net)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchweld
-from torchweld.bench import settle_norms
+from torchweld._models import settle_norms
 
 models = pytest.importorskip("torchvision.models")
 

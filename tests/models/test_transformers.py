@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchweld
 from torch import nn
-from torchweld.bench import fill_silent_weights, settle_norms
+from torchweld._models import fill_silent_weights, settle_norms
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import transformer_models as models

@@ -133,12 +133,12 @@ def test_bench_goes_on_behind_a_model_that_cannot_be_measured(original, tmp_path
 
 
 def test_bench_names_what_a_model_itself_raises(monkeypatch, capsys):
-    from torchweld import bench
+    from torchweld import _models
 
     def refuse(*_):
         raise AssertionError("expected pictures of 224 pixels")
 
-    monkeypatch.setattr(bench, "_load", refuse)
+    monkeypatch.setattr(_models, "load", refuse)
     assert cli.main(["bench", "resnet18", "vit_b_16", "--device", "cpu"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors == [
@@ -387,7 +387,7 @@ def test_demo_names_the_package_that_is_missing(tmp_path):
 
 
 def test_bench_gives_untrained_networks_living_activations():
-    from torchweld.bench import settle_norms
+    from torchweld._models import settle_norms
 
     layers = []
     for _ in range(20):

@@ -12,6 +12,7 @@
 #include "implicit_gemm_operands.cuh"
 #include "implicit_gemm_pixels.cuh"
 #include "implicit_gemm_results.cuh"
+#include "implicit_gemm_sources.cuh"
 
 namespace tw {
 

@@ -403,12 +403,10 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   add_warpgroups(search);
   add_pipelines(search);
   std::vector<GemmConfig>& all = search.found();
+  if (wanted) std::erase_if(all, [&](const GemmConfig& c) { return !wanted->count(c.text()); });
   std::stable_sort(all.begin(), all.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
-  if (wanted) {
-    std::erase_if(all, [&](const GemmConfig& c) { return !wanted->count(c.text()); });
-    return std::move(all);
-  }
+  if (wanted) return std::move(all);
   // The estimate is least sure about clusters, so that a few of them are always looked at where they may be good.
   const size_t most_others = most - most / 4;
   constexpr double kHopeful = 1.5;

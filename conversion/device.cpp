@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #ifdef TORCHWELD_WITH_CUDA
 #include <ATen/cuda/CUDAContext.h>
@@ -27,6 +28,12 @@ bool has_tensor_cores(c10::Device device) {
 #endif
   (void)device;
   return false;
+}
+
+void wait_for_current_stream(c10::Device device) {
+  if (device.is_cpu()) return;
+  c10::impl::VirtualGuardImpl guard(device.type());
+  guard.synchronizeStream(guard.getStream(device));
 }
 
 }  // namespace torchweld

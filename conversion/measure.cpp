@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "conversion/device.h"
 #include "core/ops/constant.h"
 
 #ifdef TORCHWELD_WITH_CUDA
@@ -108,6 +109,8 @@ Workbench::Workbench(const Node& node) {
     inputs.push_back(constant ? *constant : random_tensor(input->type));
   }
   for (const auto& output : node.outputs()) outputs.push_back(empty_tensor(output->type));
+  // Numbers of operands are computed on the current stream; kernels are measured on another.
+  wait_for_current_stream(node.output()->type.device);
 }
 
 double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms) {

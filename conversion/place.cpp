@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "conversion/device.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -38,6 +39,7 @@ class Placer {
     assign_arena(*plan_);
     for (const auto& node : graph_.nodes()) plan_->flops += flops_of(*node);
     plan_->graph_text = graph_.text();
+    if (has_computed_) wait_for_current_stream(plan_->device);
     return std::move(plan_);
   }
 
@@ -84,7 +86,9 @@ class Placer {
     if (auto* constant = node.as<Constant>()) {
       int storage = add_storage(Storage::Kind::kConstant, node.output()->type);
       plan_->storages[storage].index = static_cast<int>(plan_->constants.size());
-      plan_->constants.push_back(is_read(node.output()) ? constant->value.tensor() : at::Tensor());
+      bool read = is_read(node.output());
+      has_computed_ = has_computed_ || (read && !constant->value.is_computed());
+      plan_->constants.push_back(read ? constant->value.tensor() : at::Tensor());
       add_slot(node.output(), storage, 0, false);
       return;
     }
@@ -157,6 +161,7 @@ class Placer {
     int64_t element_offset = 0;
   };
   std::unordered_map<const Value*, Place> places_;
+  bool has_computed_ = false;  // constants, on the current stream
 };
 
 /// Whether `a` is of no more use when `b` begins.

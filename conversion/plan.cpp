@@ -10,7 +10,15 @@ WeightMark::WeightMark(at::Tensor weight)
       storage_(weight_.unsafeGetTensorImpl()->unsafe_storage().getWeakStorageImpl()),
       memory_(weight_.has_storage() ? weight_.storage().data() : nullptr),
       counts_writes_(!weight_.is_inference()) {
-  if (counts_writes_) version_ = weight_.unsafeGetTensorImpl()->version_counter().current_version();
+  const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();
+  if (counts_writes_) version_ = now.version_counter().current_version();
+  numel_ = now.numel();
+  is_strided_ = weight_.layout() == c10::kStrided;
+  if (!is_strided_) return;
+  offset_ = now.storage_offset();
+  first_stride_ = first_stride_of(now);
+  shape_ = weight_.sizes().vec();
+  strides_ = weight_.strides().vec();
 }
 
 namespace {
@@ -38,10 +46,11 @@ struct KnownWeights {
 }  // namespace
 
 std::string WeightMark::origin() const {
-  if (!counts_writes_ || weight_.layout() != c10::kStrided || !weight_.has_storage() || !is_current()) return "";
+  if (!counts_writes_ || !is_strided_ || !weight_.has_storage() || !is_current()) return "";
   static KnownWeights& known = *new KnownWeights;  // never destroyed: plans may be made until the process ends
   const c10::TensorImpl* impl = weight_.unsafeGetTensorImpl();
   TensorType type = type_of(weight_);
+  if (type.shape != shape_ || type.strides != strides_) return "";
   std::lock_guard lock(known.mutex);
   constexpr size_t kFew = 1024;
   if (known.last.size() >= std::max(kFew, 2 * known.swept_at)) {
@@ -50,16 +59,9 @@ std::string WeightMark::origin() const {
   }
   auto found = known.last.find(impl);
   bool same = found != known.last.end() && found->second.storage == storage_ && found->second.memory == memory_ &&
-              found->second.version == version_ && found->second.type == type &&
-              found->second.offset == weight_.storage_offset();
+              found->second.version == version_ && found->second.type == type && found->second.offset == offset_;
   if (!same) {
-    KnownWeight now{WeakTensor(weight_.getIntrusivePtr()),
-                    storage_,
-                    memory_,
-                    version_,
-                    type,
-                    weight_.storage_offset(),
-                    known.next++};
+    KnownWeight now{WeakTensor(weight_.getIntrusivePtr()), storage_, memory_, version_, type, offset_, known.next++};
     found = known.last.insert_or_assign(impl, std::move(now)).first;
   }
   return "weight " + std::to_string(found->second.number);

@@ -60,23 +60,34 @@ class WeightMark {
  public:
   explicit WeightMark(at::Tensor weight);
   const at::Tensor& tensor() const { return weight_; }
-  /// Names the tensor and its numbers as they are now, see LazyTensor::origin: no other tensor, and no later state of
-  /// this one, ever has the same. Empty where writes are not counted.
+  /// Names the tensor and its numbers as they were when this was made, see LazyTensor::origin: no other tensor, and no
+  /// later state of this one, ever has the same. Empty where it is not current, and where writes are not counted.
   std::string origin() const;
-  /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`).
+  /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`), or another part
+  /// or order of the same (`parameter.data = ...`; of the order, the first stride is looked at).
   bool is_current() const {
     const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();
     const c10::StorageImpl* storage = storage_._unsafe_get_target();
     return now.unsafe_storage().unsafeGetStorageImpl() == storage && (!storage || storage->data() == memory_) &&
-           (!counts_writes_ || now.version_counter().current_version() == version_);
+           (!counts_writes_ || now.version_counter().current_version() == version_) && now.numel() == numel_ &&
+           (!is_strided_ || (now.storage_offset() == offset_ && first_stride_of(now) == first_stride_));
   }
 
  private:
+  static int64_t first_stride_of(const c10::TensorImpl& tensor) {
+    return tensor.dim() > 0 ? tensor.strides().front() : 0;
+  }
+
   at::Tensor weight_;
   c10::weak_intrusive_ptr<c10::StorageImpl> storage_;  // so that no other one comes to lie where it was
   const void* memory_ = nullptr;
+  int64_t numel_ = 0;
+  int64_t offset_ = 0;  // This and the stride only where it is strided.
+  int64_t first_stride_ = 0;
   uint32_t version_ = 0;
+  bool is_strided_ = false;
   bool counts_writes_ = false;  // Tensors made in inference mode count none.
+  Dims shape_, strides_;        // As above.
 };
 
 /// Marks of a module's own tensors, by what stands for them in a view of the module.

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "core/plain_aten.h"
 
 namespace torchweld {
 
@@ -47,6 +48,7 @@ const at::Tensor& LazyTensor::tensor() const {
   State& state = *state_;
   if (state.is_computed.load(std::memory_order_acquire)) return state.tensor;
   std::call_once(state.once, [&] {
+    PlainAten plain;
     at::Tensor made = state.compute();
     check(made.scalar_type() == state.type.dtype && made.sizes() == at::IntArrayRef(state.type.shape),
           "a constant of " + to_string(state.type) + " was computed as " + to_string(type_of(made)));

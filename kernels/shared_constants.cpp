@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/plain_aten.h"
 #include "kernels/without_compiler.h"
 
 namespace torchweld {
@@ -20,6 +21,16 @@ using Weak = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
 struct Known {
   std::mutex mutex;
   std::map<std::tuple<int, size_t, int64_t>, std::vector<Weak>> tensors;  // by device, bytes and their sum
+  size_t swept_at = 0;  // so many were left when those that nobody holds went
+
+  void sweep() {
+    constexpr size_t kFew = 1024;
+    if (tensors.size() < std::max(kFew, 2 * swept_at)) return;
+    std::erase_if(tensors, [](const auto& entry) {
+      return std::all_of(entry.second.begin(), entry.second.end(), [](const Weak& weak) { return weak.expired(); });
+    });
+    swept_at = tensors.size();
+  }
 };
 
 /// What plans hold, by origin.
@@ -52,6 +63,7 @@ at::Tensor shared_constant(at::Tensor packed) {
   static Known& known = *new Known;  // never destroyed: kernels may be released after it
   int64_t sum = at::sum(bytes_of(packed), c10::kLong).item<int64_t>();
   std::lock_guard lock(known.mutex);
+  known.sweep();
   std::vector<Weak>& alike = known.tensors[{packed.get_device(), packed.nbytes(), sum}];
   std::erase_if(alike, [](const Weak& weak) { return weak.expired(); });
   for (const Weak& weak : alike) {
@@ -66,12 +78,12 @@ at::Tensor shared_constant(at::Tensor packed) {
 
 at::Tensor shared_constant(const std::string& origin, const std::function<at::Tensor()>& pack) {
   static Packed& packed = *new Packed;  // never destroyed: kernels may be released after it
-  if (origin.empty()) return shared_constant(pack());
-  if (WithoutCompiler::is_alive()) {
+  if (WithoutCompiler::is_alive() && !origin.empty()) {
     if (at::Tensor known = packed.find(origin); known.defined()) return known;
   }
+  PlainAten plain;
   at::Tensor shared = shared_constant(pack());
-  if (shared.defined()) packed.add(origin, shared);
+  if (shared.defined() && !origin.empty()) packed.add(origin, shared);
   return shared;
 }
 

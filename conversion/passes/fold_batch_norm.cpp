@@ -59,7 +59,6 @@ class NormsInARow {
  private:
   const std::pair<at::Tensor, at::Tensor>& computed() {
     std::call_once(once_, [&] {
-      PlainAten plain;
       auto joined = [&](size_t i) {
         std::vector<at::Tensor> tensors;
         for (const LazyTensor& numbers : numbers_[i]) tensors.push_back(numbers.tensor());
@@ -144,10 +143,8 @@ std::unordered_map<const Node*, Affine> affine_of_batch_norms(const Graph& graph
 
 /// What `compute` makes of numbers per channel.
 LazyTensor of_channels(const std::string& what, const LazyTensor& numbers, at::Tensor (*compute)(const at::Tensor&)) {
-  return LazyTensor::derived(what, {numbers}, numbers.type(), [compute](const std::vector<at::Tensor>& tensors) {
-    PlainAten plain;
-    return compute(tensors[0]);
-  });
+  return LazyTensor::derived(what, {numbers}, numbers.type(),
+                             [compute](const std::vector<at::Tensor>& tensors) { return compute(tensors[0]); });
 }
 
 /// A constant operand as one f64 number per channel of `x`; nothing when it varies along other dimensions.
@@ -164,7 +161,6 @@ std::optional<LazyTensor> per_channel(const Value* operand, const Value* x) {
   }
   TensorType type = per_channel_type(c10::kDouble, channels, x->type.device);
   return LazyTensor::derived("per_channel", {*constant}, type, [type](const std::vector<at::Tensor>& tensors) {
-    PlainAten plain;
     return tensors[0].to(type.device, c10::kDouble).reshape({-1}).expand(type.shape).contiguous();
   });
 }
@@ -241,7 +237,6 @@ Value* fold_into_producer(Graph& graph, const Affine& affine) {
     TensorType type = contiguous_type(dtype, weight->type().shape, weight->type().device);
     LazyTensor scaled = LazyTensor::derived("scaled " + producer->attrs.text(), {*weight, affine.scale}, type,
                                             [attrs = producer->attrs](const std::vector<at::Tensor>& tensors) {
-                                              PlainAten plain;
                                               return scale_weight(attrs, tensors[0], tensors[1]);
                                             });
     w = graph.add(Constant{scaled, name_of(w)}, {});
@@ -250,7 +245,6 @@ Value* fold_into_producer(Graph& graph, const Affine& affine) {
   LazyTensor new_bias =
       LazyTensor::derived("folded_bias", {affine.scale, affine.shift, bias ? *bias : LazyTensor()}, type,
                           [dtype](const std::vector<at::Tensor>& tensors) {
-                            PlainAten plain;
                             const auto& [scale, shift, bias] = std::tie(tensors[0], tensors[1], tensors[2]);
                             return alone(bias.defined() ? shift + bias.to(c10::kDouble) * scale : shift, dtype);
                           });
@@ -269,7 +263,6 @@ Value* as_pointwise(Graph& graph, const Affine& affine, const Value* result) {
   auto constant = [&](const LazyTensor& numbers) {
     TensorType type = contiguous_type(compute, shape, numbers.type().device);
     auto make = [type](const std::vector<at::Tensor>& tensors) {
-      PlainAten plain;
       return alone(tensors[0], type.dtype).reshape(type.shape);
     };
     return graph.add(Constant{LazyTensor::derived("per_channel_operand", {numbers}, type, make), ""}, {});

@@ -43,7 +43,6 @@ std::optional<LazyTensor> folded_later(const Node& node) {
   for (const Value* v : node.inputs()) inputs.push_back(*lazy_constant_of(v));
   return LazyTensor::derived(node.attrs.text(), inputs, node.output()->type,
                              [attrs = node.attrs](const std::vector<at::Tensor>& tensors) {
-                               PlainAten plain;
                                return attrs.def().aten(attrs.data(), tensors).at(0);
                              });
 }

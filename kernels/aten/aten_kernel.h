@@ -1,22 +1,10 @@
 // Runs any node by its ATen line.
 #pragma once
 
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
-#include <c10/core/DispatchKeySet.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
+#include "core/plain_aten.h"
 #include "kernels/kernel.h"
 
 namespace torchweld {
-
-/// While alive, ATen calls of this thread record no gradients and take no part in autocast.
-class PlainAten {
- private:
-  c10::AutoGradMode no_grad_{false};
-  at::AutoDispatchBelowADInplaceOrView below_autograd_;
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
-};
 
 /// `result` of an ATen call as a tensor of `type` that shares no memory with `inputs`: itself where it is one already,
 /// else a copy. Throws InternalError when dtype or shape differ.

@@ -91,6 +91,22 @@ TEST(WeightMark, KnowsMemoryThatIsUsedAgain) {
   }
 }
 
+TEST(WeightMark, NoticesAnotherPartOrOrderOfTheSameMemory) {
+  at::Tensor bank = at::ones({2, 4, 4});
+  const at::Tensor others[] = {bank[1], bank[0].t(), bank[0].narrow(0, 0, 2)};
+  for (const at::Tensor& other : others) {
+    at::Tensor weight = bank[0].clone();
+    weight.set_data(bank[0]);
+    WeightMark mark(weight);
+    EXPECT_TRUE(mark.is_current());
+    std::string before = mark.origin();
+    weight.set_data(other);
+    EXPECT_FALSE(mark.is_current());
+    EXPECT_EQ(mark.origin(), "");
+    EXPECT_NE(origin_now(weight), before);
+  }
+}
+
 TEST(SharedConstant, IsPackedOnceForAllPlansThatLive) {
   at::Tensor weight = at::ones({4});
   int packed = 0;

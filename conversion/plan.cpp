@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <mutex>
 
+#include "core/sweeper.h"
+
 namespace torchweld {
 
 WeightMark::WeightMark(at::Tensor weight)
@@ -40,7 +42,7 @@ struct KnownWeights {
   std::mutex mutex;
   std::unordered_map<const c10::TensorImpl*, KnownWeight> last;  // states that were
   uint64_t next = 0;
-  size_t swept_at = 0;  // so many were left when those of freed tensors went
+  Sweeper sweeper;
 };
 
 }  // namespace
@@ -52,11 +54,7 @@ std::string WeightMark::origin() const {
   TensorType type = type_of(weight_);
   if (type.shape != shape_ || type.strides != strides_) return "";
   std::lock_guard lock(known.mutex);
-  constexpr size_t kFew = 1024;
-  if (known.last.size() >= std::max(kFew, 2 * known.swept_at)) {
-    std::erase_if(known.last, [](const auto& entry) { return entry.second.tensor.expired(); });
-    known.swept_at = known.last.size();
-  }
+  known.sweeper.sweep(known.last, [](const KnownWeight& weight) { return weight.tensor.expired(); });
   auto found = known.last.find(impl);
   bool same = found != known.last.end() && found->second.storage == storage_ && found->second.memory == memory_ &&
               found->second.version == version_ && found->second.type == type && found->second.offset == offset_;

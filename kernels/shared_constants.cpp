@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/plain_aten.h"
+#include "core/sweeper.h"
 #include "kernels/without_compiler.h"
 
 namespace torchweld {
@@ -18,26 +19,19 @@ namespace {
 
 using Weak = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
 
+bool is_expired(const Weak& weak) { return weak.expired(); }
+
 struct Known {
   std::mutex mutex;
   std::map<std::tuple<int, size_t, int64_t>, std::vector<Weak>> tensors;  // by device, bytes and their sum
-  size_t swept_at = 0;  // so many were left when those that nobody holds went
-
-  void sweep() {
-    constexpr size_t kFew = 1024;
-    if (tensors.size() < std::max(kFew, 2 * swept_at)) return;
-    std::erase_if(tensors, [](const auto& entry) {
-      return std::all_of(entry.second.begin(), entry.second.end(), [](const Weak& weak) { return weak.expired(); });
-    });
-    swept_at = tensors.size();
-  }
+  Sweeper sweeper;
 };
 
 /// What plans hold, by origin.
 struct Packed {
   std::mutex mutex;
   std::unordered_map<std::string, Weak> tensors;
-  size_t swept_at = 0;  // so many were left when those that nobody holds went
+  Sweeper sweeper;
 
   at::Tensor find(const std::string& origin) {
     std::lock_guard lock(mutex);
@@ -47,10 +41,7 @@ struct Packed {
   void add(const std::string& origin, const at::Tensor& tensor) {
     std::lock_guard lock(mutex);
     tensors.insert_or_assign(origin, Weak(tensor.getIntrusivePtr()));
-    constexpr size_t kFew = 1024;
-    if (tensors.size() < std::max(kFew, 2 * swept_at)) return;
-    std::erase_if(tensors, [](const auto& entry) { return entry.second.expired(); });
-    swept_at = tensors.size();
+    sweeper.sweep(tensors, is_expired);
   }
 };
 
@@ -63,9 +54,11 @@ at::Tensor shared_constant(at::Tensor packed) {
   static Known& known = *new Known;  // never destroyed: kernels may be released after it
   int64_t sum = at::sum(bytes_of(packed), c10::kLong).item<int64_t>();
   std::lock_guard lock(known.mutex);
-  known.sweep();
+  known.sweeper.sweep(known.tensors, [](const std::vector<Weak>& alike) {
+    return std::all_of(alike.begin(), alike.end(), is_expired);
+  });
   std::vector<Weak>& alike = known.tensors[{packed.get_device(), packed.nbytes(), sum}];
-  std::erase_if(alike, [](const Weak& weak) { return weak.expired(); });
+  std::erase_if(alike, is_expired);
   for (const Weak& weak : alike) {
     at::Tensor other(weak.lock());
     bool same = other.defined() && other.scalar_type() == packed.scalar_type() && other.sizes() == packed.sizes() &&

@@ -141,7 +141,6 @@ struct OwnChunks {
 // all keys][lane] of 16 bytes; and the largest score and the sum of each query, [warp_k][query].
 template <class T>
 struct SharedExponentials {
-  using S = typename T::Element;
   static constexpr int warp_steps = T::warp_keys / 16, steps = T::warps_k * warp_steps;
   static constexpr int bytes = T::warps_q * steps * 512;
   unsigned fragments;  // Those of this lane.

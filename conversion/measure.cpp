@@ -47,9 +47,14 @@ double sample(F once, double budget_ms) {
 }
 
 #ifdef TORCHWELD_WITH_CUDA
-constexpr int kRunsPerGraph = 16;
+/// As many runs as take about so long, so that recording and launching a graph counts for little.
+constexpr double kGraphMicroseconds = 1000;
+constexpr double kMostRunsPerGraph = 16;
+/// From here on launching is a small part of a single run.
+constexpr double kLongRun = 100;
 
-double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10::Device device, double budget_ms) {
+double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10::Device device, double budget_ms,
+                    double hopeless) {
   c10::cuda::CUDAGuard guard(device);
   c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, device.index());
   c10::cuda::CUDAStreamGuard on_stream(stream);
@@ -64,28 +69,24 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
     end.synchronize();
     return begin.elapsed_time(end) * 1000.0 / runs;
   };
-  if (!capturable) {
-    return sample(
-        [&] {
-          return timed(
-              [&] {
-                for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
-              },
-              kRunsPerGraph);
-        },
-        budget_ms);
-  }
+  double single = timed([&] { run(stream.stream()); }, 1);
+  if (single > std::max(hopeless, kLongRun)) return single;
+  int runs = static_cast<int>(std::clamp(kGraphMicroseconds / single, 1.0, kMostRunsPerGraph));
+  auto run_all = [&] {
+    for (int i = 0; i < runs; ++i) run(stream.stream());
+  };
+  if (!capturable) return sample([&] { return timed(run_all, runs); }, budget_ms);
   at::cuda::CUDAGraph graph;
   graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
   try {
-    for (int i = 0; i < kRunsPerGraph; ++i) run(stream.stream());
+    run_all();
   } catch (...) {
     cuda::end_failed_capture(graph);
     throw;
   }
   graph.capture_end();
   graph.replay();
-  return sample([&] { return timed([&] { graph.replay(); }, kRunsPerGraph); }, budget_ms);
+  return sample([&] { return timed([&] { graph.replay(); }, runs); }, budget_ms);
 }
 #endif
 
@@ -113,7 +114,7 @@ Workbench::Workbench(const Node& node) {
   wait_for_current_stream(node.output()->type.device);
 }
 
-double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms) {
+double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms, double hopeless) {
   std::vector<const at::Tensor*> in;
   std::vector<at::Tensor*> out;
   for (const at::Tensor& t : bench.inputs) in.push_back(&t);
@@ -123,7 +124,7 @@ double measure(const Kernel& kernel, Workbench& bench, c10::Device device, doubl
     kernel.run({.in = in, .out = out, .workspace = workspace.mutable_data_ptr(), .stream = stream});
   };
 #ifdef TORCHWELD_WITH_CUDA
-  if (device.is_cuda()) return measure_cuda(run, kernel.capturable(), device, budget_ms);
+  if (device.is_cuda()) return measure_cuda(run, kernel.capturable(), device, budget_ms, hopeless);
 #endif
   for (int i = 0; i < 2; ++i) run(nullptr);
   auto once = [&] {

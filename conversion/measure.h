@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 
 #include "core/graph.h"
 #include "kernels/kernel.h"
@@ -20,8 +21,10 @@ at::Tensor random_tensor(const TensorType& type);
 
 /// Median time of one run in microseconds, over about `budget_ms` of runs after a warm-up. On CUDA kernels that can be
 /// recorded are timed as a CUDA graph of several runs in a row, so that launching does not hide the kernel's own time.
+/// There, a kernel whose second run takes more than 100 us and more than `hopeless` microseconds does not run again.
 /// Throws what the kernel throws.
-double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms);
+double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms,
+               double hopeless = std::numeric_limits<double>::infinity());
 
 /// Median times in microseconds of two ways to do the same, host time included, run by turns so that both see the same
 /// machine.

@@ -370,12 +370,15 @@ class Selector {
   std::vector<double> times_of(const Node& node, Candidates& candidates) {
     constexpr double kShortShare = 0.25;
     constexpr double kClose = 1.15;
+    constexpr double kHopeless = 2;
     Workbench bench(node);
     std::vector<double> times(candidates.kernels.size(), std::numeric_limits<double>::infinity());
+    double least = std::numeric_limits<double>::infinity();
     auto look = [&](size_t i, double budget) {
       const Offers::Offer& offer = candidates.offers.offers()[i];
       try {
-        times[i] = measure(*candidates.kernels[i], bench, device_, budget);
+        times[i] = measure(*candidates.kernels[i], bench, device_, budget, kHopeless * least);
+        least = std::min(least, times[i]);
         log(4, node.op() + ": " + describe(offer) + " " + std::to_string(times[i]) + " us");
       } catch (const std::exception& error) {
         log_drop(node, offer, error);
@@ -385,8 +388,7 @@ class Selector {
     for (size_t i = 0; i < times.size(); ++i) {
       if (candidates.kernels[i]) look(i, budget_ms() * kShortShare);
     }
-    if (times.empty()) return times;
-    double limit = kClose * *std::min_element(times.begin(), times.end());
+    const double limit = kClose * least;
     for (size_t i = 0; i < times.size(); ++i) {
       if (std::isfinite(times[i]) && times[i] <= limit) look(i, budget_ms());
     }

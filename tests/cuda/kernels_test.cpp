@@ -157,10 +157,13 @@ int run_tactic(const Case& c, const NamedTactic& tactic, const Expected& expecte
 /// How many kernels ran, by tactic and case.
 using Ran = std::map<std::string, std::map<std::string, int>>;
 
+/// Runs every case; every n-th where TORCHWELD_CASE_STRIDE is n, for compute-sanitizer, under which all take hours.
 Ran run_cases(const std::vector<Case>& list, const std::vector<NamedTactic>& tactics, const Manner& manner) {
+  const char* stride = std::getenv("TORCHWELD_CASE_STRIDE");
   Ran ran;
   int kernels = 0;
-  for (const Case& c : list) {
+  for (size_t i = 0; i < list.size(); i += stride ? std::max(std::stoul(stride), 1UL) : 1) {
+    const Case& c = list[i];
     Expected expected = expect_of(c, manner);
     for (const NamedTactic& tactic : tactics) {
       std::string refusal;
@@ -190,7 +193,8 @@ void expect_taken_by(const std::string& tactic, const std::vector<Case>& list, c
   compile_ahead(list, programs_of);
   for (const Manner& manner : manners) {
     Ran ran = run_cases(list, own_tactics(), manner);
-    for (const Case& c : list) EXPECT_GT(ran[tactic][c.name], 0) << c.name;
+    EXPECT_FALSE(ran[tactic].empty());
+    for (const auto& [name, count] : ran[tactic]) EXPECT_GT(count, 0) << name;
   }
 }
 

@@ -182,15 +182,19 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
     int64_t parts = moment_parts(config, first);
     return parts > 0 && parts <= kMostParts;
   };
-  auto whole_rows = [](const GemmConfig& config) { return config.source == GemmSource::kStages && config.splits == 1; };
+  auto whole_rows = [&](const GemmConfig& config) {
+    return config.source == GemmSource::kStages && config.splits == 1 &&
+           !(kept && (config.swapped() || config.kept > 0));
+  };
   // The estimates do not compare the families well.
   std::vector<GemmConfig> firsts, seconds;
   std::vector<GemmConfig> all = configs_of(node, first, 0);
   add_best(all, 3, [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); }, firsts);
   add_best(all, 2, [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); }, firsts);
   all = configs_of(node, second, kStates);
-  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
-  add_best(all, 3, [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && !c.swapped() && c.kept == 0; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && !c.swapped() && c.kept > 0; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.swapped(); }, seconds);
   std::stable_sort(seconds.begin(), seconds.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");
@@ -198,6 +202,8 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   expect(context.tune || small, "a large product, and kernels are not timed");
   for (const GemmConfig& one : firsts) {
     for (const GemmConfig& other : seconds) {
+      const int64_t rows_of_two = ceil_div(other.rows, other.threads() / 2);
+      if (rows_of_two * moment_parts(one, first) > kMostParts) continue;
       auto build = [&node, block, one, other] { return make_deferred_norm(node, *block, one, other); };
       offers.add(one.text() + ", " + other.text(), build, one.microseconds + other.microseconds);
       if (!context.tune) return;

@@ -42,14 +42,16 @@ double warpgroup_cycles(const GemmProblem& p, const GemmConfig& c, double blocks
   double all_bytes = c.shares.mean * static_cast<double>(c.stage_count(p)) * line * (rows + c.columns) * blocks;
   double own_bytes = stages * line * (c.rows + static_cast<double>(c.columns));
   double load = std::max(all_bytes / waves / bytes_per_cycle, own_bytes * beside / kBytesPerCycleOfOne);
-  double last = static_cast<double>(c.stages) * 4 * (16 + c.columns / 3.0) * c.rows / 64;
+  const int wide = c.swapped() ? c.rows : c.columns, high = c.swapped() ? c.columns : c.rows;  // Of an instruction.
+  double last = static_cast<double>(c.stages) * 4 * (16 + wide / 3.0) * high / 64;
   double sum = c.splits > 1 ? sum_cycles(c) + (turns ? 500.0 * c.splits : 0) : 0;
   // Rounding to TF32, from a count of instructions: 14 for the chunk of each of 32 lanes, on four schedulers.
   double x_chunks = stages * static_cast<double>(c.chunks_of_stage() * c.rows);
   double round = p.element_bytes == 4 ? beside * x_chunks / 32 * 14 / 4 : 0;
   // For a stage that takes the place of another one, all threads wait.
   double waits = turns ? 0.4 * c.threads() * stages : 0;
-  return kStart + load + last + round + waits + sum + 0.05 * results + 7.2 * results / c.threads();
+  double swap = c.swapped() ? 4 * results / c.threads() : 0;
+  return kStart + load + last + round + waits + sum + swap + 0.05 * results + 7.2 * results / c.threads();
 }
 
 /// Cycles of a block that shares its processor with `beside` - 1 others, of `blocks` in `waves` waves. The constants

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "kernels/cuda/implicit_gemm_estimate.h"
@@ -118,7 +119,8 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   int m_tiles = c.rows / c.warps_m / 16;
   int n_tiles = c.columns / c.warps_n / 8;
   int most_tiles = c.teams > 1 ? 48 : c.source == GemmSource::kRing || c.source == GemmSource::kPipeline ? 32 : 16;
-  if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles || m_tiles > 4) return false;
+  if (m_tiles < 1 || n_tiles < 1 || m_tiles * n_tiles > most_tiles) return false;
+  if (m_tiles > 4 && !c.swapped()) return false;
   if (c.groups > 1) return keeps_groups_apart(p, c) && m_tiles <= (c.source == GemmSource::kPixels ? 2 : 4);
   // With groups there are tiles enough.
   if (p.groups > 1 && c.columns >= 2 * p.outputs && c.columns > 8) return false;
@@ -274,33 +276,50 @@ void add_rings(Search& search) {
   }
 }
 
-/// All ways in which warpgroups multiply.
-void add_warpgroups(Search& search) {
-  if (!search.device().warpgroups) return;
+/// All ways in which warpgroups multiply tiles of this size, shared by these warps.
+void add_stages(Search& search, int rows, int columns, int warps_m, int warps_n) {
   GemmConfig c;
   c.source = GemmSource::kStages;
-  for (c.rows = 64; c.rows <= 128; c.rows += 64) {
-    c.warps_m = c.rows / 16;
+  c.rows = rows, c.columns = columns, c.warps_m = warps_m, c.warps_n = warps_n;
+  bool power_of_two = (columns & (columns - 1)) == 0;
+  for (c.splits = 1; c.splits <= (power_of_two && search.device().clusters ? 8 : 1); c.splits *= 2) {
+    int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
+    if (c.splits > 1 && (chunks % (c.splits * kStageChunks) != 0 || rows % c.splits != 0)) continue;
+    int64_t stages = ceil_div(search.problem().taps() * ceil_div(chunks, c.splits), kStageChunks);
+    // In about four parts.
+    c.stages = static_cast<int>(ceil_div(stages, 4));
+    c.kept = 0;
+    if (search.add(c)) continue;
+    // Not all fits. As many bytes are on their way as keep the way busy, beside the part that is multiplied and the one
+    // before.
+    constexpr int64_t kOnTheWay = 64 << 10;
+    c.stages = 1;
+    c.kept = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
+    if (c.kept < stages) search.add(c);
+  }
+}
+
+/// All ways in which warpgroups multiply, with operands swapped where that leaves less of the last tile empty.
+void add_warpgroups(Search& search) {
+  if (!search.device().warpgroups) return;
+  for (int rows : {64, 128}) {
     for (int columns : {8, 16, 32, 48, 64, 96, 128}) {
-      if (columns < least_columns(search.problem())) continue;
-      c.columns = columns;
-      bool power_of_two = (columns & (columns - 1)) == 0;
-      for (c.splits = 1; c.splits <= (power_of_two && search.device().clusters ? 8 : 1); c.splits *= 2) {
-        int64_t chunks = ceil_div(search.problem().channels, search.problem().chunk());
-        if (c.splits > 1 && chunks % (c.splits * kStageChunks) != 0) continue;
-        int64_t stages = ceil_div(search.problem().taps() * ceil_div(chunks, c.splits), kStageChunks);
-        // In about four parts.
-        c.stages = static_cast<int>(ceil_div(stages, 4));
-        c.kept = 0;
-        if (search.add(c)) continue;
-        // Not all fits. As many bytes are on their way as keep the way busy, beside the part that is multiplied and the
-        // one before.
-        constexpr int64_t kOnTheWay = 64 << 10;
-        c.stages = 1;
-        c.kept = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
-        if (c.kept < stages) search.add(c);
-      }
+      if (columns >= least_columns(search.problem())) add_stages(search, rows, columns, rows / 16, 1);
     }
+  }
+  const int64_t rows = search.problem().rows();
+  constexpr int64_t kManyRows = 512;
+  constexpr int64_t kMostRows = 128;
+  if (rows > kManyRows) return;
+  const int64_t fewest = ceil_div(rows, kMostRows);
+  std::set<int> sizes;
+  for (int64_t tiles : {fewest, fewest + 1}) {
+    auto own = static_cast<int>(ceil_div(ceil_div(rows, tiles), 16) * 16);
+    if (ceil_div(rows, own) * own < ceil_div(rows, 64) * 64) sizes.insert(own);
+  }
+  for (int own : sizes) {
+    add_stages(search, own, 64, 1, 4);
+    if (own % 32 == 0) add_stages(search, own, 128, 1, 8);
   }
 }
 

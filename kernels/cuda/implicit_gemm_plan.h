@@ -99,6 +99,8 @@ struct GemmConfig {
   int loaders() const { return source != GemmSource::kPipeline ? 0 : blocks == 1 ? 128 : 64; }
   /// Warpgroups multiply; k lies in stages of 128 bytes.
   bool by_warpgroups() const { return source == GemmSource::kStages || source == GemmSource::kPipeline; }
+  /// They take the weights' columns 64 at a time, and all rows; else the other way round.
+  bool swapped() const { return source == GemmSource::kStages && warps_n > 1; }
   bool summed() const { return splits > 1 || warps_k > 1; }
   /// Chunks between rows of operands in shared memory, an odd number.
   int64_t pitch(const GemmProblem& problem) const { return 2 * steps(problem) + 1; }

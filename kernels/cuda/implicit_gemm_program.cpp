@@ -94,7 +94,7 @@ std::string emit_warpgroup_types(const GemmParts& parts, const GemmConfig& confi
          (pipeline ? numbers({config.stages, config.blocks}) + (config.splits > 1 ? ", true, " : ", false, ") +
                          numbers({config.teams})
                    : numbers({config.stage_count(p), config.stages, parts_kept})) +
-         ">;\n" + emit_warpgroup_multiply("Multiply", parts.dtype, config.columns);
+         ">;\n" + emit_warpgroup_multiply("Multiply", parts.dtype, config.swapped() ? config.rows : config.columns);
 }
 
 /// The last argument of a product by warpgroups, as a variable `norm`.

@@ -200,6 +200,7 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
       {.name = "deep_batch", .x = {5, 256, 7, 7}, .outputs = 72, .window = {3, 3}, .padding = {1, 1}},
       {.name = "deep_pointwise", .x = {1, 2048, 7, 7}, .outputs = 40, .after = After::kRelu},
       {.name = "one_pixel", .x = {1, 960, 1, 1}, .outputs = 1280, .after = After::kRelu6},
+      {.name = "deep_of_14", .x = {1, 128, 14, 14}, .outputs = 136, .window = {3, 3}, .padding = {1, 1}},
       {.name = "wide_image", .x = {1, 16, 40, 200}, .outputs = 96, .window = {3, 3}, .padding = {1, 1}},
       {.name = "in_turns", .x = {7, 256, 7, 9}, .outputs = 520, .window = {3, 3}, .padding = {1, 1}},
       {.name = "sequence",
@@ -218,6 +219,9 @@ std::vector<Case> odd_products(c10::ScalarType dtype, c10::Device device, bool c
                                outputs, after, constants_on_device));
   };
   linear("linear_tokens", {197, 768}, 96, After::kRelu);
+  linear("linear_of_vit", {197, 768}, 328, After::kResidualRelu);
+  linear("linear_split_of_vit", {197, 1536}, 392, After::kTwoResults);
+  linear("linear_few_rows", {9, 1024}, 200, After::kResidualRelu);
   linear("linear_odd", {2, 9, 45}, 33, After::kResidualRelu);
   linear("linear_sliced", {2, 9, 64}, 1000, After::kTwoResults, {2000, 200, 1});
   linear("linear_deep", {4, 3072}, 64, After::kNothing);

@@ -119,6 +119,30 @@ TEST(DeviceCode, ProductsInTf32Compile) {
   compile_all(programs, {"sm_90a"});
 }
 
+/// Whether warpgroups take the weights' columns for rows.
+bool is_swapped(const cuda::Program& program) {
+  static const std::regex tile("GemmTile<[a-z0-9:]+, [0-9]+, [0-9]+, 1, [48], 1, ");
+  return program.text.find("tw::GemmStages<") != std::string::npos && std::regex_search(program.text, tile);
+}
+
+TEST(DeviceCode, SwappedOperandsCompile) {
+  for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {
+    std::vector<Case> products = odd_products(dtype, kDevice, false);
+    Programs programs = programs_with("tw::implicit_gemm_warpgroups<", products);
+    if (dtype == c10::kHalf)
+      programs.merge(programs_with("tw::implicit_gemm_warpgroups<", deferred_norms(dtype, kDevice, false)));
+    bool split = false, norm = false;
+    std::erase_if(programs, [](const auto& entry) { return !is_swapped(entry.second.second); });
+    for (const auto& [text, program] : programs) {
+      split = split || text.find("Multiply, true") != std::string::npos;
+      norm = norm || text.find("tw::GemmNorm<") != std::string::npos;
+    }
+    EXPECT_TRUE(split);
+    EXPECT_EQ(norm, dtype == c10::kHalf);
+    compile_all(programs, {"sm_90a"});
+  }
+}
+
 TEST(DeviceCode, LargeProductsCompile) {
   // Where two blocks share a processor's registers, some are kept in memory while a tile ends.
   for (c10::ScalarType dtype : {c10::kHalf, c10::kFloat}) {

@@ -153,6 +153,34 @@ TEST(ImplicitGemmPlan, EncoderLayersGoToWarpgroupsWhereThereAreSome) {
   }
 }
 
+GemmProblem linear_of(int64_t rows, int64_t channels, int64_t outputs, int64_t bytes = 2) {
+  GemmProblem p = square_conv(1, 1, channels, outputs, 1, 1, bytes);
+  p.width = p.out_width = rows;
+  return p;
+}
+
+TEST(ImplicitGemmPlan, RowsThatLeaveTilesOf64EmptyAreSwapped) {
+  auto swapped_of = [](const GemmProblem& p) {
+    std::vector<GemmConfig> found = gemm_configs(p, {}, 1000);
+    std::erase_if(found, [](const GemmConfig& c) { return !c.swapped(); });
+    return found;
+  };
+  for (int64_t bytes : {2, 4}) {
+    for (int64_t outputs : {768, 2304, 3072}) {
+      std::vector<GemmConfig> swapped = swapped_of(linear_of(197, 768, outputs, bytes));
+      EXPECT_FALSE(swapped.empty());
+      for (const GemmConfig& c : swapped) {
+        EXPECT_LT(c.rows * c.row_tiles(linear_of(197, 768, outputs, bytes)), 256) << c.text();
+        EXPECT_EQ(c.rows % c.splits, 0) << c.text();
+        EXPECT_EQ(c.columns, 16 * c.warps_n) << c.text();
+      }
+    }
+  }
+  for (int64_t rows : {64, 128, 192, 16384}) EXPECT_TRUE(swapped_of(linear_of(rows, 768, 768)).empty()) << rows;
+  // The widest product of ViT-B/16.
+  EXPECT_TRUE(gemm_configs(linear_of(197, 768, 3072), {}, 1).front().swapped());
+}
+
 TEST(ImplicitGemmPlan, WhatDoesNotFitComesInTurns) {
   GemmProblem p = square_conv(1, 1, 768, 3072, 1, 1, 4);
   p.width = p.out_width = 128;

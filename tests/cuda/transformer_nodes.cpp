@@ -173,6 +173,7 @@ std::vector<Case> deferred_norms(c10::ScalarType dtype, c10::Device device, bool
   const NormSpec specs[] = {{"after", {1, 128, 768}, 768, 2304, true, false, true, true, false},
                             {"before", {1, 128, 3072}, 768, 3072, true, true, false, true, true},
                             {"tokens", {2, 99, 768}, 768, 768, true, true, false, true, false},
+                            {"vit", {1, 197, 768}, 768, 1536, true, true, false, true, true},
                             {"bare", {70, 96}, 320, 72, false, false, false, false, false},
                             {"both", {40, 200}, 64, 1000, true, true, true, true, true},
                             {"far", {70, 128}, 384, 128, false, true, true, true, false, 20},

@@ -15,21 +15,22 @@ template <class T, class D, class Stages, int parts, bool centred, bool kept>
 struct GemmNorm {
   using S = typename T::Element;
   static constexpr int bytes = T::rows * 8;  // Of shared memory: mean and 1 / deviation of each row.
+  static constexpr int pairs = T::threads / 2, turns = (T::rows + pairs - 1) / pairs;
   static constexpr int own = (parts + 1) / 2, step = T::threads / T::rows;
-  static_assert(D::channels % 64 == 0 && T::threads == 2 * T::rows, "two threads for a row without a rest");
+  static_assert(D::channels % 64 == 0 && (!kept || pairs == T::rows), "two threads for a row without a rest");
   static_assert(!Stages::in_turns || !kept, "what is kept is there in the end");
   static_assert(centred || !kept, "an infinite x has no moments");
 
   const float* moments = nullptr;  // [rows][parts][2]
   S* normed = nullptr;             // [rows, channels]
   float column_sums[2 * T::n_tiles];
-  unsigned states;    // Shared address.
-  float2 found[own];  // Of every second part of the row.
+  unsigned states;           // Shared address.
+  float2 found[turns][own];  // Of every second part of rows that are `pairs` apart.
   // Of what is kept, a thread writes chunks of one row: the first one, how many, and that one's numbers of the norm.
   int first_chunk, chunk_count;
   float weight[8], bias[8];
 
-  __device__ __forceinline__ static int row() { return threadIdx.x / 2; }
+  __device__ __forceinline__ static int row(int turn) { return static_cast<int>(threadIdx.x) / 2 + turn * pairs; }
 
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, unsigned states_at) {
@@ -50,7 +51,7 @@ struct GemmNorm {
       }
     }
     if constexpr (!centred) return;
-    const float* from = p.column_sums + work.first_column + threadIdx.x % 4 * T::run;
+    const float* from = p.column_sums + work.first_column + T::warp_n() * T::n_tiles * 8 + threadIdx.x % 4 * T::run;
 #pragma unroll
     for (int j = 0; j < T::n_tiles; ++j) {
 #pragma unroll
@@ -66,19 +67,28 @@ struct GemmNorm {
   // Behind the last row, or part, comes that one again. At once: what is fetched later waits behind all of x.
   template <class Params>
   __device__ __forceinline__ void fetch(const Params& p, const GemmWork& work) {
-    const float* from = moments + ::min(work.first_row + row(), p.rows - 1) * (2 * parts);
 #pragma unroll
-    for (int i = 0; i < own; ++i) {
-      asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
-                   : "=f"(found[i].x), "=f"(found[i].y)
-                   : "l"(from + 2 * ::min(own_part(i), parts - 1))
-                   : "memory");
+    for (int turn = 0; turn < turns; ++turn) {
+      const float* from = moments + ::min(work.first_row + row(turn), p.rows - 1) * (2 * parts);
+#pragma unroll
+      for (int i = 0; i < own; ++i) {
+        asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
+                     : "=f"(found[turn][i].x), "=f"(found[turn][i].y)
+                     : "l"(from + 2 * ::min(own_part(i), parts - 1))
+                     : "memory");
+      }
     }
   }
 
   // While the first products are under way.
   template <class Params>
   __device__ __forceinline__ void join(const Params& p) {
+#pragma unroll
+    for (int turn = 0; turn < turns; ++turn) join_row(p, found[turn], row(turn));
+    __syncwarp();  // All wait for the tensor cores together.
+  }
+  template <class Params>
+  __device__ __forceinline__ void join_row(const Params& p, const float2 (&found)[own], int row) const {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < own; ++i) {
@@ -97,26 +107,25 @@ struct GemmNorm {
     float variance = between * (1.f / parts) + within * (1.f / D::channels);
     variance += __shfl_xor_sync(~0u, variance, 1);
     if constexpr (!centred) variance += mean * mean;
-    if (threadIdx.x % 2 == 0)
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row() * 8), "f"(mean),
+    if (threadIdx.x % 2 == 0 && (turns * pairs == T::rows || row < T::rows))
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(states + row * 8), "f"(mean),
                    "f"(::rsqrtf(variance + p.eps))
                    : "memory");
-    __syncwarp();  // All wait for the tensor cores together.
   }
 
   template <class Params>
   __device__ __forceinline__ void finish(const Params& p, const GemmWork& work, const Stages& stages,
-                                         float (&sums)[T::n_tiles][4]) {
+                                         float (&sums)[T::m_tiles][T::n_tiles][4]) {
     __syncthreads();
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
+    for (int r = 0; r < T::m_tiles * 2; ++r) {
       float mean, scale;
-      read_state(T::warp_m() * 16 + threadIdx.x % 32 / 4 + r * 8, mean, scale);
+      read_state(T::warp_m() * T::m_tiles * 16 + threadIdx.x % 32 / 4 + r * 8, mean, scale);
 #pragma unroll
       for (int j = 0; j < T::n_tiles; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          float& sum = sums[j][2 * r + e];
+          float& sum = sums[r / 2][j][r % 2 * 2 + e];
           if constexpr (centred) sum -= mean * column_sums[2 * j + e];
           sum *= scale;
         }

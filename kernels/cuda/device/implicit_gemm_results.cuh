@@ -218,8 +218,8 @@ struct GemmSummed {
   static constexpr int row_step = T::threads / items_per_row;  // Between the rows of one thread's items.
   float bias[4];
   GemmFinish<4, width, E> finish;
-  int own_rows, own_shift;  // A power of two.
-  int line, m, n;           // This thread's first item.
+  int own_rows, inverse;  // That divides a row of the tile by own_rows.
+  int line, m, n;         // This thread's first item.
   int end_column;
   unsigned part;  // Where its first part will be.
   unsigned slot;  // Where this lane's sums go, in row 0 of its warp's slot.
@@ -228,7 +228,7 @@ struct GemmSummed {
   template <class Params>
   __device__ __forceinline__ void prepare(const Params& p, const GemmWork& work, const GemmShared& at) {
     own_rows = clustered ? T::rows / p.splits : T::rows;
-    own_shift = 31 - __clz(own_rows);
+    inverse = (65536 + own_rows - 1) / own_rows;
     line = static_cast<int>(threadIdx.x) / items_per_row;
     m = work.first_row + work.rank * own_rows + line;
     const int c = static_cast<int>(threadIdx.x) % items_per_row * 4;
@@ -264,7 +264,7 @@ struct GemmSummed {
     for (int i = 0; i < T::m_tiles * 2; ++i) {
       const int r = lines + i * 8;
       if (work.first_row + r >= p.rows) continue;
-      const int owner = clustered ? r >> own_shift : 0;
+      const int owner = clustered ? r * inverse >> 16 : 0;
       unsigned to = slot + (r - owner * own_rows) * T::slot_pitch * 4, barrier = 0;
       if constexpr (clustered) {
         to = peer_address(to, owner);

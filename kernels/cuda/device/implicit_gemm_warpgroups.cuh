@@ -5,6 +5,9 @@
 // k lies in stages of 128 bytes: of x [stage][row][8 chunks of 16 bytes], then of the weights [stage][column][8
 // chunks]; chunk c of row r has place c ^ r % 8, as the instruction expects it ("128-byte swizzle"). Some stages
 // together arrive as one part.
+//
+// The instruction multiplies 64 rows by any multiple of 8 columns. Where tiles of 64 rows of x would be mostly empty,
+// operands are swapped: the weights' columns are the instruction's rows.
 #pragma once
 
 #include "implicit_gemm.cuh"
@@ -37,6 +40,29 @@ __device__ __forceinline__ void prepare_chunks(const Place& place) {
   }
 }
 
+// The products of swapped operands, of 16 columns of weights and all rows of x, as those of rows and columns: every
+// square of 8 x 8 is transposed, in two exchanges, of what is in even places of its columns and of its rows first.
+template <int m_tiles>
+__device__ __forceinline__ void swap_back(const float (&sums)[2 * m_tiles][4], float (&acc)[m_tiles][2][4]) {
+  const int lane = threadIdx.x % 32;
+  const bool odd_column = lane / 4 % 2 == 1, odd_row = odd_column;  // Of what this lane gives, and of what it takes.
+  // Lane 4 i + j has columns of weights i and rows of x 2 j and 2 j + 1, and takes row i, columns 2 j and 2 j + 1.
+  const int from = lane % 4 * 8 + lane / 8;
+#pragma unroll
+  for (int i = 0; i < 2 * m_tiles; ++i) {
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const float* given = sums[i] + 2 * t;
+      float* taken = acc[i / 2][t] + i % 2 * 2;
+      // Lanes of odd rows take their second column first, so that each lane is asked for one number at a time.
+      const float first = __shfl_sync(~0u, odd_column ? given[1] : given[0], odd_row ? from + 4 : from);
+      const float second = __shfl_sync(~0u, odd_column ? given[0] : given[1], odd_row ? from : from + 4);
+      taken[0] = odd_row ? second : first;
+      taken[1] = odd_row ? first : second;
+    }
+  }
+}
+
 // Adds the products of a stage: the 64 rows and all columns that start at these addresses.
 template <class Multiply, class Sums>
 __device__ __forceinline__ void multiply_stage(Sums& sums, unsigned rows, unsigned columns) {
@@ -56,7 +82,7 @@ __device__ __forceinline__ GemmChunk stage_chunk(const Params& p, const GemmWork
   return {stage * 8 * T::chunk * p.in[3], q < work.present ? 1u | 1u << 12 | count << 24 : kNeverThere};
 }
 
-// `taps`: see stage_chunk. T: 16 rows to a warp, all columns to each.
+// `taps`: see stage_chunk. T: 16 rows to a warp, all columns to each; or 16 columns and all rows, for swapped operands.
 // `together` stages arrive as a part. `kept` parts are in shared memory at a time: all, or stages that come in turns.
 template <class T, class D, bool taps, int stages_, int together_, int kept_>
 struct GemmStages {
@@ -70,7 +96,11 @@ struct GemmStages {
   static constexpr int row_bytes = 128 * T::rows, column_bytes = 128 * T::columns;  // Of a stage.
   static constexpr int step = T::threads / 8, per_thread = T::rows / step;
   static constexpr int header = 256, alignment = 1024, table_bytes = taps ? stages * 64 : 0;
-  static_assert(T::warps_n == 1 && T::warps_k == 1 && T::m_tiles == 1 && T::rows % 64 == 0, "tiles of warpgroups");
+  static constexpr bool swapped = T::warps_n > 1;
+  using Sums = float[swapped ? 2 * T::m_tiles : T::n_tiles][4];  // As the instruction leaves them.
+  static_assert(T::warps_k == 1 && T::threads % 128 == 0, "whole warpgroups");
+  static_assert(swapped ? T::warps_m == 1 && T::n_tiles == 2 : T::m_tiles == 1, "16 rows or columns to a warp");
+  static_assert(T::rows % step == 0, "threads that all bring as much");
   static_assert(64 + kept * 8 <= header && step % 8 == 0, "parts that fit");
   static_assert(!in_turns || (together == 1 && kept >= 3), "single stages, of which one is on its way");
   static_assert(!T::skips || (in_turns && taps), "stages that are not needed are left out of those that come in turns");
@@ -192,13 +222,18 @@ struct GemmStages {
     show_to_tensor_cores();
   }
   template <class Multiply>
-  __device__ __forceinline__ void add_stage(float (&sums)[T::n_tiles][4], int stage) const {
-    multiply_stage<Multiply>(sums, rows + threadIdx.x / 128 * 64 * 128 + stage % places * row_bytes,
-                             weights + stage % places * column_bytes);
+  __device__ __forceinline__ void add_stage(Sums& sums, int stage) const {
+    const unsigned own = threadIdx.x / 128 * 64 * 128;
+    const unsigned x = rows + stage % places * row_bytes, w = weights + stage % places * column_bytes;
+    if constexpr (swapped) {
+      multiply_stage<Multiply>(sums, w + own, x);
+    } else {
+      multiply_stage<Multiply>(sums, x + own, w);
+    }
   }
 
   template <class Multiply, int part = 0, class Params, class Norm>
-  __device__ __forceinline__ void multiply(const Params& p, float (&sums)[T::n_tiles][4], Norm& norm) const {
+  __device__ __forceinline__ void multiply(const Params& p, Sums& sums, Norm& norm) const {
     wait_for_copies<parts - 1 - part>();
     show<stages_of(part)>(part * together);
     wait_for_phase(barriers + part * 8, 0);
@@ -212,7 +247,7 @@ struct GemmStages {
   }
 
   template <class Multiply, class Params, class Norm>
-  __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work, float (&sums)[T::n_tiles][4],
+  __device__ __forceinline__ void multiply_in_turns(const Params& p, const GemmWork& work, Sums& sums,
                                                     Norm& norm) const {
 #pragma unroll 1
     for (int stage = 0; stage < count(); ++stage) {
@@ -249,8 +284,8 @@ struct GemmAsItIs {
   __device__ __forceinline__ void fetch(const Params&, const GemmWork&) {}
   template <class Params>
   __device__ __forceinline__ void join(const Params&) {}
-  template <class Params, class Stages, class Sums>
-  __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Sums&) {}
+  template <class Params, class Stages, class Results>
+  __device__ __forceinline__ void finish(const Params&, const GemmWork&, const Stages&, Results&) {}
 };
 
 // Blocks, Params and `second` as in implicit_gemm.cuh, the weights packed by stages. Multiply: see
@@ -312,14 +347,21 @@ __device__ __forceinline__ void implicit_gemm_warpgroups(const typename T::Eleme
   } else {
     direct.fetch(p, elements);
   }
-  float acc[1][T::n_tiles][4] = {};
+  typename Stages::Sums sums = {};
   if constexpr (Stages::in_turns) {
-    stages.template multiply_in_turns<Multiply>(p, work, acc[0], norm);
+    stages.template multiply_in_turns<Multiply>(p, work, sums, norm);
   } else {
-    stages.template multiply<Multiply>(p, acc[0], norm);
+    stages.template multiply<Multiply>(p, sums, norm);
   }
-  Multiply::finish(acc[0]);
-  norm.finish(p, work, stages, acc[0]);
+  Multiply::finish(sums);
+  float acc[T::m_tiles][T::n_tiles][4];
+  if constexpr (Stages::swapped) {
+    swap_back(sums, acc);
+  } else {
+#pragma unroll
+    for (int i = 0; i < T::n_tiles * 4; ++i) acc[0][i / 4][i % 4] = sums[i / 4][i % 4];
+  }
+  norm.finish(p, work, stages, acc);
   if constexpr (clustered) {
     cluster_wait();
     sum.push(p, work, at, acc);

@@ -276,21 +276,43 @@ __device__ __forceinline__ I reduced_offset(const Params& p, I j) {
 // would be lost beside the sum so far.
 constexpr int kGatherRun = 256;
 
+// Gathers elements j, j + step, ..., V neighbours each, those of some steps on their way together: one after the other,
+// they would take memory's latency each. `take(run, v, j)` adds those of one step to a run.
+template <class Run, int V, int rank, class X, class Params, class Take, class Merge>
+__device__ __forceinline__ void gather_steps(const X* base, bool aligned, decltype(Params::items) j,
+                                             decltype(Params::items) step, const Params& p, const Take& take,
+                                             const Merge& merge) {
+  using I = decltype(p.items);
+  constexpr int together = sizeof(X) == 8 ? 2 : 4;
+  while (j < p.reduced) {
+    Run run;
+    for (int i = 0; i < kGatherRun && j < p.reduced; i += together, j += together * step) {
+      Compute<X> v[together][V];
+#pragma unroll
+      for (int t = 0; t < together; ++t) {
+        const I at = j + t * step;
+        read<V>(base + reduced_offset<rank>(p, at < p.reduced ? at : j), aligned, v[t]);
+      }
+#pragma unroll
+      for (int t = 0; t < together; ++t) {
+        if (j + t * step < p.reduced) take(run, v[t], j + t * step);
+      }
+    }
+    merge(run);
+  }
+}
+
 // One pass of `threads` threads over the reduced elements, V neighbours at a time.
 template <class S, int threads, int V, int rank, class Prepare, class X, class Params, class T>
 __device__ __forceinline__ S gather_row(const X* base, bool aligned, int lane, const Params& p, T center) {
   using I = decltype(p.items);
   S all;
-  for (I j = static_cast<I>(lane) * V; j < p.reduced;) {
-    S state;
-    for (int i = 0; i < kGatherRun && j < p.reduced; ++i, j += threads * V) {
-      Compute<X> v[V];
-      read<V>(base + reduced_offset<rank>(p, j), aligned, v);
+  auto take = [&](S& run, const Compute<X>(&v)[V], I j) {
 #pragma unroll
-      for (int k = 0; k < V; ++k) state.take(Prepare::apply(v[k]), j + k, center);
-    }
-    all.merge(state);
-  }
+    for (int k = 0; k < V; ++k) run.take(Prepare::apply(v[k]), j + k, center);
+  };
+  gather_steps<S, V, rank>(base, aligned, static_cast<I>(lane) * V, static_cast<I>(threads * V), p, take,
+                           [&](const S& run) { all.merge(run); });
   return all;
 }
 
@@ -322,17 +344,17 @@ __device__ __forceinline__ void gather_columns(const X* base, bool aligned, bool
   constexpr int rows = 256 / columns;
   const int tx = threadIdx.x % columns, ty = threadIdx.x / columns;
   if (active) {
-    for (I j = ty; j < p.reduced;) {
-      S run[V];
-      for (int i = 0; i < kGatherRun && j < p.reduced; ++i, j += rows) {
-        Compute<X> v[V];
-        read<V>(base + reduced_offset<rank>(p, j), aligned, v);
+    struct Run {
+      S of[V];
+    };
+    auto take = [&](Run& run, const Compute<X>(&v)[V], I j) {
 #pragma unroll
-        for (int k = 0; k < V; ++k) run[k].take(Prepare::apply(v[k]), j, center[k]);
-      }
+      for (int k = 0; k < V; ++k) run.of[k].take(Prepare::apply(v[k]), j, center[k]);
+    };
+    gather_steps<Run, V, rank>(base, aligned, static_cast<I>(ty), static_cast<I>(rows), p, take, [&](const Run& run) {
 #pragma unroll
-      for (int k = 0; k < V; ++k) state[k].merge(run[k]);
-    }
+      for (int k = 0; k < V; ++k) state[k].merge(run.of[k]);
+    });
   }
   __shared__ typename RawStates<S, 256 * V>::type slots;
   S* shared = reinterpret_cast<S*>(&slots);

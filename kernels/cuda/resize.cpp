@@ -25,6 +25,15 @@ float scale_of(const Resize& resize, size_t d, int64_t size) {
   return given && *given > 0 ? static_cast<float>(1 / *given) : in / out;
 }
 
+/// Columns of x that so many neighbouring results lie between; 0 where they are not fewer than if each read its own.
+int64_t window_of(const Resize& resize, int64_t width, int64_t results) {
+  bool linear = resize.mode == "linear";
+  // Rounding may put the ends a column further apart.
+  auto between = static_cast<int64_t>(scale_of(resize, 1, width) * static_cast<float>(results - 1) + 0.01F) + 1;
+  int64_t window = between + (linear ? 2 : 1);
+  return window <= results ? window : 0;
+}
+
 std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops loops, bool channels_last) {
   const Resize& resize = *body.anchor->as<Resize>();
   size_t x_index = anchor_input(body, 0);
@@ -33,6 +42,7 @@ std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops lo
   bool wide = !channels_last || in[3] == 1 || x.shape[1] == 1;
   loops.choose_width(wide ? static_cast<int>(16 / c10::elementSize(x.dtype)) : 1, false);
   loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
+  int64_t window = channels_last ? 0 : window_of(resize, x.shape[3], loops.width);
   Program program{"resize", emit_head(loops, {"resize.cuh"}) +
                                 "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
                                 "vector_reads;\n  float scale_h, scale_w;\n" +
@@ -40,8 +50,8 @@ std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops lo
                                 "extern \"C\" __global__ void __launch_bounds__(128) kernel(" +
                                 emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
                                 emit_elements_object(loops) + "  tw::resize<" + source_of(resize) + ", " +
-                                (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) + ">(x" +
-                                std::to_string(x_index) + ", p, elements);\n}\n"};
+                                (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) + ", " +
+                                std::to_string(window) + ">(x" + std::to_string(x_index) + ", p, elements);\n}\n"};
   std::string type = loops.index_type();
   int64_t count = loops.positions() / loops.width;
   Arguments arguments;

@@ -44,8 +44,8 @@ __device__ __forceinline__ float between(float first, float second, float share)
 }
 
 // x by strides p.in (N,H,W,C). One thread computes V neighbours of the last loop: channels (V > 1: p.in[3] is 1), or
-// columns, which read again only what their neighbour has not read.
-template <class Source, bool channels_last, int V, class X, class Params, class E>
+// columns, which lie between `window` neighbouring ones of x; 0: these are more, and each column reads its own.
+template <class Source, bool channels_last, int V, int window, class X, class Params, class E>
 __device__ __forceinline__ void resize(const X* x, const Params& p, const E& elements) {
   using I = decltype(p.items);
   const bool aligned = p.vector_reads && is_aligned<V>(x);
@@ -75,31 +75,41 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
       read<V>(bottom + columns.second * p.in[2], aligned, d);
 #pragma unroll
       for (int k = 0; k < V; ++k)
-        result[k] = between(between(a[k], b[k], columns.share), between(c[k], d[k], columns.share), rows.share);
+        result[k] = between(between(a[k], c[k], rows.share), between(b[k], d[k], rows.share), columns.share);
     } else {
       read<V>(top + columns.first * p.in[2], aligned, result);
     }
-  } else {
-    int left = -1, right = -1;
-    float a = 0, b = 0, c = 0, d = 0;  // Left and right of the top row, of the bottom row.
+  } else if constexpr (window > 0) {
+    // The columns that all of them lie between, on their way together.
+    const int begin = neighbours_of<Source>(w, p.width, p.scale_w).first;
+    float column[window];
+#pragma unroll
+    for (int i = 0; i < window; ++i) {
+      const I at = ::min(begin + i, p.width - 1) * p.in[2];
+      column[i] = widen(top[at]);
+      if constexpr (Source::linear) column[i] = between(column[i], widen(bottom[at]), rows.share);
+    }
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       const Neighbours columns = neighbours_of<Source>(w + k, p.width, p.scale_w);
-      if (columns.first != left) {
-        const bool known = Source::linear && columns.first == right;
-        a = known ? b : widen(top[columns.first * p.in[2]]);
-        if constexpr (Source::linear) c = known ? d : widen(bottom[columns.first * p.in[2]]);
-        left = columns.first;
+      float first = column[0], second = column[window - 1];
+#pragma unroll
+      for (int i = 0; i < window; ++i) {
+        if (columns.first - begin != i) continue;
+        first = column[i];
+        second = column[::min(i + 1, window - 1)];
       }
+      result[k] = Source::linear ? between(first, second, columns.share) : first;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      const Neighbours columns = neighbours_of<Source>(w + k, p.width, p.scale_w);
+      const I first = columns.first * p.in[2], second = columns.second * p.in[2];
+      result[k] = widen(top[first]);
       if constexpr (Source::linear) {
-        if (columns.second != right) {
-          b = widen(top[columns.second * p.in[2]]);
-          d = widen(bottom[columns.second * p.in[2]]);
-          right = columns.second;
-        }
-        result[k] = between(between(a, b, columns.share), between(c, d, columns.share), rows.share);
-      } else {
-        result[k] = a;
+        result[k] = between(between(result[k], widen(bottom[first]), rows.share),
+                            between(widen(top[second]), widen(bottom[second]), rows.share), columns.share);
       }
     }
   }

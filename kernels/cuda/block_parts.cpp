@@ -137,4 +137,14 @@ size_t choose_untimed(const Node& node, size_t count, const std::function<Progra
   return first;
 }
 
+std::set<std::string> names_of_launch(const std::set<std::string>& names, int launch) {
+  const std::string separator = ", ";
+  std::set<std::string> found;
+  for (const std::string& name : names) {
+    size_t end = name.find(separator);
+    if (end != std::string::npos) found.insert(launch == 0 ? name.substr(0, end) : name.substr(end + separator.size()));
+  }
+  return found;
+}
+
 }  // namespace torchweld::cuda

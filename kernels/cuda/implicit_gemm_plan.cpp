@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -13,6 +16,9 @@ namespace {
 
 constexpr int64_t kHeaderBytes = 128;
 constexpr int64_t kStageChunks = 8;  ///< Of kStages and kPipeline: 128 bytes.
+// In names.
+constexpr const char* kSplit = " split";
+constexpr const char* kSkips = " skips";
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -135,11 +141,34 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   return c.warps_k <= (patch ? ceil_div(pairs, c.splits) : ceil_div(p.taps() * chunks_of_tap(p, c.splits), 2));
 }
 
-/// Collects the configurations that are possible.
+/// The part of a configuration's name that is known before the rest is worked out.
+struct NamedTile {
+  int rows = 0, columns = 0, warps_m = 0, warps_n = 0, warps_k = 0, splits = 1;
+
+  explicit NamedTile(const std::string& name) {
+    if (std::sscanf(name.c_str(), "%dx%d w%d,%d,%d", &rows, &columns, &warps_m, &warps_n, &warps_k) != 5) rows = 0;
+    const size_t split = name.find(kSplit);
+    if (split != std::string::npos) splits = std::atoi(name.c_str() + split + std::strlen(kSplit));
+  }
+  bool is_of(const GemmConfig& c) const {
+    return rows == c.rows && columns == c.columns && warps_m == c.warps_m && warps_n == c.warps_n &&
+           warps_k == c.warps_k && splits == c.splits;
+  }
+};
+
+/// Collects the configurations that are possible: with `wanted`, only those of such names.
 class Search {
  public:
-  Search(const GemmProblem& problem, const GemmDevice& device) : p_(problem), device_(device) {
-    if (problem.is_pointwise()) return;
+  Search(const GemmProblem& problem, const GemmDevice& device, const std::set<std::string>* wanted)
+      : p_(problem), device_(device), wanted_(wanted) {
+    bool may_skip = !wanted;
+    if (wanted) {
+      for (const std::string& name : *wanted) {
+        tiles_.emplace_back(name);
+        may_skip = may_skip || name.ends_with(kSkips);
+      }
+    }
+    if (problem.is_pointwise() || !may_skip) return;
     runs_ = gemm_runs(problem);
     least_share_ = share_inside(problem, runs_);
   }
@@ -148,8 +177,16 @@ class Search {
   const GemmDevice& device() const { return device_; }
   std::vector<GemmConfig>& found() { return found_; }
 
+  /// Whether any configuration of such a tile is.
+  bool wants(int rows, int columns) const {
+    return !wanted_ || std::any_of(tiles_.begin(), tiles_.end(),
+                                   [&](const NamedTile& tile) { return tile.rows == rows && tile.columns == columns; });
+  }
+
   /// False when it is not possible. Adds it once more where leaving stages out pays.
   bool add(GemmConfig c) {
+    if (wanted_ && std::none_of(tiles_.begin(), tiles_.end(), [&](const NamedTile& tile) { return tile.is_of(c); }))
+      return false;
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     c.slice = chunks_of_tap(p_, c.splits);
     // All taps of a patch are shared evenly by the warps along k.
@@ -160,7 +197,7 @@ class Search {
     c.shared_bytes = shared_bytes(p_, c);
     if (c.shared_bytes > device_.shared_bytes) return false;
     c.microseconds = gemm_microseconds(p_, c, device_);
-    found_.push_back(c);
+    keep(c);
     // What is left out is worth more than the look at the order of results.
     constexpr double kPays = 0.9;
     constexpr double kMicrosecondsToLook = 0.5;
@@ -169,12 +206,15 @@ class Search {
       if (c.shares.mean > kPays) return true;
       c.skips = true;
       c.microseconds = gemm_microseconds(p_, c, device_) + kMicrosecondsToLook;
-      found_.push_back(c);
+      keep(c);
     }
     return true;
   }
 
  private:
+  void keep(const GemmConfig& c) {
+    if (!wanted_ || wanted_->count(c.text())) found_.push_back(c);
+  }
   GemmShares shares_of(int rows) {
     auto [known, is_new] = shares_.try_emplace(rows);
     if (is_new) known->second = gemm_shares(p_, runs_, rows);
@@ -188,6 +228,8 @@ class Search {
 
   const GemmProblem& p_;
   const GemmDevice& device_;
+  const std::set<std::string>* wanted_;
+  std::vector<NamedTile> tiles_;  // of the wanted
   std::vector<GemmConfig> found_;
   std::map<std::pair<GemmSource, int>, int64_t> patches_;
   std::vector<GemmRun> runs_;
@@ -203,6 +245,7 @@ void add_resident(Search& search) {
   GemmConfig c;
   for (c.rows = 16; c.rows <= 128; c.rows *= 2) {
     for (c.columns = least_columns(search.problem()); c.columns <= 128; c.columns *= 2) {
+      if (!search.wants(c.rows, c.columns)) continue;
       for (c.warps_m = 1; c.warps_m <= c.rows / 16; c.warps_m *= 2) {
         for (c.warps_n = 1; c.warps_n <= c.columns / 8; c.warps_n *= 2) {
           for (c.warps_k = 1; c.warps_k <= 8; c.warps_k *= 2) {
@@ -388,14 +431,14 @@ std::string GemmConfig::text() const {
   if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
   if (teams > 1) text += " teams" + number(teams);
-  if (splits > 1) text += " split" + number(splits);
-  if (skips) text += " skips";
+  if (splits > 1) text += kSplit + number(splits);
+  if (skips) text += kSkips;
   return text;
 }
 
 std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most,
                                      const std::set<std::string>* wanted) {
-  Search search(problem, device);
+  Search search(problem, device, wanted);
   add_resident(search);
   add_shallow(search);
   add_narrow_groups(search);
@@ -403,7 +446,6 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   add_warpgroups(search);
   add_pipelines(search);
   std::vector<GemmConfig>& all = search.found();
-  if (wanted) std::erase_if(all, [&](const GemmConfig& c) { return !wanted->count(c.text()); });
   std::stable_sort(all.begin(), all.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   if (wanted) return std::move(all);

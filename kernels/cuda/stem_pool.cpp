@@ -80,18 +80,22 @@ struct StemLayout {
   int64_t resident = 1;  ///< Blocks of one SM at once.
   double cycles = 0;     ///< Of one run, by StemSearch::estimate.
 
+  std::string tile_text() const {
+    return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " ";
+  }
   std::string text() const {
-    return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " warps" +
-           std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" + std::to_string(channel_tiles);
+    return tile_text() + "warps" + std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" +
+           std::to_string(channel_tiles);
   }
 };
 
 /// The sizes of the problem that decide about layouts.
 class StemSearch {
  public:
-  StemSearch(const StemParts& parts, const DeviceLimits& limits) : parts_(parts), limits_(limits) {}
+  StemSearch(const StemParts& parts, const DeviceLimits& limits, const std::set<std::string>* wanted)
+      : parts_(parts), limits_(limits), wanted_(wanted) {}
 
-  /// Every layout that the device can run, the one that should be fastest first.
+  /// Every layout (of the wanted ones) that the device can run, the one that should be fastest first.
   std::vector<StemLayout> ranked() {
     constexpr int64_t kSizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28};
     for (int64_t slices : {1, 2, 4, 8}) {
@@ -99,7 +103,7 @@ class StemSearch {
       for (int64_t height : kSizes) {
         for (int64_t width : kSizes) {
           bool fits = height <= width && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
-          if (fits) add(height, width, slices);
+          if (fits && wants(height, width, slices)) add(height, width, slices);
         }
       }
     }
@@ -109,6 +113,13 @@ class StemSearch {
   }
 
  private:
+  bool wants(int64_t height, int64_t width, int64_t slices) const {
+    StemLayout tile{.tile_h = height, .tile_w = width, .slices = slices};
+    return !wanted_ ||
+           std::any_of(wanted_->begin(), wanted_->end(),
+                       [head = tile.tile_text()](const std::string& name) { return name.starts_with(head); });
+  }
+
   void add(int64_t height, int64_t width, int64_t slices) {
     for (int64_t channel_tiles : {1, 2, 3, 4}) {
       for (int64_t row_tiles : {1, 2, 3, 4}) {
@@ -119,7 +130,7 @@ class StemSearch {
                        .channel_tiles = channel_tiles,
                        .warps = warps,
                        .slices = slices};
-          if (complete(l)) layouts_.push_back(l);
+          if ((!wanted_ || wanted_->count(l.text())) && complete(l)) layouts_.push_back(l);
         }
       }
     }
@@ -193,6 +204,7 @@ class StemSearch {
 
   const StemParts& parts_;
   const DeviceLimits& limits_;
+  const std::set<std::string>* wanted_;
   std::vector<StemLayout> layouts_;
 };
 
@@ -294,14 +306,15 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
 
 }  // namespace
 
-void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
+void offer_stem_pools(const Node& node, size_t most, Offers& offers, const std::set<std::string>* wanted) {
   if (!block_of(node)) return;
   StemParts parts = take_apart(node);
   DeviceLimits limits = limits_of(node);
   constexpr int kTensorCores = 8;
   expect(limits.major >= kTensorCores, "the GPU is older than sm_80");
-  std::vector<StemLayout> layouts = StemSearch(parts, limits).ranked();
-  expect(!layouts.empty(), "no tile fits into shared memory");
+  std::vector<StemLayout> layouts = StemSearch(parts, limits, wanted).ranked();
+  expect(!layouts.empty(), wanted ? kNoneWanted : "no tile fits into shared memory");
+  if (wanted) most = layouts.size();
   size_t begin = 0;
   if (most == 1) {
     begin = choose_untimed(
@@ -319,7 +332,7 @@ void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
 
 void propose_stem_pool(const Node& node, const KernelContext& context, Offers& offers) {
   constexpr size_t kOffers = 12;
-  offer_stem_pools(node, context.tune ? kOffers : 1, offers);
+  offer_stem_pools(node, context.tune ? kOffers : 1, offers, context.wanted);
 }
 
 }  // namespace torchweld::cuda

@@ -100,12 +100,12 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
 
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                       c10::Device device, const Options& options, const std::string& name,
-                                      const TimingCache& cache) {
+                                      const TimingCache& cache, const Precedents& precedents) {
   WithoutCompiler a_call_waits;
   StageTimes times(name);
   std::vector<WeightMark> marks;
   std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, {}, marks, times);
-  Selection selection = select_compiled(*graph, options, cache);
+  Selection selection = select_compiled(*graph, options, cache, precedents);
   times.end("select_compiled");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
   times.end("place");

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "conversion/device.h"
+#include "conversion/precedents.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -103,6 +104,7 @@ class Placer {
     Step step{.kernel = choice.kernel,
               .inputs = {},
               .outputs = {},
+              .likeness = likeness_of(node),
               .waits = {},
               .op = node.attrs.text(),
               .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),

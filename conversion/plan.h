@@ -43,6 +43,7 @@ struct Step {
   std::vector<int> inputs;  ///< Slots.
   std::vector<int> outputs;
   int64_t workspace_offset = 0;  ///< Bytes into the arena.
+  size_t likeness = 0;           ///< Of its node, see conversion/precedents.h.
   int lane = 0;                  ///< The stream that it is recorded on; see conversion/lanes.h.
   std::vector<int> waits;        ///< Steps of other lanes, all earlier ones, that end before it starts.
   // For reports:

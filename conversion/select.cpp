@@ -85,25 +85,50 @@ std::optional<Choice> choice_of(const TimingCache::Entry& entry, const Node& nod
   }
 }
 
-/// See select_compiled; nothing when there is no such kernel.
-std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context) {
-  WithoutCompiler now;
-  const bool may_be_slow = !is_heavy(node) && !block_of(node);
-  for (const Tactic& tactic : tactics()) {
-    bool in_torch = std::string_view(tactic.name) == "aten" || std::string_view(tactic.name) == "split";
-    if (tactic.device != node.output()->type.device.type() || (in_torch && !may_be_slow)) continue;
-    Offers offers = offers_for(node, context, tactic.name);
-    for (const Offers::Offer& offer : offers.offers()) {
-      try {
-        return Choice{offer.build(), offer.tactic, offer.config, 0};
-      } catch (const Unsupported&) {
-        continue;  // Not compiled, most likely.
-      } catch (const std::exception& error) {
-        log_drop(node, offer, error);
-      }
+/// The first of a tactic's offers that has been compiled. `only_wanted`: among the configurations that are wanted.
+std::optional<Choice> compiled_offer(const Node& node, const KernelContext& context, std::string_view tactic,
+                                     bool only_wanted) {
+  Offers offers = offers_for(node, context, tactic);
+  for (const Offers::Offer& offer : offers.offers()) {
+    if (only_wanted && !context.wanted->count(offer.config)) continue;
+    try {
+      return Choice{offer.build(), offer.tactic, offer.config, 0};
+    } catch (const Unsupported&) {
+      continue;  // Not compiled, most likely.
+    } catch (const std::exception& error) {
+      log_drop(node, offer, error);
     }
   }
   return std::nullopt;
+}
+
+/// See select_compiled; nothing when there is no such kernel.
+std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context, const Precedents& precedents) {
+  WithoutCompiler now;
+  const bool may_be_slow = !is_heavy(node) && !block_of(node);
+  auto is_left_out = [&](std::string_view tactic) { return !may_be_slow && (tactic == "aten" || tactic == "split"); };
+  if (const std::vector<Precedents::Known>* known = precedents.find(node)) {
+    KernelContext narrow = context;
+    for (const auto& [tactic, configs] : *known) {
+      narrow.wanted = &configs;
+      if (is_left_out(tactic)) continue;
+      if (auto choice = compiled_offer(node, narrow, tactic, /*only_wanted=*/true)) return choice;
+    }
+  }
+  for (const Tactic& tactic : tactics()) {
+    if (tactic.device != node.output()->type.device.type() || is_left_out(tactic.name)) continue;
+    if (auto choice = compiled_offer(node, context, tactic.name, /*only_wanted=*/false)) return choice;
+  }
+  return std::nullopt;
+}
+
+/// True for a block that plans have only in parts.
+bool is_known_in_parts(const Node& node, const Precedents& precedents) {
+  if (!block_of(node) || precedents.find(node)) return false;
+  std::unique_ptr<Graph> graph = parts_of(node);
+  std::vector<const Node*> parts = steps_of(*graph);
+  return std::all_of(parts.begin(), parts.end(),
+                     [&](const Node* part) { return precedents.find(*part) || is_known_in_parts(*part, precedents); });
 }
 
 /// Decides in rounds: unknown kinds of node are timed, each kind once, then those of the parts of blocks, where these
@@ -476,7 +501,9 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
   return Selector(options, tune, cache, nodes.front()->output()->type.device).run(graph, progress, timed);
 }
 
-Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache) {
+Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache,
+                          const Precedents& precedents) {
+  while (expand_blocks(graph, [&](const Node& block) { return !is_known_in_parts(block, precedents); }) > 0) continue;
   const std::set<std::string> wanted = cache.configs();
   KernelContext context = context_of(options, /*all=*/true);
   context.wanted = &wanted;
@@ -488,7 +515,7 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
     if (open.empty()) break;
     std::vector<std::optional<Choice>> choices(open.size());
     for_each_in_parallel(open.size(), open.front()->output()->type.device,
-                         [&](size_t i) { choices[i] = compiled_choice(*open[i], context); });
+                         [&](size_t i) { choices[i] = compiled_choice(*open[i], context, precedents); });
     for (size_t i = 0; i < open.size(); ++i) {
       expect(choices[i] || block_of(*open[i]), "no kernel for " + open[i]->op() + " has been compiled");
       if (choices[i]) chosen.emplace(open[i], std::move(*choices[i]));

@@ -311,6 +311,26 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
+Precedents Engine::precedents_for(const CallSignature& signature) const {
+  constexpr size_t kMost = 3;
+  auto log_size = [](const CallSignature& of) {
+    double elements = 1;
+    for (const TensorType& type : of.tensors) elements += static_cast<double>(type.numel());
+    return std::log(elements);
+  };
+  const double own = log_size(signature);
+  std::vector<std::pair<double, const Executor*>> by_distance;
+  std::shared_ptr<const Table> table = table_.load();
+  for (const auto& entry : *table) {
+    if (entry->executor) by_distance.emplace_back(std::abs(log_size(entry->signature) - own), entry->executor.get());
+  }
+  std::stable_sort(by_distance.begin(), by_distance.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  Precedents precedents;
+  for (size_t i = 0; i < std::min(by_distance.size(), kMost); ++i) precedents.add(by_distance[i].second->plan());
+  return precedents;
+}
+
 std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const CallSignature& signature) const try {
   if (is_disabled("plan_at_once")) return nullptr;
 #ifdef TORCHWELD_WITH_CUDA
@@ -318,7 +338,7 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 #endif
   std::vector<ImportArgument> arguments = import_arguments(segment, signature);
   auto plan = convert_at_once(script_of(segment), arguments, signature.tensors.front().device, state_.options,
-                              state_.name + "_at_once", timings_);
+                              state_.name + "_at_once", timings_, precedents_for(signature));
   return std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
 } catch (const std::exception& error) {
   log(2, state_.name + " is not planned at once: " + error.what());

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "conversion/precedents.h"
 #include "conversion/timing_cache.h"
 #include "core/options.h"
 #include "runtime/call_signature.h"
@@ -95,6 +96,8 @@ class Engine : public torch::CustomClassHolder {
   bool is_remembered(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
                                             const WeightMarks& marks = {});
+  /// What is chosen in the plans for the signatures that are nearest in size.
+  Precedents precedents_for(const CallSignature& signature) const;
   /// A plan from machine code that is there, without waiting for a compiler; null where that is not enough.
   std::shared_ptr<Executor> plan_at_once(const c10::IValue& segment, const CallSignature& signature) const;
   /// Plans in the background, from the weights as they are now, unless the signature has an entry; where too much is

@@ -40,8 +40,12 @@ std::optional<std::string> why_not_for_all_calls(const jit::Node* node, ImportOb
 
 }  // namespace
 
+std::string op_name(const c10::FunctionSchema& schema) {
+  return schema.overload_name().empty() ? schema.name() : schema.name() + "." + schema.overload_name();
+}
+
 std::string op_name(const jit::Node* node) {
-  if (const jit::Operator* op = node->maybeOperator()) return toString(op->schema().operator_name());
+  if (const jit::Operator* op = node->maybeOperator()) return op_name(op->schema());
   return node->kind().toQualString();
 }
 
@@ -98,9 +102,10 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
          "sparse, quantized and complex tensors stay in LibTorch");
   // A 0-d tensor beside larger ones only brings a number, as in ATen, whatever device it is on.
   if (tensor.dim() == 0 && !tensor.is_meta()) return graph_.add(Constant::immediate(tensor.item(), device_), {});
-  expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
-                                         " and the inputs are on " + device_.str() +
-                                         "; move the module with .to(...) first");
+  if (tensor.device() != device_) {
+    throw Unsupported("a tensor of the module is on " + tensor.device().str() + " and the inputs are on " +
+                      device_.str() + "; move the module with .to(...) first");
+  }
   auto origin = origins_.find(impl);
   Constant constant{.value = LazyTensor(tensor.detach(), origin == origins_.end() ? "" : origin->second), .name = ""};
   if (auto name = names_.find(impl); name != names_.end()) constant.name = name->second;
@@ -132,12 +137,13 @@ void Interpreter::set(const jit::Value* value, c10::IValue v) { environment_[val
 
 Interpreter::Stack Interpreter::arguments_of(const jit::Node* node) const {
   Stack arguments;
+  arguments.reserve(node->inputs().size());
   for (const jit::Value* input : node->inputs()) arguments.push_back(get(input));
   return arguments;
 }
 
 void Interpreter::set_outputs(const jit::Node* node, Stack results) {
-  check(results.size() == node->outputs().size(), "number of results of " + op_name(node));
+  if (results.size() != node->outputs().size()) check(false, "number of results of " + op_name(node));
   for (size_t i = 0; i < results.size(); ++i) set(node->outputs()[i], std::move(results[i]));
 }
 
@@ -186,7 +192,8 @@ bool Interpreter::run_block(const jit::Block* block) {
 NodeOutcome Interpreter::try_node(const jit::Node* node) {
   expect(++steps_ <= kMaxSteps, "the program runs more than a million TorchScript steps for these inputs");
   // These two add no nodes and are most of a graph.
-  graph_.origin = node->kind() == prim::Constant || node->kind() == prim::GetAttr ? "" : source_line(node);
+  const bool adds_nodes = node->kind() != prim::Constant && node->kind() != prim::GetAttr;
+  graph_.origin = adds_nodes && notes_lines_ ? source_line(node) : "";
   if (!observer_) {
     try {
       return run_node(node);
@@ -230,6 +237,8 @@ NodeOutcome Interpreter::run_node(const jit::Node* node) {
       return run_loop(node);
     case prim::GetAttr:
       return run_get_attr(node);
+    case prim::Constant:  // Here, since it takes a search of all operators to find that it is none.
+      return run_structure(node);
     case prim::SetAttr:
       throw Unsupported("writes an attribute of the module");
     case prim::RaiseException:
@@ -350,9 +359,10 @@ void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& 
 }  // namespace
 
 std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, Interpreter::NoteWeight note) {
+                                    c10::Device device, Interpreter::NoteWeight note, bool with_lines) {
   auto graph = std::make_unique<Graph>();
   Interpreter interpreter(*graph, device);
+  interpreter.note_lines(with_lines);
   interpreter.note_weights(std::move(note));
   std::vector<c10::IValue> values;
   for (const ImportArgument& argument : arguments) {

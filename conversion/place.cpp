@@ -38,8 +38,7 @@ class Placer {
     mark_outputs();
     find_lifetimes();
     assign_arena(*plan_);
-    for (const auto& node : graph_.nodes()) plan_->flops += flops_of(*node);
-    plan_->graph_text = graph_.text();
+    for (const Step& step : plan_->steps) plan_->flops += step.flops;
     if (has_computed_) wait_for_current_stream(plan_->device);
     return std::move(plan_);
   }

@@ -106,7 +106,6 @@ struct Plan {
   int lanes = 1;  ///< Streams that its steps are recorded on. The steps' order is right for one stream, too.
   c10::Device device = c10::kCPU;
   double flops = 0;
-  std::string graph_text;  ///< The optimised graph.
 
   /// True while the module's weights are those that the plan was made from.
   bool is_current() const;

@@ -106,7 +106,7 @@ at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::k
 at::Tensor packed_for(const Node& node, const Program& program, const std::vector<LazyTensor>& weights,
                       const std::function<at::Tensor()>& pack) {
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  return shared_constant(origin_of(program.name + " " + device.str() + " " + program.text, weights),
+  return shared_constant(origin_of(device.str() + " " + key_of(program, device.index()), weights),
                          [&] { return pack().to(device); });
 }
 

@@ -102,11 +102,11 @@ std::optional<Choice> compiled_offer(const Node& node, const KernelContext& cont
   return std::nullopt;
 }
 
-/// See select_compiled; nothing when there is no such kernel.
-std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context, const Precedents& precedents) {
+/// See select_compiled; nothing when there is no such kernel. `in_torch`: LibTorch's will do, too.
+std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context, const Precedents& precedents,
+                                      bool in_torch) {
   WithoutCompiler now;
-  const bool may_be_slow = !is_heavy(node) && !block_of(node);
-  auto is_left_out = [&](std::string_view tactic) { return !may_be_slow && (tactic == "aten" || tactic == "split"); };
+  auto is_left_out = [&](std::string_view tactic) { return !in_torch && (tactic == "aten" || tactic == "split"); };
   if (const std::vector<Precedents::Known>* known = precedents.find(node)) {
     KernelContext narrow = context;
     for (const auto& [tactic, configs] : *known) {
@@ -508,20 +508,33 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
   KernelContext context = context_of(options, /*all=*/true);
   context.wanted = &wanted;
   Selection chosen;
+  size_t heavy = 0;
+  size_t heavy_in_torch = 0;
   int dissolved = 1;
   while (dissolved > 0) {
     std::vector<const Node*> open = steps_of(graph);
     std::erase_if(open, [&](const Node* node) { return chosen.count(node) > 0; });
     if (open.empty()) break;
     std::vector<std::optional<Choice>> choices(open.size());
-    for_each_in_parallel(open.size(), open.front()->output()->type.device,
-                         [&](size_t i) { choices[i] = compiled_choice(*open[i], context, precedents); });
+    for_each_in_parallel(open.size(), open.front()->output()->type.device, [&](size_t i) {
+      bool in_torch = !is_heavy(*open[i]) && !block_of(*open[i]);
+      choices[i] = compiled_choice(*open[i], context, precedents, in_torch);
+    });
     for (size_t i = 0; i < open.size(); ++i) {
-      expect(choices[i] || block_of(*open[i]), "no kernel for " + open[i]->op() + " has been compiled");
-      if (choices[i]) chosen.emplace(open[i], std::move(*choices[i]));
+      if (!choices[i] && block_of(*open[i])) continue;
+      heavy += is_heavy(*open[i]);
+      if (!choices[i]) {
+        choices[i] = compiled_choice(*open[i], context, {}, /*in_torch=*/true);
+        ++heavy_in_torch;
+      }
+      if (!choices[i]) throw Unsupported("no kernel for " + open[i]->op() + " has been compiled");
+      chosen.emplace(open[i], std::move(*choices[i]));
     }
     dissolved = expand_blocks(graph, [&](const Node& block) { return chosen.count(&block) > 0; });
   }
+  // Of all that LibTorch would run otherwise, it may run a few.
+  constexpr size_t kFew = 4;
+  expect(kFew * heavy_in_torch <= heavy, "too few kernels have been compiled");
   return chosen;
 }
 

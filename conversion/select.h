@@ -39,8 +39,8 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
 /// Chooses without compiler, timing and libraries' heuristics, for a call that waits: what plans have for such a node,
 /// else of our own kernels the first whose machine code is there, else, for what is not heavy, LibTorch's. Blocks for
 /// which there is none, and those of which plans have the parts instead, become their parts in `graph`. Without a
-/// precedent, tactics with many configurations are asked for those that `cache` names. Throws Unsupported where
-/// something heavy would be left.
+/// precedent, tactics with many configurations are asked for those that `cache` names. Throws Unsupported where more
+/// than a quarter of what is heavy would be left to LibTorch.
 Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache,
                           const Precedents& precedents = {});
 

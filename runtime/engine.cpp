@@ -148,9 +148,22 @@ std::vector<at::Tensor> Engine::run_first(const c10::IValue& segment, c10::Array
   if (!alone) return run_plainly(segment, arguments);
   std::shared_ptr<Executor> executor = plan_at_once(segment, signature);
   if (executor) {
-    plan_later(segment, signature, executor);
+    std::shared_ptr<const Entry> announced = announce(signature, executor);
     alone.unlock();
-    return run_by(std::make_shared<const Entry>(signature, std::move(executor)), segment, arguments, operands);
+    // The planner would compete with the launches for the device's locks, so it begins behind them.
+    auto post = [&] {
+      if (announced) post_plan(segment, announced);
+    };
+    auto entry = std::make_shared<const Entry>(signature, std::move(executor));
+    std::vector<at::Tensor> outputs;
+    try {
+      outputs = run_by(entry, segment, arguments, operands);
+    } catch (...) {
+      post();
+      throw;
+    }
+    post();
+    return outputs;
   }
   // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
   std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
@@ -347,15 +360,23 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 
 void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature,
                         std::shared_ptr<Executor> until_then) {
+  if (auto entry = announce(signature, std::move(until_then))) post_plan(segment, entry);
+}
+
+std::shared_ptr<const Engine::Entry> Engine::announce(const CallSignature& signature,
+                                                      std::shared_ptr<Executor> until_then) {
   auto entry = std::make_shared<const Entry>(signature, std::move(until_then), /*is_being_planned=*/true);
+  std::lock_guard lock(table_mutex_);
+  if (find(signature)) return nullptr;  // another thread was first
+  auto table = std::make_shared<Table>(*table_.load());
+  put(*table, entry);
+  table_.store(std::move(table));
+  return entry;
+}
+
+void Engine::post_plan(const c10::IValue& segment, const std::shared_ptr<const Entry>& entry) {
+  const CallSignature& signature = entry->signature;
   auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
-  {
-    std::lock_guard lock(table_mutex_);
-    if (find(signature)) return;  // another thread was first
-    auto table = std::make_shared<Table>(*table_.load());
-    put(*table, entry);
-    table_.store(std::move(table));
-  }
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
   auto work = [self, view, signature, waiting = std::weak_ptr(entry)] {
     // Unless the weights have changed, and another plan of them is waiting, or nobody has asked for long.

@@ -103,6 +103,10 @@ class Engine : public torch::CustomClassHolder {
   /// Plans in the background, from the weights as they are now, unless the signature has an entry; where too much is
   /// waiting, a later call does. Until then `until_then` runs its calls, LibTorch where that is null.
   void plan_later(const c10::IValue& segment, const CallSignature& signature, std::shared_ptr<Executor> until_then);
+  /// The first half of plan_later: the entry until there is a plan; null where the signature has one.
+  std::shared_ptr<const Entry> announce(const CallSignature& signature, std::shared_ptr<Executor> until_then);
+  /// The second half.
+  void post_plan(const c10::IValue& segment, const std::shared_ptr<const Entry>& entry);
   void add(std::shared_ptr<const Entry> entry);
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);

@@ -46,7 +46,7 @@ std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const s
     marks.push_back(found == own.end() ? WeightMark(weight) : found->second);
     return marks.back().origin();
   };
-  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, note, /*with_lines=*/!a_call_waits);
+  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, note, /*for_reports=*/!a_call_waits);
   times.end("import");
   optimize(*graph, {.precisions = options.enabled_precisions,
                     .name = name,

@@ -1,6 +1,6 @@
 #include "conversion/import.h"
 
-#include <ATen/ops/empty_strided.h>
+#include <ATen/EmptyTensor.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include "conversion/source_line.h"
@@ -107,7 +107,8 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
                       device_.str() + "; move the module with .to(...) first");
   }
   auto origin = origins_.find(impl);
-  Constant constant{.value = LazyTensor(tensor.detach(), origin == origins_.end() ? "" : origin->second), .name = ""};
+  Constant constant{.value = LazyTensor(tensor.variable_data(), origin == origins_.end() ? "" : origin->second),
+                    .name = ""};
   if (auto name = names_.find(impl); name != names_.end()) constant.name = name->second;
   kept_.push_back(tensor);
   return constants_[impl] = graph_.add(std::move(constant), {});
@@ -155,7 +156,7 @@ bool Interpreter::mentions_symbolic(const c10::IValue& value) const {
 
 at::Tensor Interpreter::make_symbolic(Value* value) {
   const TensorType& type = value->type;
-  at::Tensor tensor = at::empty_strided(type.shape, type.strides, at::TensorOptions(type.dtype).device(c10::kMeta));
+  at::Tensor tensor(at::detail::empty_strided_meta(type.shape, type.strides, type.dtype));
   kept_.push_back(tensor);
   symbolic_[tensor.unsafeGetTensorImpl()] = value;
   int group = static_cast<int>(alias_group_.size());
@@ -193,7 +194,7 @@ NodeOutcome Interpreter::try_node(const jit::Node* node) {
   expect(++steps_ <= kMaxSteps, "the program runs more than a million TorchScript steps for these inputs");
   // These two add no nodes and are most of a graph.
   const bool adds_nodes = node->kind() != prim::Constant && node->kind() != prim::GetAttr;
-  graph_.origin = adds_nodes && notes_lines_ ? source_line(node) : "";
+  graph_.origin = adds_nodes && notes_origins_ ? source_line(node) : "";
   if (!observer_) {
     try {
       return run_node(node);
@@ -324,12 +325,15 @@ NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   expect(!observer_ || !observer_->written(node), kReadsWritten);
   const std::string& name = node->s(c10::attr::name);
   c10::IValue value = owner.toObjectRef().getAttr(name);
-  auto path = paths_.find(node->input());
-  std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
-  if (value.isObject()) paths_[node->output()] = full;
-  if (value.isTensor() && value.toTensor().defined()) {
+  const bool is_tensor = value.isTensor() && value.toTensor().defined();
+  if (notes_origins_) {
+    auto path = paths_.find(node->input());
+    std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
+    if (value.isObject()) paths_[node->output()] = full;
+    if (is_tensor) names_[value.toTensor().unsafeGetTensorImpl()] = full;
+  }
+  if (is_tensor) {
     const c10::TensorImpl* impl = value.toTensor().unsafeGetTensorImpl();
-    names_[impl] = full;
     if (note_weight_ && !origins_.count(impl)) {
       origins_[impl] = note_weight_(value.toTensor());
       kept_.push_back(value.toTensor());
@@ -359,10 +363,10 @@ void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& 
 }  // namespace
 
 std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, Interpreter::NoteWeight note, bool with_lines) {
+                                    c10::Device device, Interpreter::NoteWeight note, bool for_reports) {
   auto graph = std::make_unique<Graph>();
   Interpreter interpreter(*graph, device);
-  interpreter.note_lines(with_lines);
+  interpreter.note_origins(for_reports);
   interpreter.note_weights(std::move(note));
   std::vector<c10::IValue> values;
   for (const ImportArgument& argument : arguments) {

@@ -87,8 +87,9 @@ class Interpreter final : public ValueSource {
   /// LazyTensor::origin.
   using NoteWeight = std::function<std::string(const at::Tensor&)>;
   void note_weights(NoteWeight note) { note_weight_ = std::move(note); }
-  /// Whether nodes get the lines of the user's source that they come from; they do unless told otherwise.
-  void note_lines(bool on) { notes_lines_ = on; }
+  /// Whether nodes get the lines of the user's source that they come from, and constants the names of attributes; they
+  /// do unless told otherwise.
+  void note_origins(bool on) { notes_origins_ = on; }
   /// What a TorchScript value held when last computed; null when unknown or not computed.
   const c10::IValue* find(const torch::jit::Value* value) const;
 
@@ -175,7 +176,7 @@ class Interpreter final : public ValueSource {
   std::unordered_multimap<const c10::StorageImpl*, Node*> constants_in_;  // among the first looked_at_ nodes
   size_t looked_at_ = 0;
   NoteWeight note_weight_;
-  bool notes_lines_ = true;
+  bool notes_origins_ = true;
   std::unordered_map<const c10::TensorImpl*, std::string> origins_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;
@@ -183,10 +184,10 @@ class Interpreter final : public ValueSource {
 
 /// Imports a whole TorchScript graph. `arguments` are concrete values, and a TensorType wherever a symbolic tensor goes
 /// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. `note` is called
-/// with the tensors that are read from the module. `with_lines`: nodes know their source lines, which takes a while to
-/// find. Throws Unsupported.
+/// with the tensors that are read from the module. `for_reports`: nodes know their source lines, and constants their
+/// names, which takes a while to find. Throws Unsupported.
 using ImportArgument = std::variant<TensorType, c10::IValue>;
 std::unique_ptr<Graph> import_graph(const torch::jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, Interpreter::NoteWeight note = {}, bool with_lines = true);
+                                    c10::Device device, Interpreter::NoteWeight note = {}, bool for_reports = true);
 
 }  // namespace torchweld

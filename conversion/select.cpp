@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <mutex>
 #include <set>
 
 #include "conversion/concat_in_place.h"
@@ -102,19 +103,36 @@ std::optional<Choice> compiled_offer(const Node& node, const KernelContext& cont
   return std::nullopt;
 }
 
+/// The configurations that a timing cache names, looked up when somebody asks: where all nodes have precedents, nobody
+/// does.
+class NamedConfigs {
+ public:
+  explicit NamedConfigs(const TimingCache& cache) : cache_(cache) {}
+  const std::set<std::string>& get() {
+    std::call_once(once_, [this] { configs_ = cache_.configs(); });
+    return configs_;
+  }
+
+ private:
+  const TimingCache& cache_;
+  std::once_flag once_;
+  std::set<std::string> configs_;
+};
+
 /// See select_compiled; nothing when there is no such kernel. `in_torch`: LibTorch's will do, too.
-std::optional<Choice> compiled_choice(const Node& node, const KernelContext& context, const Precedents& precedents,
-                                      bool in_torch) {
+std::optional<Choice> compiled_choice(const Node& node, const Options& options, NamedConfigs& named,
+                                      const Precedents& precedents, bool in_torch) {
   WithoutCompiler now;
+  KernelContext context = context_of(options, /*all=*/true);
   auto is_left_out = [&](std::string_view tactic) { return !in_torch && (tactic == "aten" || tactic == "split"); };
   if (const std::vector<Precedents::Known>* known = precedents.find(node)) {
-    KernelContext narrow = context;
     for (const auto& [tactic, configs] : *known) {
-      narrow.wanted = &configs;
+      context.wanted = &configs;
       if (is_left_out(tactic)) continue;
-      if (auto choice = compiled_offer(node, narrow, tactic, /*only_wanted=*/true)) return choice;
+      if (auto choice = compiled_offer(node, context, tactic, /*only_wanted=*/true)) return choice;
     }
   }
+  context.wanted = &named.get();
   for (const Tactic& tactic : tactics()) {
     if (tactic.device != node.output()->type.device.type() || is_left_out(tactic.name)) continue;
     if (auto choice = compiled_offer(node, context, tactic.name, /*only_wanted=*/false)) return choice;
@@ -504,9 +522,7 @@ Selection select(Graph& graph, const Options& options, bool tune, TimingCache& c
 Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache,
                           const Precedents& precedents) {
   while (expand_blocks(graph, [&](const Node& block) { return !is_known_in_parts(block, precedents); }) > 0) continue;
-  const std::set<std::string> wanted = cache.configs();
-  KernelContext context = context_of(options, /*all=*/true);
-  context.wanted = &wanted;
+  NamedConfigs named(cache);
   Selection chosen;
   size_t heavy = 0;
   size_t heavy_in_torch = 0;
@@ -518,13 +534,13 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
     std::vector<std::optional<Choice>> choices(open.size());
     for_each_in_parallel(open.size(), open.front()->output()->type.device, [&](size_t i) {
       bool in_torch = !is_heavy(*open[i]) && !block_of(*open[i]);
-      choices[i] = compiled_choice(*open[i], context, precedents, in_torch);
+      choices[i] = compiled_choice(*open[i], options, named, precedents, in_torch);
     });
     for (size_t i = 0; i < open.size(); ++i) {
       if (!choices[i] && block_of(*open[i])) continue;
       heavy += is_heavy(*open[i]);
       if (!choices[i]) {
-        choices[i] = compiled_choice(*open[i], context, {}, /*in_torch=*/true);
+        choices[i] = compiled_choice(*open[i], options, named, {}, /*in_torch=*/true);
         ++heavy_in_torch;
       }
       if (!choices[i]) throw Unsupported("no kernel for " + open[i]->op() + " has been compiled");

@@ -29,6 +29,7 @@ bool Attrs::operator==(const Attrs& other) const {
 
 std::vector<TensorType> Node::input_types() const {
   std::vector<TensorType> types;
+  types.reserve(inputs_.size());
   for (const Value* v : inputs_) types.push_back(v->type);
   return types;
 }

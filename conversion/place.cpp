@@ -105,7 +105,6 @@ class Placer {
               .outputs = {},
               .likeness = likeness_of(node),
               .waits = {},
-              .op = node.attrs.text(),
               .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),
               .origin = node.origin,
               .microseconds = choice.microseconds,

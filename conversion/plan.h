@@ -47,13 +47,14 @@ struct Step {
   int lane = 0;                  ///< The stream that it is recorded on; see conversion/lanes.h.
   std::vector<int> waits;        ///< Steps of other lanes, all earlier ones, that end before it starts.
   // For reports:
-  std::string op;
   std::string tactic;
   std::string origin;
   double microseconds = 0;
   double flops = 0;
   Traffic traffic{};
-  Attrs attrs;  ///< For TORCHWELD_VERIFY: what the step means.
+  Attrs attrs;  ///< What the step means.
+
+  std::string op() const { return attrs.text(); }
 };
 
 /// A tensor of the module as it was when a plan was made from it.

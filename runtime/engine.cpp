@@ -75,7 +75,7 @@ constexpr const char* kSerial = "one_stream";
 std::string branches_key(const Plan& plan) {
   std::vector<std::string> steps;
   for (const Step& step : plan.steps) {
-    std::string& text = steps.emplace_back(step.op);
+    std::string& text = steps.emplace_back(step.op());
     for (int slot : step.inputs) text += " " + to_string(plan.slots[slot].type);
     text += " ->";
     for (int slot : step.outputs) text += " " + to_string(plan.slots[slot].type);
@@ -325,7 +325,7 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
 }
 
 Precedents Engine::precedents_for(const CallSignature& signature) const {
-  constexpr size_t kMost = 3;
+  constexpr size_t kMost = 2;
   auto log_size = [](const CallSignature& of) {
     double elements = 1;
     for (const TensorType& type : of.tensors) elements += static_cast<double>(type.numel());
@@ -497,7 +497,7 @@ EngineReport Engine::report() const {
   bool tf32 = plan.device.is_cuda() && !state_.options.disable_tf32 && plan.flops > 0;
   std::set<std::string> precisions;
   for (const Step& step : plan.steps) {
-    report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds, step.flops,
+    report.steps.push_back({step.op(), step.tactic, step.origin, step.microseconds, step.flops,
                             step.traffic.weights + step.traffic.others, step.traffic.weights});
     for (int slot : step.outputs) {
       const TensorType& type = plan.slots[slot].type;

@@ -184,9 +184,10 @@ class Search {
   }
 
   /// False when it is not possible. Adds it once more where leaving stages out pays.
-  bool add(GemmConfig c) {
-    if (wanted_ && std::none_of(tiles_.begin(), tiles_.end(), [&](const NamedTile& tile) { return tile.is_of(c); }))
+  bool add(const GemmConfig& tile) {
+    if (wanted_ && std::none_of(tiles_.begin(), tiles_.end(), [&](const NamedTile& one) { return one.is_of(tile); }))
       return false;
+    GemmConfig c = tile;
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     c.slice = chunks_of_tap(p_, c.splits);
     // All taps of a patch are shared evenly by the warps along k.

@@ -1,7 +1,9 @@
 #include "kernels/cuda/stem_pool.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 
 #include "core/error.h"
 #include "core/ops/conv.h"
@@ -80,12 +82,9 @@ struct StemLayout {
   int64_t resident = 1;  ///< Blocks of one SM at once.
   double cycles = 0;     ///< Of one run, by StemSearch::estimate.
 
-  std::string tile_text() const {
-    return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " ";
-  }
   std::string text() const {
-    return tile_text() + "warps" + std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" +
-           std::to_string(channel_tiles);
+    return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " warps" +
+           std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" + std::to_string(channel_tiles);
   }
 };
 
@@ -93,7 +92,16 @@ struct StemLayout {
 class StemSearch {
  public:
   StemSearch(const StemParts& parts, const DeviceLimits& limits, const std::set<std::string>* wanted)
-      : parts_(parts), limits_(limits), wanted_(wanted) {}
+      : parts_(parts), limits_(limits), wanted_(wanted) {
+    if (!wanted) return;
+    for (const std::string& name : *wanted) {
+      int height = 0;
+      int width = 0;
+      int slices = 0;
+      if (std::sscanf(name.c_str(), "%dx%d slice%d", &height, &width, &slices) == 3)
+        tiles_.insert({height, width, slices});
+    }
+  }
 
   /// Every layout (of the wanted ones) that the device can run, the one that should be fastest first.
   std::vector<StemLayout> ranked() {
@@ -103,7 +111,7 @@ class StemSearch {
       for (int64_t height : kSizes) {
         for (int64_t width : kSizes) {
           bool fits = height <= width && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
-          if (fits && wants(height, width, slices)) add(height, width, slices);
+          if (fits && (!wanted_ || tiles_.count({height, width, slices}))) add(height, width, slices);
         }
       }
     }
@@ -113,13 +121,6 @@ class StemSearch {
   }
 
  private:
-  bool wants(int64_t height, int64_t width, int64_t slices) const {
-    StemLayout tile{.tile_h = height, .tile_w = width, .slices = slices};
-    return !wanted_ ||
-           std::any_of(wanted_->begin(), wanted_->end(),
-                       [head = tile.tile_text()](const std::string& name) { return name.starts_with(head); });
-  }
-
   void add(int64_t height, int64_t width, int64_t slices) {
     for (int64_t channel_tiles : {1, 2, 3, 4}) {
       for (int64_t row_tiles : {1, 2, 3, 4}) {
@@ -205,6 +206,7 @@ class StemSearch {
   const StemParts& parts_;
   const DeviceLimits& limits_;
   const std::set<std::string>* wanted_;
+  std::set<std::array<int64_t, 3>> tiles_;  // of the wanted: height, width, slices
   std::vector<StemLayout> layouts_;
 };
 

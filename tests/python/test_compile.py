@@ -53,7 +53,7 @@ def test_libtorch_does_not_optimise_what_only_calls_engines(small_net, device, m
     monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments")
     x = images(device, 2, 3, 16, 16)
 
-    class Sorted(torch.nn.Module):
+    class Unique(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.net = small_net
@@ -61,7 +61,7 @@ def test_libtorch_does_not_optimise_what_only_calls_engines(small_net, device, m
         def forward(self, x):
             return torch.unique(self.net(x)).relu()
 
-    for module, is_profiled in ((small_net, False), (Sorted().eval(), True)):
+    for module, is_profiled in ((small_net, False), (Unique().eval(), True)):
         compiled = torchweld.compile(torch.jit.script(module), [x])
         compiled(x)
         try:

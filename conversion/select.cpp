@@ -524,33 +524,41 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
   while (expand_blocks(graph, [&](const Node& block) { return !is_known_in_parts(block, precedents); }) > 0) continue;
   NamedConfigs named(cache);
   Selection chosen;
+  std::vector<const Node*> missing;  // heavy ones, without a kernel of ours
   size_t heavy = 0;
-  size_t heavy_in_torch = 0;
   int dissolved = 1;
   while (dissolved > 0) {
     std::vector<const Node*> open = steps_of(graph);
-    std::erase_if(open, [&](const Node* node) { return chosen.count(node) > 0; });
+    std::erase_if(open, [&](const Node* node) {
+      return chosen.count(node) > 0 || std::find(missing.begin(), missing.end(), node) != missing.end();
+    });
     if (open.empty()) break;
     std::vector<std::optional<Choice>> choices(open.size());
     for_each_in_parallel(open.size(), open.front()->output()->type.device, [&](size_t i) {
-      bool in_torch = !is_heavy(*open[i]) && !block_of(*open[i]);
+      bool in_torch = !block_of(*open[i]) && !is_heavy(*open[i]);
       choices[i] = compiled_choice(*open[i], options, named, precedents, in_torch);
     });
     for (size_t i = 0; i < open.size(); ++i) {
       if (!choices[i] && block_of(*open[i])) continue;
-      heavy += is_heavy(*open[i]);
-      if (!choices[i]) {
-        choices[i] = compiled_choice(*open[i], options, named, {}, /*in_torch=*/true);
-        ++heavy_in_torch;
+      const bool is_heavy_one = is_heavy(*open[i]);
+      if (!choices[i] && !is_heavy_one) throw Unsupported("nothing runs " + open[i]->op() + " without a compiler");
+      heavy += is_heavy_one;
+      if (choices[i]) {
+        chosen.emplace(open[i], std::move(*choices[i]));
+      } else {
+        missing.push_back(open[i]);
       }
-      if (!choices[i]) throw Unsupported("no kernel for " + open[i]->op() + " has been compiled");
-      chosen.emplace(open[i], std::move(*choices[i]));
     }
     dissolved = expand_blocks(graph, [&](const Node& block) { return chosen.count(&block) > 0; });
   }
   // Of all that LibTorch would run otherwise, it may run a few.
   constexpr size_t kFew = 4;
-  expect(kFew * heavy_in_torch <= heavy, "too few kernels have been compiled");
+  if (kFew * missing.size() > heavy) throw Unsupported("no kernel for " + missing.front()->op() + " has been compiled");
+  for (const Node* node : missing) {
+    std::optional<Choice> choice = compiled_choice(*node, options, named, {}, /*in_torch=*/true);
+    if (!choice) throw Unsupported("nothing runs " + node->op() + " without a compiler");
+    chosen.emplace(node, std::move(*choice));
+  }
   return chosen;
 }
 

@@ -376,7 +376,13 @@ std::shared_ptr<const Engine::Entry> Engine::announce(const CallSignature& signa
 
 void Engine::post_plan(const c10::IValue& segment, const std::shared_ptr<const Entry>& entry) {
   const CallSignature& signature = entry->signature;
-  auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
+  std::shared_ptr<WeightsView> view;
+  try {
+    view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
+  } catch (...) {
+    remove(entry);  // Nobody would ever plan for it.
+    throw;
+  }
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
   auto work = [self, view, signature, waiting = std::weak_ptr(entry)] {
     // Unless the weights have changed, and another plan of them is waiting, or nobody has asked for long.

@@ -102,10 +102,10 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
          "sparse, quantized and complex tensors stay in LibTorch");
   // A 0-d tensor beside larger ones only brings a number, as in ATen, whatever device it is on.
   if (tensor.dim() == 0 && !tensor.is_meta()) return graph_.add(Constant::immediate(tensor.item(), device_), {});
-  if (tensor.device() != device_) {
-    throw Unsupported("a tensor of the module is on " + tensor.device().str() + " and the inputs are on " +
-                      device_.str() + "; move the module with .to(...) first");
-  }
+  expect(tensor.device() == device_, [&] {
+    return "a tensor of the module is on " + tensor.device().str() + " and the inputs are on " + device_.str() +
+           "; move the module with .to(...) first";
+  });
   auto origin = origins_.find(impl);
   Constant constant{.value = LazyTensor(tensor.variable_data(), origin == origins_.end() ? "" : origin->second),
                     .name = ""};
@@ -144,7 +144,7 @@ Interpreter::Stack Interpreter::arguments_of(const jit::Node* node) const {
 }
 
 void Interpreter::set_outputs(const jit::Node* node, Stack results) {
-  if (results.size() != node->outputs().size()) check(false, "number of results of " + op_name(node));
+  check(results.size() == node->outputs().size(), [&] { return "number of results of " + op_name(node); });
   for (size_t i = 0; i < results.size(); ++i) set(node->outputs()[i], std::move(results[i]));
 }
 

@@ -249,7 +249,7 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
   for (size_t i = 0; i < schema.returns().size(); ++i) {
     const c10::Argument& result = schema.returns()[i];
     auto take = [&] {
-      if (next >= values.size()) check(false, "too few results from the importer of " + op_name(node));
+      check(next < values.size(), [&] { return "too few results from the importer of " + op_name(node); });
       Value* value = values[next++];
       if (!value) return at::Tensor();
       std::vector<at::Tensor> sources;  // arguments that it is a view of, or may be
@@ -283,7 +283,7 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
       set(node->outputs()[i], take());
     }
   }
-  if (next != values.size()) check(false, "too many results from the importer of " + op_name(node));
+  check(next == values.size(), [&] { return "too many results from the importer of " + op_name(node); });
 }
 
 }  // namespace torchweld

@@ -327,9 +327,9 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
 Precedents Engine::precedents_for(const CallSignature& signature) const {
   constexpr size_t kMost = 2;
   auto log_size = [](const CallSignature& of) {
-    double elements = 1;
-    for (const TensorType& type : of.tensors) elements += static_cast<double>(type.numel());
-    return std::log(elements);
+    double sum = 0;
+    for (const TensorType& type : of.tensors) sum += std::log1p(static_cast<double>(type.numel()));
+    return sum;
   };
   const double own = log_size(signature);
   std::vector<std::pair<double, const Executor*>> by_distance;

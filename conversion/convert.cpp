@@ -38,15 +38,20 @@ class StageTimes {
 
 std::unique_ptr<Graph> optimized_graph(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                        c10::Device device, const Options& options, const std::string& name,
-                                       const WeightMarks& own, std::vector<WeightMark>& marks, StageTimes& times) {
-  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, [&](const at::Tensor& weight) {
+                                       const WeightMarks& own, std::vector<WeightMark>& marks, StageTimes& times,
+                                       bool a_call_waits) {
+  auto note = [&](const at::Tensor& weight) {
     // Ahead of all that reads it: what is written meanwhile makes the plan an old one.
     auto found = own.find(weight.unsafeGetTensorImpl());
     marks.push_back(found == own.end() ? WeightMark(weight) : found->second);
     return marks.back().origin();
-  });
+  };
+  std::unique_ptr<Graph> graph = import_graph(segment, arguments, device, note, /*for_reports=*/!a_call_waits);
   times.end("import");
-  optimize(*graph, {.precisions = options.enabled_precisions, .name = name, .tensor_cores = has_tensor_cores(device)});
+  optimize(*graph, {.precisions = options.enabled_precisions,
+                    .name = name,
+                    .tensor_cores = has_tensor_cores(device),
+                    .verify_each = !a_call_waits});
   times.end("optimize");
   return graph;
 }
@@ -87,7 +92,8 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
                               const IsFaster& is_faster, const WeightMarks& own) {
   StageTimes times(name);
   std::vector<WeightMark> marks;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, own, marks, times);
+  std::unique_ptr<Graph> graph =
+      optimized_graph(segment, arguments, device, options, name, own, marks, times, /*a_call_waits=*/false);
   std::vector<TimedKind> timed;
   Selection selection = select(*graph, options, tune, cache, progress, &timed);
   times.end("select");
@@ -100,12 +106,13 @@ std::shared_ptr<Plan> convert(const torch::jit::Graph& segment, const std::vecto
 
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                       c10::Device device, const Options& options, const std::string& name,
-                                      const TimingCache& cache) {
+                                      const TimingCache& cache, const Precedents& precedents) {
   WithoutCompiler a_call_waits;
   StageTimes times(name);
   std::vector<WeightMark> marks;
-  std::unique_ptr<Graph> graph = optimized_graph(segment, arguments, device, options, name, {}, marks, times);
-  Selection selection = select_compiled(*graph, options, cache);
+  std::unique_ptr<Graph> graph =
+      optimized_graph(segment, arguments, device, options, name, {}, marks, times, /*a_call_waits=*/true);
+  Selection selection = select_compiled(*graph, options, cache, precedents);
   times.end("select_compiled");
   std::shared_ptr<Plan> plan = place(*graph, selection, device);
   times.end("place");

@@ -35,6 +35,6 @@ std::shared_ptr<Plan> tried_in_place(std::shared_ptr<Plan> plan, const Graph& gr
 /// select_compiled. Throws Unsupported where that is not possible.
 std::shared_ptr<Plan> convert_at_once(const torch::jit::Graph& segment, const std::vector<ImportArgument>& arguments,
                                       c10::Device device, const Options& options, const std::string& name,
-                                      const TimingCache& cache);
+                                      const TimingCache& cache, const Precedents& precedents = {});
 
 }  // namespace torchweld

@@ -1,6 +1,6 @@
 #include "conversion/import.h"
 
-#include <ATen/ops/empty_strided.h>
+#include <ATen/EmptyTensor.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include "conversion/source_line.h"
@@ -40,8 +40,12 @@ std::optional<std::string> why_not_for_all_calls(const jit::Node* node, ImportOb
 
 }  // namespace
 
+std::string op_name(const c10::FunctionSchema& schema) {
+  return schema.overload_name().empty() ? schema.name() : schema.name() + "." + schema.overload_name();
+}
+
 std::string op_name(const jit::Node* node) {
-  if (const jit::Operator* op = node->maybeOperator()) return toString(op->schema().operator_name());
+  if (const jit::Operator* op = node->maybeOperator()) return op_name(op->schema());
   return node->kind().toQualString();
 }
 
@@ -98,11 +102,13 @@ Value* Interpreter::value_of(const at::Tensor& tensor) {
          "sparse, quantized and complex tensors stay in LibTorch");
   // A 0-d tensor beside larger ones only brings a number, as in ATen, whatever device it is on.
   if (tensor.dim() == 0 && !tensor.is_meta()) return graph_.add(Constant::immediate(tensor.item(), device_), {});
-  expect(tensor.device() == device_, "a tensor of the module is on " + tensor.device().str() +
-                                         " and the inputs are on " + device_.str() +
-                                         "; move the module with .to(...) first");
+  expect(tensor.device() == device_, [&] {
+    return "a tensor of the module is on " + tensor.device().str() + " and the inputs are on " + device_.str() +
+           "; move the module with .to(...) first";
+  });
   auto origin = origins_.find(impl);
-  Constant constant{.value = LazyTensor(tensor.detach(), origin == origins_.end() ? "" : origin->second), .name = ""};
+  Constant constant{.value = LazyTensor(tensor.variable_data(), origin == origins_.end() ? "" : origin->second),
+                    .name = ""};
   if (auto name = names_.find(impl); name != names_.end()) constant.name = name->second;
   kept_.push_back(tensor);
   return constants_[impl] = graph_.add(std::move(constant), {});
@@ -132,12 +138,13 @@ void Interpreter::set(const jit::Value* value, c10::IValue v) { environment_[val
 
 Interpreter::Stack Interpreter::arguments_of(const jit::Node* node) const {
   Stack arguments;
+  arguments.reserve(node->inputs().size());
   for (const jit::Value* input : node->inputs()) arguments.push_back(get(input));
   return arguments;
 }
 
 void Interpreter::set_outputs(const jit::Node* node, Stack results) {
-  check(results.size() == node->outputs().size(), "number of results of " + op_name(node));
+  check(results.size() == node->outputs().size(), [&] { return "number of results of " + op_name(node); });
   for (size_t i = 0; i < results.size(); ++i) set(node->outputs()[i], std::move(results[i]));
 }
 
@@ -149,7 +156,7 @@ bool Interpreter::mentions_symbolic(const c10::IValue& value) const {
 
 at::Tensor Interpreter::make_symbolic(Value* value) {
   const TensorType& type = value->type;
-  at::Tensor tensor = at::empty_strided(type.shape, type.strides, at::TensorOptions(type.dtype).device(c10::kMeta));
+  at::Tensor tensor(at::detail::empty_strided_meta(type.shape, type.strides, type.dtype));
   kept_.push_back(tensor);
   symbolic_[tensor.unsafeGetTensorImpl()] = value;
   int group = static_cast<int>(alias_group_.size());
@@ -186,7 +193,8 @@ bool Interpreter::run_block(const jit::Block* block) {
 NodeOutcome Interpreter::try_node(const jit::Node* node) {
   expect(++steps_ <= kMaxSteps, "the program runs more than a million TorchScript steps for these inputs");
   // These two add no nodes and are most of a graph.
-  graph_.origin = node->kind() == prim::Constant || node->kind() == prim::GetAttr ? "" : source_line(node);
+  const bool adds_nodes = node->kind() != prim::Constant && node->kind() != prim::GetAttr;
+  graph_.origin = adds_nodes && notes_origins_ ? source_line(node) : "";
   if (!observer_) {
     try {
       return run_node(node);
@@ -230,6 +238,8 @@ NodeOutcome Interpreter::run_node(const jit::Node* node) {
       return run_loop(node);
     case prim::GetAttr:
       return run_get_attr(node);
+    case prim::Constant:  // Here, since it takes a search of all operators to find that it is none.
+      return run_structure(node);
     case prim::SetAttr:
       throw Unsupported("writes an attribute of the module");
     case prim::RaiseException:
@@ -315,12 +325,15 @@ NodeOutcome Interpreter::run_get_attr(const jit::Node* node) {
   expect(!observer_ || !observer_->written(node), kReadsWritten);
   const std::string& name = node->s(c10::attr::name);
   c10::IValue value = owner.toObjectRef().getAttr(name);
-  auto path = paths_.find(node->input());
-  std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
-  if (value.isObject()) paths_[node->output()] = full;
-  if (value.isTensor() && value.toTensor().defined()) {
+  const bool is_tensor = value.isTensor() && value.toTensor().defined();
+  if (notes_origins_) {
+    auto path = paths_.find(node->input());
+    std::string full = path == paths_.end() || path->second.empty() ? name : path->second + "." + name;
+    if (value.isObject()) paths_[node->output()] = full;
+    if (is_tensor) names_[value.toTensor().unsafeGetTensorImpl()] = full;
+  }
+  if (is_tensor) {
     const c10::TensorImpl* impl = value.toTensor().unsafeGetTensorImpl();
-    names_[impl] = full;
     if (note_weight_ && !origins_.count(impl)) {
       origins_[impl] = note_weight_(value.toTensor());
       kept_.push_back(value.toTensor());
@@ -350,9 +363,10 @@ void collect_outputs(const c10::IValue& value, Interpreter& interpreter, Graph& 
 }  // namespace
 
 std::unique_ptr<Graph> import_graph(const jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, Interpreter::NoteWeight note) {
+                                    c10::Device device, Interpreter::NoteWeight note, bool for_reports) {
   auto graph = std::make_unique<Graph>();
   Interpreter interpreter(*graph, device);
+  interpreter.note_origins(for_reports);
   interpreter.note_weights(std::move(note));
   std::vector<c10::IValue> values;
   for (const ImportArgument& argument : arguments) {

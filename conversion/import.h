@@ -55,6 +55,7 @@ class ImportObserver {
 
 /// "aten::add.Tensor": the operator with its overload, or the kind of a node that is none.
 std::string op_name(const torch::jit::Node* node);
+std::string op_name(const c10::FunctionSchema& schema);
 /// Calls `visit` for every tensor that `value` is or holds at any depth.
 void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit);
 /// True when `value` is or holds a tensor in the memory of `tensor`.
@@ -86,6 +87,9 @@ class Interpreter final : public ValueSource {
   /// LazyTensor::origin.
   using NoteWeight = std::function<std::string(const at::Tensor&)>;
   void note_weights(NoteWeight note) { note_weight_ = std::move(note); }
+  /// Whether nodes get the lines of the user's source that they come from, and constants the names of attributes; they
+  /// do unless told otherwise.
+  void note_origins(bool on) { notes_origins_ = on; }
   /// What a TorchScript value held when last computed; null when unknown or not computed.
   const c10::IValue* find(const torch::jit::Value* value) const;
 
@@ -172,6 +176,7 @@ class Interpreter final : public ValueSource {
   std::unordered_multimap<const c10::StorageImpl*, Node*> constants_in_;  // among the first looked_at_ nodes
   size_t looked_at_ = 0;
   NoteWeight note_weight_;
+  bool notes_origins_ = true;
   std::unordered_map<const c10::TensorImpl*, std::string> origins_;
   std::vector<at::Tensor> kept_;  // keeps the addresses in the tables above from being used again
   int64_t steps_ = 0;
@@ -179,9 +184,10 @@ class Interpreter final : public ValueSource {
 
 /// Imports a whole TorchScript graph. `arguments` are concrete values, and a TensorType wherever a symbolic tensor goes
 /// in; outputs (tensors, or lists and tuples of them) become the outputs of the graph in order. `note` is called
-/// with the tensors that are read from the module. Throws Unsupported.
+/// with the tensors that are read from the module. `for_reports`: nodes know their source lines, and constants their
+/// names, which takes a while to find. Throws Unsupported.
 using ImportArgument = std::variant<TensorType, c10::IValue>;
 std::unique_ptr<Graph> import_graph(const torch::jit::Graph& script, const std::vector<ImportArgument>& arguments,
-                                    c10::Device device, Interpreter::NoteWeight note = {});
+                                    c10::Device device, Interpreter::NoteWeight note = {}, bool for_reports = true);
 
 }  // namespace torchweld

@@ -100,7 +100,7 @@ void Interpreter::assume_from_operator(const jit::Node* node) {
     }
     arguments[i] = formal.name() == "device" ? c10::IValue(c10::Device(c10::kMeta)) : on_meta(arguments[i]);
   }
-  std::string name = toString(schema.operator_name());
+  std::string name = op_name(schema);
   auto types = observer_->wants_likely_results() ? largest_result_types(name, arguments) : std::nullopt;
   if (!types) types = infer_by_meta_run(name, arguments, device_);
   size_t next = 0;

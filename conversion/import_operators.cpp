@@ -111,15 +111,18 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
     set(node->output(), c10::IValue(device_));
     return {};
   }
-  if (node->kind().toQualString() == std::string("prim::is_cuda")) {
+  static const c10::Symbol is_cuda = c10::Symbol::fromQualString("prim::is_cuda");
+  static const c10::Symbol is_cpu = c10::Symbol::fromQualString("prim::is_cpu");
+  static const c10::Symbol data = c10::Symbol::fromQualString("prim::data");
+  if (node->kind() == is_cuda) {
     set(node->output(), device_.is_cuda());
     return {};
   }
-  if (node->kind().toQualString() == std::string("prim::is_cpu")) {
+  if (node->kind() == is_cpu) {
     set(node->output(), device_.is_cpu());
     return {};
   }
-  std::string name = dispatcher_name(toString(schema.operator_name()));
+  std::string name = dispatcher_name(op_name(schema));
   bool in_place = writes_a_tensor(schema);
   const ImportFn* importer = op_set().find_import(name);
   if (in_place) {
@@ -139,7 +142,7 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
       }
     }
   }
-  if (node->kind().toQualString() == std::string("prim::data")) {
+  if (node->kind() == data) {
     set(node->output(), get(node->input()));
     return {};
   }
@@ -171,8 +174,9 @@ std::vector<ImportArgs::Argument> Interpreter::named_arguments(const jit::Node* 
   const auto& formal = node->getOperator().schema().arguments();
   std::vector<ImportArgs::Argument> arguments;
   Stack actual = arguments_of(node);
+  arguments.reserve(formal.size());
   for (size_t i = 0; i < formal.size(); ++i) {
-    c10::IValue value = i < actual.size() ? actual[i] : formal[i].default_value().value_or(c10::IValue());
+    c10::IValue value = i < actual.size() ? std::move(actual[i]) : formal[i].default_value().value_or(c10::IValue());
     arguments.push_back({formal[i].name(), std::move(value)});
   }
   return arguments;
@@ -245,7 +249,7 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
   for (size_t i = 0; i < schema.returns().size(); ++i) {
     const c10::Argument& result = schema.returns()[i];
     auto take = [&] {
-      check(next < values.size(), "too few results from the importer of " + op_name(node));
+      check(next < values.size(), [&] { return "too few results from the importer of " + op_name(node); });
       Value* value = values[next++];
       if (!value) return at::Tensor();
       std::vector<at::Tensor> sources;  // arguments that it is a view of, or may be
@@ -279,7 +283,7 @@ void Interpreter::wrap_results(const jit::Node* node, const std::vector<Value*>&
       set(node->outputs()[i], take());
     }
   }
-  check(next == values.size(), "too many results from the importer of " + op_name(node));
+  check(next == values.size(), [&] { return "too many results from the importer of " + op_name(node); });
 }
 
 }  // namespace torchweld

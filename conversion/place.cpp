@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "conversion/device.h"
+#include "conversion/precedents.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -37,8 +38,7 @@ class Placer {
     mark_outputs();
     find_lifetimes();
     assign_arena(*plan_);
-    for (const auto& node : graph_.nodes()) plan_->flops += flops_of(*node);
-    plan_->graph_text = graph_.text();
+    for (const Step& step : plan_->steps) plan_->flops += step.flops;
     if (has_computed_) wait_for_current_stream(plan_->device);
     return std::move(plan_);
   }
@@ -103,8 +103,8 @@ class Placer {
     Step step{.kernel = choice.kernel,
               .inputs = {},
               .outputs = {},
+              .likeness = likeness_of(node),
               .waits = {},
-              .op = node.attrs.text(),
               .tactic = choice.tactic + (choice.config.empty() ? "" : " " + choice.config),
               .origin = node.origin,
               .microseconds = choice.microseconds,

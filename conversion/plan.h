@@ -43,16 +43,18 @@ struct Step {
   std::vector<int> inputs;  ///< Slots.
   std::vector<int> outputs;
   int64_t workspace_offset = 0;  ///< Bytes into the arena.
+  size_t likeness = 0;           ///< Of its node, see conversion/precedents.h.
   int lane = 0;                  ///< The stream that it is recorded on; see conversion/lanes.h.
   std::vector<int> waits;        ///< Steps of other lanes, all earlier ones, that end before it starts.
   // For reports:
-  std::string op;
   std::string tactic;
   std::string origin;
   double microseconds = 0;
   double flops = 0;
   Traffic traffic{};
-  Attrs attrs;  ///< For TORCHWELD_VERIFY: what the step means.
+  Attrs attrs;  ///< What the step means.
+
+  std::string op() const { return attrs.text(); }
 };
 
 /// A tensor of the module as it was when a plan was made from it.
@@ -105,7 +107,6 @@ struct Plan {
   int lanes = 1;  ///< Streams that its steps are recorded on. The steps' order is right for one stream, too.
   c10::Device device = c10::kCPU;
   double flops = 0;
-  std::string graph_text;  ///< The optimised graph.
 
   /// True while the module's weights are those that the plan was made from.
   bool is_current() const;

@@ -4,6 +4,7 @@
 #include <functional>
 #include <unordered_map>
 
+#include "conversion/precedents.h"
 #include "conversion/timing_cache.h"
 #include "core/graph.h"
 #include "core/options.h"
@@ -35,11 +36,13 @@ struct TimedKind {
 Selection select(Graph& graph, const Options& options, bool tune, TimingCache& cache,
                  const std::function<void(size_t, size_t)>& progress = {}, std::vector<TimedKind>* timed = nullptr);
 
-/// Chooses without compiler, timing and libraries' heuristics, for a call that waits: of our own kernels the first
-/// whose machine code is there, else, for what is not heavy, LibTorch's. Blocks for which there is none become their
-/// parts in `graph`. Products are asked for in the configurations that `cache` names. Throws Unsupported where
-/// something heavy would be left.
-Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache);
+/// Chooses without compiler, timing and libraries' heuristics, for a call that waits: what plans have for such a node,
+/// else of our own kernels the first whose machine code is there, else, for what is not heavy, LibTorch's. Blocks for
+/// which there is none, and those of which plans have the parts instead, become their parts in `graph`. Without a
+/// precedent, tactics with many configurations are asked for those that `cache` names. Throws Unsupported where more
+/// than a quarter of what is heavy would be left to LibTorch.
+Selection select_compiled(Graph& graph, const Options& options, const TimingCache& cache,
+                          const Precedents& precedents = {});
 
 /// Puts a runner-up in the place of every node's choice in `kind`; false, and nothing is changed, where one of the
 /// nodes does not take it.

@@ -20,7 +20,10 @@
 
 namespace torchweld {
 
-size_t most_workers() { return std::clamp(std::thread::hardware_concurrency(), 1u, 32u); }
+size_t most_workers() {
+  static const size_t most = std::clamp(std::thread::hardware_concurrency(), 1u, 32u);  // Read from files.
+  return most;
+}
 
 void for_each_in_parallel(size_t count, c10::Device device, const std::function<void(size_t)>& work) {
   std::optional<c10::Stream> stream;

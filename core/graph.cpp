@@ -11,7 +11,7 @@ namespace torchweld {
 
 const OpDef* Attrs::find_def(std::type_index type) {
   const OpDef* def = op_set().find(type);
-  check(def != nullptr, std::string("op type is not in the op set: ") + type.name());
+  check(def != nullptr, [&] { return std::string("op type is not in the op set: ") + type.name(); });
   return def;
 }
 
@@ -29,6 +29,7 @@ bool Attrs::operator==(const Attrs& other) const {
 
 std::vector<TensorType> Node::input_types() const {
   std::vector<TensorType> types;
+  types.reserve(inputs_.size());
   for (const Value* v : inputs_) types.push_back(v->type);
   return types;
 }
@@ -119,14 +120,14 @@ void Graph::set_input(Node* node, size_t i, Value* value) {
 void Graph::infer_again(Node* node) {
   ++changes_;
   std::vector<TensorType> types = node->attrs.def().infer(node->attrs.data(), node->input_types());
-  check(types.size() == node->outputs_.size(), "number of results changed in " + node->attrs.text());
+  check(types.size() == node->outputs_.size(), [&] { return "number of results changed in " + node->attrs.text(); });
   for (size_t i = 0; i < types.size(); ++i) node->outputs_[i]->type = std::move(types[i]);
 }
 
 void Graph::erase(Node* node) {
   ++changes_;
   for (const auto& output : node->outputs_) {
-    check(use_count(output.get()) == 0, "erasing a node that is still read: " + node->attrs.text());
+    check(use_count(output.get()) == 0, [&] { return "erasing a node that is still read: " + node->attrs.text(); });
   }
   for (Value* input : node->inputs_) {
     auto& users = input->users_;

@@ -122,7 +122,7 @@ Dims ImportArgs::axes(const std::string& name, const Value* x) const {
   for (int64_t& a : result) a = normalize_axis(a, x->type.rank());
   std::sort(result.begin(), result.end());
   expect(std::adjacent_find(result.begin(), result.end()) == result.end(),
-         "a dimension is named twice in '" + name + "'");
+         [&] { return "a dimension is named twice in '" + name + "'"; });
   return result;
 }
 

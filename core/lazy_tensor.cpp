@@ -51,7 +51,7 @@ const at::Tensor& LazyTensor::tensor() const {
     PlainAten plain;
     at::Tensor made = state.compute();
     check(made.scalar_type() == state.type.dtype && made.sizes() == at::IntArrayRef(state.type.shape),
-          "a constant of " + to_string(state.type) + " was computed as " + to_string(type_of(made)));
+          [&] { return "a constant of " + to_string(state.type) + " was computed as " + to_string(type_of(made)); });
     if (!same_layout(state.type.shape, made.strides().vec(), state.type.strides) ||
         made.device() != state.type.device) {
       at::Tensor laid_out = empty_tensor(state.type);

@@ -6,7 +6,7 @@
 namespace torchweld {
 
 void OpSet::add_import(const std::string& schema, ImportFn fn) {
-  check(imports_.emplace(schema, std::move(fn)).second, "two importers for " + schema);
+  check(imports_.emplace(schema, std::move(fn)).second, [&] { return "two importers for " + schema; });
 }
 
 const OpDef* OpSet::find(std::type_index type) const {

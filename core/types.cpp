@@ -151,7 +151,8 @@ Dims broadcast_shapes(const Dims& a, const Dims& b) {
   for (size_t i = 0; i < result.size(); ++i) {
     int64_t x = i < a.size() ? a[a.size() - 1 - i] : 1;
     int64_t y = i < b.size() ? b[b.size() - 1 - i] : 1;
-    expect(x == y || x == 1 || y == 1, "sizes " + to_string(a) + " and " + to_string(b) + " do not broadcast together");
+    expect(x == y || x == 1 || y == 1,
+           [&] { return "sizes " + to_string(a) + " and " + to_string(b) + " do not broadcast together"; });
     result[result.size() - 1 - i] = x == 1 ? y : x;
   }
   return result;
@@ -200,8 +201,9 @@ std::optional<Dims> view_strides(const TensorType& type, const Dims& shape) {
 
 int64_t normalize_axis(int64_t axis, int64_t rank) {
   int64_t bound = std::max<int64_t>(rank, 1);
-  expect(axis >= -bound && axis < bound,
-         "axis " + std::to_string(axis) + " is out of range for a tensor of rank " + std::to_string(rank));
+  expect(axis >= -bound && axis < bound, [&] {
+    return "axis " + std::to_string(axis) + " is out of range for a tensor of rank " + std::to_string(rank);
+  });
   return axis < 0 ? axis + bound : axis;
 }
 

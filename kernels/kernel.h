@@ -105,9 +105,13 @@ struct KernelContext {
   bool allow_tf32 = true;
   int64_t workspace_limit = int64_t{1} << 28;  ///< Bytes; offers that need more are not made.
   bool tune = true;                            ///< False: offer only the configuration that the heuristic puts first.
-  /// The configurations of matrix products to offer, however slow they are expected to be; null: the best ones.
+  /// The names of the configurations to offer by tactics that have many, however slow these are expected to be; null:
+  /// the best ones.
   const std::set<std::string>* wanted = nullptr;
 };
+
+/// Why a tactic makes no offer where other configurations are wanted.
+inline constexpr const char* kNoneWanted = "none of the configurations that are wanted fits";
 
 /// One row of the tactic table.
 struct Tactic {

@@ -74,7 +74,7 @@ const std::vector<Tactic>& tactics() {
 }
 
 Offers offers_for(const Node& node, const KernelContext& context, std::string_view only) {
-  check(!node.outputs().empty(), "a node without results is asked to run: " + node.attrs.text());
+  check(!node.outputs().empty(), [&] { return "a node without results is asked to run: " + node.attrs.text(); });
   c10::DeviceType device = node.output()->type.device.type();
   Offers offers;
   for (const Tactic& tactic : tactics()) {

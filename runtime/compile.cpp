@@ -206,7 +206,27 @@ void keep_timings(const TimingCache& timings, const std::string& path) try {
   TORCH_WARN("torchweld: ", error.what());
 }
 
+/// True for a graph that does nothing but call engines and take their results apart.
+bool only_calls_engines(const jit::Graph& graph) {
+  static const c10::Symbol run = c10::Symbol::fromQualString("torchweld::run");
+  return std::all_of(graph.nodes().begin(), graph.nodes().end(), [](const jit::Node* node) {
+    switch (node->kind()) {
+      case c10::prim::Constant:
+      case c10::prim::GetAttr:
+      case c10::prim::TupleConstruct:
+      case c10::prim::TupleUnpack:
+      case c10::prim::ListConstruct:
+      case c10::prim::ListUnpack:
+      case c10::prim::DictConstruct:
+        return true;
+      default:
+        return node->kind() == run;
+    }
+  });
+}
+
 void replace_method(jit::Module& module, const std::string& name, std::shared_ptr<jit::Graph> graph) {
+  const bool has_nothing_to_optimise = only_calls_engines(*graph);
   c10::FunctionSchema schema = module.get_method(name).function().getSchema();
   auto type = module.type();
   c10::QualifiedName qualified(*type->name(), name);
@@ -216,6 +236,9 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
   unit->unsafeRemoveMethod(qualified);
   jit::Function* function = unit->create_function(qualified, std::move(graph));
   function->setSchema(std::move(schema));
+  // LibTorch would optimise at the second call, and look at all attributes of the module again in each of its passes.
+  if (has_nothing_to_optimise)
+    toGraphFunction(*function)._set_initial_executor_execution_mode(jit::ExecutorExecutionMode::SIMPLE);
   type->addMethod(function);
 }
 

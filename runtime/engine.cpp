@@ -75,7 +75,7 @@ constexpr const char* kSerial = "one_stream";
 std::string branches_key(const Plan& plan) {
   std::vector<std::string> steps;
   for (const Step& step : plan.steps) {
-    std::string& text = steps.emplace_back(step.op);
+    std::string& text = steps.emplace_back(step.op());
     for (int slot : step.inputs) text += " " + to_string(plan.slots[slot].type);
     text += " ->";
     for (int slot : step.outputs) text += " " + to_string(plan.slots[slot].type);
@@ -148,9 +148,22 @@ std::vector<at::Tensor> Engine::run_first(const c10::IValue& segment, c10::Array
   if (!alone) return run_plainly(segment, arguments);
   std::shared_ptr<Executor> executor = plan_at_once(segment, signature);
   if (executor) {
-    plan_later(segment, signature, executor);
+    std::shared_ptr<const Entry> announced = announce(signature, executor);
     alone.unlock();
-    return run_by(std::make_shared<const Entry>(signature, std::move(executor)), segment, arguments, operands);
+    // The planner would compete with the launches for the device's locks, so it begins behind them.
+    auto post = [&] {
+      if (announced) post_plan(segment, announced);
+    };
+    auto entry = std::make_shared<const Entry>(signature, std::move(executor));
+    std::vector<at::Tensor> outputs;
+    try {
+      outputs = run_by(entry, segment, arguments, operands);
+    } catch (...) {
+      post();
+      throw;
+    }
+    post();
+    return outputs;
   }
   // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
   std::vector<at::Tensor> outputs = run_plainly(segment, arguments);
@@ -311,6 +324,26 @@ std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& seg
   return entry;
 }
 
+Precedents Engine::precedents_for(const CallSignature& signature) const {
+  constexpr size_t kMost = 2;
+  auto log_size = [](const CallSignature& of) {
+    double sum = 0;
+    for (const TensorType& type : of.tensors) sum += std::log1p(static_cast<double>(type.numel()));
+    return sum;
+  };
+  const double own = log_size(signature);
+  std::vector<std::pair<double, const Executor*>> by_distance;
+  std::shared_ptr<const Table> table = table_.load();
+  for (const auto& entry : *table) {
+    if (entry->executor) by_distance.emplace_back(std::abs(log_size(entry->signature) - own), entry->executor.get());
+  }
+  std::stable_sort(by_distance.begin(), by_distance.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  Precedents precedents;
+  for (size_t i = 0; i < std::min(by_distance.size(), kMost); ++i) precedents.add(by_distance[i].second->plan());
+  return precedents;
+}
+
 std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const CallSignature& signature) const try {
   if (is_disabled("plan_at_once")) return nullptr;
 #ifdef TORCHWELD_WITH_CUDA
@@ -318,7 +351,7 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 #endif
   std::vector<ImportArgument> arguments = import_arguments(segment, signature);
   auto plan = convert_at_once(script_of(segment), arguments, signature.tensors.front().device, state_.options,
-                              state_.name + "_at_once", timings_);
+                              state_.name + "_at_once", timings_, precedents_for(signature));
   return std::make_shared<Executor>(std::move(plan), state_.options.cuda_graphs);
 } catch (const std::exception& error) {
   log(2, state_.name + " is not planned at once: " + error.what());
@@ -327,14 +360,28 @@ std::shared_ptr<Executor> Engine::plan_at_once(const c10::IValue& segment, const
 
 void Engine::plan_later(const c10::IValue& segment, const CallSignature& signature,
                         std::shared_ptr<Executor> until_then) {
+  if (auto entry = announce(signature, std::move(until_then))) post_plan(segment, entry);
+}
+
+std::shared_ptr<const Engine::Entry> Engine::announce(const CallSignature& signature,
+                                                      std::shared_ptr<Executor> until_then) {
   auto entry = std::make_shared<const Entry>(signature, std::move(until_then), /*is_being_planned=*/true);
-  auto view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
-  {
-    std::lock_guard lock(table_mutex_);
-    if (find(signature)) return;  // another thread was first
-    auto table = std::make_shared<Table>(*table_.load());
-    put(*table, entry);
-    table_.store(std::move(table));
+  std::lock_guard lock(table_mutex_);
+  if (find(signature)) return nullptr;  // another thread was first
+  auto table = std::make_shared<Table>(*table_.load());
+  put(*table, entry);
+  table_.store(std::move(table));
+  return entry;
+}
+
+void Engine::post_plan(const c10::IValue& segment, const std::shared_ptr<const Entry>& entry) {
+  const CallSignature& signature = entry->signature;
+  std::shared_ptr<WeightsView> view;
+  try {
+    view = std::make_shared<WeightsView>(segment, signature.tensors.front().device);
+  } catch (...) {
+    remove(entry);  // Nobody would ever plan for it.
+    throw;
   }
   auto self = c10::intrusive_ptr<Engine>::unsafe_reclaim_from_nonowning(this);
   auto work = [self, view, signature, waiting = std::weak_ptr(entry)] {
@@ -456,7 +503,7 @@ EngineReport Engine::report() const {
   bool tf32 = plan.device.is_cuda() && !state_.options.disable_tf32 && plan.flops > 0;
   std::set<std::string> precisions;
   for (const Step& step : plan.steps) {
-    report.steps.push_back({step.op, step.tactic, step.origin, step.microseconds, step.flops,
+    report.steps.push_back({step.op(), step.tactic, step.origin, step.microseconds, step.flops,
                             step.traffic.weights + step.traffic.others, step.traffic.weights});
     for (int slot : step.outputs) {
       const TensorType& type = plan.slots[slot].type;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "conversion/precedents.h"
 #include "conversion/timing_cache.h"
 #include "core/options.h"
 #include "runtime/call_signature.h"
@@ -95,11 +96,17 @@ class Engine : public torch::CustomClassHolder {
   bool is_remembered(const CallSignature& signature) const;
   std::shared_ptr<const Entry> plan_at_call(const c10::IValue& segment, const CallSignature& signature,
                                             const WeightMarks& marks = {});
+  /// What is chosen in the plans for the signatures that are nearest in size.
+  Precedents precedents_for(const CallSignature& signature) const;
   /// A plan from machine code that is there, without waiting for a compiler; null where that is not enough.
   std::shared_ptr<Executor> plan_at_once(const c10::IValue& segment, const CallSignature& signature) const;
   /// Plans in the background, from the weights as they are now, unless the signature has an entry; where too much is
   /// waiting, a later call does. Until then `until_then` runs its calls, LibTorch where that is null.
   void plan_later(const c10::IValue& segment, const CallSignature& signature, std::shared_ptr<Executor> until_then);
+  /// The first half of plan_later: the entry until there is a plan; null where the signature has one.
+  std::shared_ptr<const Entry> announce(const CallSignature& signature, std::shared_ptr<Executor> until_then);
+  /// The second half.
+  void post_plan(const c10::IValue& segment, const std::shared_ptr<const Entry>& entry);
   void add(std::shared_ptr<const Entry> entry);
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);

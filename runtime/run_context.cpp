@@ -180,11 +180,11 @@ void verify_step(const Step& step, size_t number, const std::vector<const at::Te
     double worst = difference.max().item<double>();
     bool same_nans = out[k]->isnan().equal(wanted[k].isnan());
     if (same_nans && worst <= scale * (coarse ? 2e-2 : 1e-4)) continue;
-    throw Error("step " + std::to_string(number) + " differs from its meaning: " + step.op + " run by " + step.tactic +
-                (step.origin.empty() ? "" : " (" + step.origin + ")") + ": output " + std::to_string(k) + ", element " +
-                std::to_string(difference.argmax().item<int64_t>()) + " is off by " + std::to_string(worst) +
-                " where values reach " + std::to_string(scale) + (same_nans ? "" : "; NaNs differ") +
-                "; leave the tactic out with TORCHWELD_DISABLE and report it");
+    throw Error("step " + std::to_string(number) + " differs from its meaning: " + step.op() + " run by " +
+                step.tactic + (step.origin.empty() ? "" : " (" + step.origin + ")") + ": output " + std::to_string(k) +
+                ", element " + std::to_string(difference.argmax().item<int64_t>()) + " is off by " +
+                std::to_string(worst) + " where values reach " + std::to_string(scale) +
+                (same_nans ? "" : "; NaNs differ") + "; leave the tactic out with TORCHWELD_DISABLE and report it");
   }
 }
 

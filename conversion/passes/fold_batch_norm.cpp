@@ -48,8 +48,9 @@ class NormsInARow {
  public:
   /// Takes a norm in and returns its place. `numbers`: weight, bias, mean and variance.
   int64_t add(const std::array<LazyTensor, 4>& numbers, double eps) {
-    int64_t begin = static_cast<int64_t>(eps_.size());
-    eps_.insert(eps_.end(), numbers[0].numel(), eps);
+    int64_t begin = size_;
+    size_ += numbers[0].numel();
+    eps_.push_back(eps);
     for (size_t i = 0; i < 4; ++i) numbers_[i].push_back(numbers[i]);
     return begin;
   }
@@ -64,8 +65,11 @@ class NormsInARow {
         for (const LazyTensor& numbers : numbers_[i]) tensors.push_back(numbers.tensor());
         return at::cat(tensors).to(c10::kDouble);
       };
+      std::vector<double> eps;  // of each channel
+      eps.reserve(static_cast<size_t>(size_));
+      for (size_t i = 0; i < eps_.size(); ++i) eps.insert(eps.end(), numbers_[0][i].numel(), eps_[i]);
       at::Tensor var = joined(3);
-      at::Tensor scale = joined(0) * at::rsqrt(var + at::tensor(eps_, c10::kDouble).to(var.device()));
+      at::Tensor scale = joined(0) * at::rsqrt(var + at::tensor(eps, c10::kDouble).to(var.device()));
       at::Tensor shift = joined(1) - joined(2) * scale;
       result_ = {scale, shift};
     });
@@ -73,7 +77,8 @@ class NormsInARow {
   }
 
   std::array<std::vector<LazyTensor>, 4> numbers_;
-  std::vector<double> eps_;
+  std::vector<double> eps_;  // of each norm
+  int64_t size_ = 0;
   std::once_flag once_;
   std::pair<at::Tensor, at::Tensor> result_;
 };

@@ -98,16 +98,16 @@ void optimize(Graph& graph, const PassContext& context) {
   if (!folder.empty()) dump(folder, context.name, 0, "# imported\n" + before);
   auto shared = shared_outputs(graph);
   int number = 0;
-  int64_t verified = -1;
+  int64_t swept = -1;
   for (const Pass& pass : passes()) {
     ++number;
     if (is_disabled(pass.name)) continue;
     auto start = std::chrono::steady_clock::now();
     pass.run(graph, context);
-    if (graph.changes() != verified) {
+    if (graph.changes() != swept) {
       graph.sweep();
-      graph.verify();
-      verified = graph.changes();
+      if (context.verify_each) graph.verify();
+      swept = graph.changes();
     }
     std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     log(3, context.name + ": " + pass.name + " took " + std::to_string(time.count()) + " ms, " +
@@ -117,6 +117,7 @@ void optimize(Graph& graph, const PassContext& context) {
     if (after != before) dump(folder, context.name, number, "# after " + std::string(pass.name) + "\n" + after);
     before = std::move(after);
   }
+  if (!context.verify_each) graph.verify();
   separate_outputs(graph, shared);
 }
 

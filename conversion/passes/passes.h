@@ -19,6 +19,8 @@ struct PassContext {
   std::string name = "graph";
   /// The device has kernels that take blocks of f16 and bf16 (CUDA, compute capability 8.0 and later).
   bool tensor_cores = false;
+  /// The graph is verified after each pass that has changed something; else, where a call waits, once at the end.
+  bool verify_each = true;
 };
 
 /// One row of the table.
@@ -29,10 +31,10 @@ struct Pass {
 
 /// Every pass in the order in which it runs; a pass that has more to do later stands in it twice.
 const std::vector<Pass>& passes();
-/// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps and verifies after each pass that has
-/// changed something, writes each
-/// stage that changed the graph into the folder TORCHWELD_DUMP, and logs times at level 3. Passes need not mind who
-/// shares memory: at the end, a graph output that has come to lie in memory of an input or another output is copied.
+/// Runs the table on `graph`: leaves out what TORCHWELD_DISABLE names, sweeps after each pass that has changed
+/// something and verifies the graph, writes each stage that changed the graph into the folder TORCHWELD_DUMP, and logs
+/// times at level 3. Passes need not mind who shares memory: at the end, a graph output that has come to lie in memory
+/// of an input or another output is copied.
 void optimize(Graph& graph, const PassContext& context);
 
 /// Runs nodes whose inputs are all constants by their ATen line and puts constants in their place. A result that is

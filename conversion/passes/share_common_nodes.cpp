@@ -21,14 +21,21 @@ std::string constant_key(const LazyTensor& value) {
 }  // namespace
 
 void share_common_nodes(Graph& graph, const PassContext&) {
-  std::map<std::pair<std::string, std::vector<const Value*>>, Node*> known;
+  std::map<std::string, Node*> constants;
+  std::map<std::pair<const OpDef*, std::vector<const Value*>>, std::vector<Node*>> others;
   for (Node* node : graph.node_list()) {
-    auto* constant = node->as<Constant>();
-    std::string text = constant ? constant_key(constant->value) : node->attrs.text();
-    std::vector<const Value*> inputs(node->inputs().begin(), node->inputs().end());
-    auto [slot, added] = known.emplace(std::pair(std::move(text), std::move(inputs)), node);
-    if (added) continue;
-    Node* first = slot->second;
+    Node* first = nullptr;
+    if (auto* constant = node->as<Constant>()) {
+      first = constants.emplace(constant_key(constant->value), node).first->second;
+    } else {
+      std::vector<const Value*> inputs(node->inputs().begin(), node->inputs().end());
+      std::vector<Node*>& alike = others[{&node->attrs.def(), std::move(inputs)}];
+      auto found =
+          std::find_if(alike.begin(), alike.end(), [&](const Node* other) { return other->attrs == node->attrs; });
+      if (found == alike.end()) found = alike.insert(alike.end(), node);
+      first = *found;
+    }
+    if (first == node) continue;
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       if (node->output(i)->type == first->output(i)->type) graph.replace_uses(node->output(i), first->output(i));
     }

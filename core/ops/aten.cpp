@@ -22,7 +22,7 @@ std::optional<c10::OperatorHandle> find_operator(const std::string& op) {
 
 const c10::OperatorHandle operator_named(const std::string& op) {
   auto found = find_operator(op);
-  expect(found.has_value(), op + " is not an operator of this LibTorch");
+  expect(found.has_value(), [&] { return op + " is not an operator of this LibTorch"; });
   return *found;
 }
 
@@ -122,7 +122,8 @@ class Filler {
 std::vector<at::Tensor> run_boxed(const c10::OperatorHandle& op, std::vector<c10::IValue> stack) {
   const auto& arguments = op.schema().arguments();
   for (size_t i = stack.size(); i < arguments.size(); ++i) {
-    expect(arguments[i].default_value().has_value(), "argument '" + arguments[i].name() + "' is missing");
+    expect(arguments[i].default_value().has_value(),
+           [&] { return "argument '" + arguments[i].name() + "' is missing"; });
     stack.push_back(*arguments[i].default_value());
   }
   op.callBoxed(stack);

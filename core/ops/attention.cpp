@@ -35,8 +35,9 @@ void check_mask(const Attention& a, const TensorType& mask, const Dims& scores, 
   expect(!a.causal, "attention: causal attention takes no mask");
   expect(mask.dtype == c10::kBool || mask.dtype == dtype || mask.dtype == c10::kFloat,
          "attention: the mask must be bool, f32 or of the dtype of the operands");
-  expect(mask.rank() <= 4 && broadcast_shapes(mask.shape, scores) == scores,
-         "attention: the mask " + to_string(mask.shape) + " does not broadcast to " + to_string(scores));
+  expect(mask.rank() <= 4 && broadcast_shapes(mask.shape, scores) == scores, [&] {
+    return "attention: the mask " + to_string(mask.shape) + " does not broadcast to " + to_string(scores);
+  });
 }
 
 TensorType infer_attention(const Attention& a, Types in) {

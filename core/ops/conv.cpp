@@ -34,8 +34,10 @@ void check_operands(const Conv& a, Types in) {
   expect(x.is_floating() && weight.dtype == x.dtype, "conv: x and weight must be floating point and of one dtype");
   check_lists(a, static_cast<size_t>(x.rank()) - 2);
   int64_t channels = a.transposed ? weight.shape[0] : weight.shape[1] * a.groups;
-  expect(x.shape[1] == channels, "conv: weight " + to_string(weight.shape) + " needs " + std::to_string(channels) +
-                                     " input channels, x has " + std::to_string(x.shape[1]));
+  expect(x.shape[1] == channels, [&] {
+    return "conv: weight " + to_string(weight.shape) + " needs " + std::to_string(channels) +
+           " input channels, x has " + std::to_string(x.shape[1]);
+  });
   expect(weight.shape[0] % a.groups == 0, "conv: channels of weight must be a multiple of groups");
   int64_t features = a.transposed ? weight.shape[1] * a.groups : weight.shape[0];
   expect(in.size() < 3 || (in[2].shape == Dims{features} && in[2].dtype == x.dtype),

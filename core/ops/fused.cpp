@@ -42,7 +42,7 @@ std::vector<at::Tensor> run_aten(const Graph& graph, Tensors inputs) {
     std::vector<at::Tensor> arguments;
     for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
     std::vector<at::Tensor> results = node->attrs.def().aten(node->attrs.data(), arguments);
-    check(results.size() == node->outputs().size(), "number of results of " + node->attrs.text());
+    check(results.size() == node->outputs().size(), [&] { return "number of results of " + node->attrs.text(); });
     for (size_t i = 0; i < results.size(); ++i) {
       values[node->output(i)] = std::move(results[i]);
       reads_left[node->output(i)] = graph.use_count(node->output(i));

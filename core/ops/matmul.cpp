@@ -14,11 +14,12 @@ namespace {
 
 void check_dtypes(const char* op, Types in) {
   for (const TensorType& type : in) {
-    expect(type.dtype == in[0].dtype, std::string(op) + ": operands must have one dtype");
+    expect(type.dtype == in[0].dtype, [&] { return std::string(op) + ": operands must have one dtype"; });
   }
-  expect(!c10::isComplexType(in[0].dtype), std::string(op) + ": complex numbers are not supported");
-  expect(in[0].dtype != c10::kBool, std::string(op) + ": bool operands are not supported");
-  expect(in[0].is_floating() || in[0].device.is_cpu(), std::string(op) + ": operands must be floating point");
+  expect(!c10::isComplexType(in[0].dtype), [&] { return std::string(op) + ": complex numbers are not supported"; });
+  expect(in[0].dtype != c10::kBool, [&] { return std::string(op) + ": bool operands are not supported"; });
+  expect(in[0].is_floating() || in[0].device.is_cpu(),
+         [&] { return std::string(op) + ": operands must be floating point"; });
 }
 
 TensorType infer_matmul(const Matmul&, Types in) {
@@ -27,7 +28,8 @@ TensorType infer_matmul(const Matmul&, Types in) {
   const Dims& a = in[0].shape;
   const Dims& b = in[1].shape;
   expect(a.size() >= 2 && b.size() >= 2, "matmul: operands must have rank 2 or more");
-  expect(a.back() == b[b.size() - 2], "matmul: inner sizes of " + to_string(a) + " and " + to_string(b) + " differ");
+  expect(a.back() == b[b.size() - 2],
+         [&] { return "matmul: inner sizes of " + to_string(a) + " and " + to_string(b) + " differ"; });
   Dims shape = broadcast_shapes(Dims(a.begin(), a.end() - 2), Dims(b.begin(), b.end() - 2));
   shape.push_back(a[a.size() - 2]);
   shape.push_back(b.back());
@@ -40,7 +42,7 @@ TensorType infer_linear(const Linear&, Types in) {
   const TensorType& weight = in[1];
   expect(in[0].rank() >= 1 && weight.rank() == 2, "linear: weight must have rank 2");
   expect(in[0].shape.back() == weight.shape[1],
-         "linear: x " + to_string(in[0].shape) + " does not fit weight " + to_string(weight.shape));
+         [&] { return "linear: x " + to_string(in[0].shape) + " does not fit weight " + to_string(weight.shape); });
   expect(in.size() < 3 || in[2].shape == Dims{weight.shape[0]}, "linear: bias must have one number per output feature");
   Dims shape = in[0].shape;
   shape.back() = weight.shape[0];
@@ -67,7 +69,7 @@ ImportFn product(const char* x, const char* y, int64_t x_rank, int64_t y_rank) {
     Value* left = a.value(x);
     Value* right = a.value(y);
     expect(left->type.rank() == x_rank && right->type.rank() == y_rank,
-           "the operands must have rank " + std::to_string(x_rank) + " and " + std::to_string(y_rank));
+           [&] { return "the operands must have rank " + std::to_string(x_rank) + " and " + std::to_string(y_rank); });
     // Only matmul itself broadcasts.
     expect(x_rank != 3 || left->type.shape[0] == right->type.shape[0], "the operands must have one batch size");
     return {emit_matmul(a, left, right)};
@@ -81,7 +83,7 @@ ImportFn product_sum(const char* x, const char* y, int64_t x_rank, int64_t y_ran
     Value* right = a.value(y);
     Value* self = a.value("self");
     expect(left->type.rank() == x_rank && right->type.rank() == y_rank,
-           "the operands must have rank " + std::to_string(x_rank) + " and " + std::to_string(y_rank));
+           [&] { return "the operands must have rank " + std::to_string(x_rank) + " and " + std::to_string(y_rank); });
     expect(self->type.dtype == left->type.dtype, "the operands must have one dtype");
     double alpha = a.real("alpha");
     double beta = a.real("beta");

@@ -17,10 +17,11 @@ namespace torchweld {
 namespace {
 
 void check_weight(const char* op, const TensorType& x, const TensorType& weight, const Dims& shape) {
-  expect(weight.shape == shape, std::string(op) + ": weights and statistics must have sizes " + to_string(shape));
-  expect(weight.is_floating(), std::string(op) + ": weights and statistics must be floating point");
+  expect(weight.shape == shape,
+         [&] { return std::string(op) + ": weights and statistics must have sizes " + to_string(shape); });
+  expect(weight.is_floating(), [&] { return std::string(op) + ": weights and statistics must be floating point"; });
   expect(weight.dtype == x.dtype || weight.dtype == c10::kFloat,
-         std::string(op) + ": weights and statistics must have the dtype of x, or f32");
+         [&] { return std::string(op) + ": weights and statistics must have the dtype of x, or f32"; });
 }
 
 TensorType infer_batch_norm(const BatchNorm&, Types in) {

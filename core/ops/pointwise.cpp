@@ -22,19 +22,20 @@ bool number_dtype(c10::ScalarType dtype) { return dtype == c10::kDouble || dtype
 
 TensorType infer_pointwise(const Pointwise& a, Types in) {
   const PointwiseFn* fn = find_pointwise(a.fn);
-  check(fn != nullptr, "no pointwise function is called " + a.fn);
+  check(fn != nullptr, [&] { return "no pointwise function is called " + a.fn; });
   expect(in.size() == static_cast<size_t>(fn->arity),
-         a.fn + ": takes " + std::to_string(fn->arity) + " operands, not " + std::to_string(in.size()));
+         [&] { return a.fn + ": takes " + std::to_string(fn->arity) + " operands, not " + std::to_string(in.size()); });
   c10::ScalarType dtype = operand_dtype(in);
   check_pointwise_dtype(*fn, dtype);
-  expect(!fn->floating_only || c10::isFloatingType(dtype), a.fn + ": operands must be floating point");
+  expect(!fn->floating_only || c10::isFloatingType(dtype), [&] { return a.fn + ": operands must be floating point"; });
   bool is_where = a.fn == "where";
   expect(!is_where || in[0].dtype == c10::kBool, "where: the condition must be bool");
   Dims shape;
   c10::Device device = in[0].device;
   for (size_t i = 0; i < in.size(); ++i) {
-    expect(in[i].dtype == dtype || is_immediate(in[i], dtype) || (is_where && i == 0),
-           a.fn + ": operands must have one dtype, not " + dtype_name(dtype) + " and " + dtype_name(in[i].dtype));
+    expect(in[i].dtype == dtype || is_immediate(in[i], dtype) || (is_where && i == 0), [&] {
+      return a.fn + ": operands must have one dtype, not " + dtype_name(dtype) + " and " + dtype_name(in[i].dtype);
+    });
     shape = broadcast_shapes(shape, in[i].shape);
     if (!in[i].device.is_cpu()) device = in[i].device;
   }
@@ -61,7 +62,7 @@ TensorType infer_cast(const Cast& a, Types in) {
   expect(in.size() == 1, "cast: takes one operand");
   for (c10::ScalarType dtype : {a.dtype, in[0].dtype}) {
     expect(std::find(kDtypes.begin(), kDtypes.end(), dtype) != kDtypes.end(),
-           "cast: elements of " + dtype_name(dtype) + " are not supported");
+           [&] { return "cast: elements of " + dtype_name(dtype) + " are not supported"; });
   }
   return {a.dtype, in[0].shape, result_strides(in[0].shape, in), in[0].device};
 }
@@ -73,10 +74,11 @@ void check_pointwise_dtype(const PointwiseFn& fn, c10::ScalarType dtype) {
   std::string name = fn.name;
   bool is_integer = c10::isIntegralType(dtype, true);
   expect(std::find(kDtypes.begin(), kDtypes.end(), dtype) != kDtypes.end(),
-         name + ": elements of " + dtype_name(dtype) + " are not supported");
-  expect(fn.refuses != Refuses::kIntegers || !is_integer, name + ": operands must be floating point");
-  expect(fn.refuses != Refuses::kFloats || is_integer, name + ": operands must be integers or bool");
-  expect(fn.refuses != Refuses::kBools || dtype != c10::kBool, name + ": bool operands are not supported");
+         [&] { return name + ": elements of " + dtype_name(dtype) + " are not supported"; });
+  expect(fn.refuses != Refuses::kIntegers || !is_integer, [&] { return name + ": operands must be floating point"; });
+  expect(fn.refuses != Refuses::kFloats || is_integer, [&] { return name + ": operands must be integers or bool"; });
+  expect(fn.refuses != Refuses::kBools || dtype != c10::kBool,
+         [&] { return name + ": bool operands are not supported"; });
 }
 
 const PointwiseFn* find_pointwise(const std::string& name) {

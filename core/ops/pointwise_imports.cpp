@@ -29,7 +29,8 @@ void check_fits(const c10::Scalar& number, c10::ScalarType dtype) {
   if (dtype == c10::kShort) within(int16_t{});
   if (dtype == c10::kChar) within(int8_t{});
   if (dtype == c10::kByte) within(uint8_t{});
-  expect(fits, "the number " + std::to_string(number.toLong()) + " does not fit into " + dtype_name(dtype));
+  expect(fits,
+         [&] { return "the number " + std::to_string(number.toLong()) + " does not fit into " + dtype_name(dtype); });
 }
 
 /// An argument as operand of a pointwise op that computes in `dtype`. Numbers and known 0-d tensors are immediates.
@@ -67,7 +68,7 @@ Value* emit_promoted(ImportArgs& a, const char* fn, std::initializer_list<const 
 /// An operand that is not a number must stand beside an immediate, for the immediate has no dtype of its own.
 Value* float_input(ImportArgs& a, const char* fn, const std::string& name = "self") {
   Value* x = a.value(name);
-  expect(x->type.is_floating(), std::string(fn) + ": input must be floating point");
+  expect(x->type.is_floating(), [&] { return std::string(fn) + ": input must be floating point"; });
   return x;
 }
 
@@ -97,7 +98,7 @@ Value* import_div_mode(ImportArgs& a) {
 ImportFn import_rounding(const char* fn) {
   return [=](ImportArgs& a) -> std::vector<Value*> {
     Value* x = a.value("self");
-    expect(x->type.dtype != c10::kBool, std::string(fn) + ": bool operands are not supported");
+    expect(x->type.dtype != c10::kBool, [&] { return std::string(fn) + ": bool operands are not supported"; });
     return {is_integer(x->type.dtype) ? x : emit(a, fn, {x})};
   };
 }
@@ -141,7 +142,7 @@ Value* bound(ImportArgs& a, const Value* x, const char* fn, const c10::Scalar& n
   if (x->type.is_floating()) return a.immediate(number);
   double value = number.toDouble();
   expect(std::floor(value) == value && std::abs(value) < 9e15,
-         std::string(fn) + ": integer input needs integer bounds");
+         [&] { return std::string(fn) + ": integer input needs integer bounds"; });
   c10::Scalar whole(static_cast<int64_t>(value));
   check_fits(whole, x->type.dtype);
   return a.immediate(whole);
@@ -219,7 +220,8 @@ ImportFn import_addc(const char* fn) {
   return [=](ImportArgs& a) -> std::vector<Value*> {
     c10::ScalarType dtype = a.promoted({"self", "tensor1", "tensor2"});
     c10::Scalar factor = a.scalar("value");
-    expect(!is_integer(dtype) || factor.isIntegral(true), std::string(fn) + ": value must be an integer for integers");
+    expect(!is_integer(dtype) || factor.isIntegral(true),
+           [&] { return std::string(fn) + ": value must be an integer for integers"; });
     Value* first = operand(a, "tensor1", dtype);
     if (factor.toDouble() != 1) first = emit(a, "mul", {first, a.immediate(factor)});
     return {emit(a, fn, {operand(a, "self", dtype), first, operand(a, "tensor2", dtype)})};
@@ -258,7 +260,7 @@ c10::Scalar number_as(const c10::Scalar& number, c10::ScalarType dtype) {
   if (dtype == c10::kBool) return number.toDouble() != 0;
   if (!c10::isIntegralType(dtype, false)) return number;
   double value = number.toDouble();
-  expect(std::abs(value) < 9e18, "the number does not fit into " + dtype_name(dtype));
+  expect(std::abs(value) < 9e18, [&] { return "the number does not fit into " + dtype_name(dtype); });
   c10::Scalar whole = number.isIntegral(true) ? c10::Scalar(number.toLong()) : c10::Scalar(static_cast<int64_t>(value));
   check_fits(whole, dtype);
   return whole;

@@ -135,7 +135,7 @@ template <class F>
 Value* with_batch(ImportArgs& a, int64_t dims, F pool) {
   Value* x = a.value("self");
   expect(x->type.rank() == dims + 2 || x->type.rank() == dims + 1,
-         "pool: x must have rank " + std::to_string(dims + 1) + " or " + std::to_string(dims + 2));
+         [&] { return "pool: x must have rank " + std::to_string(dims + 1) + " or " + std::to_string(dims + 2); });
   if (x->type.rank() == dims + 2) return pool(x);
   Dims shape = x->type.shape;
   shape.insert(shape.begin(), 1);

@@ -184,14 +184,15 @@ Value* import_pad(ImportArgs& a) {
   Dims pairs = a.ints("pad");
   std::string mode = a.string("mode");
   if (mode == "constant") return emit_pad(a, x, pairs, a.has("value") ? a.real("value") : 0);
-  expect(mode == "reflect" || mode == "replicate" || mode == "circular", "pad: unknown mode '" + mode + "'");
+  expect(mode == "reflect" || mode == "replicate" || mode == "circular",
+         [&] { return "pad: unknown mode '" + mode + "'"; });
   expect(pairs.size() % 2 == 0 && pairs.size() / 2 <= x->type.shape.size(),
          "pad: needs two counts per padded dimension");
   Dims shape = x->type.shape;
   for (size_t i = 0; i < pairs.size(); ++i) {
     int64_t size = x->type.shape[shape.size() - 1 - i / 2];
     bool fits = mode == "replicate" ? size > 0 : pairs[i] < size + (mode == "circular" ? 1 : 0);
-    expect(fits && pairs[i] >= 0, "pad: '" + mode + "' needs more elements than there are");
+    expect(fits && pairs[i] >= 0, [&] { return "pad: '" + mode + "' needs more elements than there are"; });
     shape[shape.size() - 1 - i / 2] += pairs[i];
   }
   TensorType type = mode == "circular" ? with_shape(x->type, shape) : with_suggested_layout(x->type, shape);

@@ -26,10 +26,11 @@ int64_t gates_of(const Recurrent& a) { return a.kind == "lstm" ? 4 : a.kind == "
 size_t weights_per_part(const Recurrent& a, Types in) {
   size_t count = in.size() - 1 - states_of(a);
   auto parts = static_cast<size_t>(a.layers * directions_of(a));
-  expect(parts > 0 && count % parts == 0, a.kind + ": a wrong number of weights");
+  expect(parts > 0 && count % parts == 0, [&] { return a.kind + ": a wrong number of weights"; });
   size_t each = count / parts;
   size_t plain = a.biases ? 4 : 2;
-  expect(each == plain || (a.kind == "lstm" && each == plain + 1), a.kind + ": a wrong number of weights");
+  expect(each == plain || (a.kind == "lstm" && each == plain + 1),
+         [&] { return a.kind + ": a wrong number of weights"; });
   return each;
 }
 
@@ -43,12 +44,12 @@ void check_weights(const Recurrent& a, Types in) {
     for (int64_t direction = 0; direction < directions_of(a); ++direction, first += each) {
       expect(in[first].shape == Dims({gates_of(a) * cell, features}) &&
                  in[first + 1].shape == Dims({gates_of(a) * cell, in[1].shape[2]}),
-             a.kind + ": weights have wrong sizes");
+             [&] { return a.kind + ": weights have wrong sizes"; });
       for (size_t i = 2; a.biases && i < 4; ++i) {
-        expect(in[first + i].shape == Dims{gates_of(a) * cell}, a.kind + ": biases have wrong sizes");
+        expect(in[first + i].shape == Dims{gates_of(a) * cell}, [&] { return a.kind + ": biases have wrong sizes"; });
       }
       expect(!projected || in[first + each - 1].shape == Dims({in[1].shape[2], cell}),
-             a.kind + ": the projection has wrong sizes");
+             [&] { return a.kind + ": the projection has wrong sizes"; });
     }
     features = in[1].shape[2] * directions_of(a);
   }
@@ -56,17 +57,19 @@ void check_weights(const Recurrent& a, Types in) {
 
 std::vector<TensorType> infer_recurrent(const Recurrent& a, Types in) {
   expect(a.kind == "lstm" || a.kind == "gru" || a.kind == "rnn_tanh" || a.kind == "rnn_relu",
-         "there is no recurrent layer called " + a.kind);
-  expect(in.size() > 2 + states_of(a), a.kind + ": takes x, states and weights");
+         [&] { return "there is no recurrent layer called " + a.kind; });
+  expect(in.size() > 2 + states_of(a), [&] { return a.kind + ": takes x, states and weights"; });
   for (const TensorType& type : in) {
-    expect(type.is_floating() && type.dtype == in[0].dtype, a.kind + ": operands must have one floating dtype");
+    expect(type.is_floating() && type.dtype == in[0].dtype,
+           [&] { return a.kind + ": operands must have one floating dtype"; });
   }
   const TensorType& x = in[0];
-  expect(x.rank() == 3 && x.shape[0] > 0 && x.shape[1] > 0, a.kind + ": x must have rank 3 and elements");
+  expect(x.rank() == 3 && x.shape[0] > 0 && x.shape[1] > 0,
+         [&] { return a.kind + ": x must have rank 3 and elements"; });
   int64_t batch = x.shape[a.batch_first ? 0 : 1];
   for (size_t i = 1; i <= states_of(a); ++i) {
     expect(in[i].rank() == 3 && in[i].shape[0] == a.layers * directions_of(a) && in[i].shape[1] == batch,
-           a.kind + ": states must be [layers * directions, N, H]");
+           [&] { return a.kind + ": states must be [layers * directions, N, H]"; });
   }
   check_weights(a, in);
   Dims shape = x.shape;

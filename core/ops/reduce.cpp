@@ -29,26 +29,26 @@ bool is_one_of(const std::string& kind, std::initializer_list<std::string_view> 
 }
 
 void check_reduce(const Reduce& a, Types in) {
-  expect(in.size() == 1, a.kind + ": takes one operand");
+  expect(in.size() == 1, [&] { return a.kind + ": takes one operand"; });
   const TensorType& x = in[0];
   expect(is_one_of(a.kind, {"sum", "mean", "prod", "amax", "amin", "all", "any", "argmax", "argmin", "var", "std",
                             "logsumexp", "norm"}),
-         "there is no reduction called " + a.kind);
-  expect(!c10::isComplexType(x.dtype), a.kind + ": complex numbers are not supported");
+         [&] { return "there is no reduction called " + a.kind; });
+  expect(!c10::isComplexType(x.dtype), [&] { return a.kind + ": complex numbers are not supported"; });
   bool needs_floats = is_one_of(a.kind, {"mean", "var", "std", "logsumexp", "norm"});
-  expect(!needs_floats || x.is_floating(), a.kind + ": input must be floating point");
+  expect(!needs_floats || x.is_floating(), [&] { return a.kind + ": input must be floating point"; });
   bool is_argument = is_one_of(a.kind, {"argmax", "argmin"});
-  expect(!is_argument || x.dtype != c10::kBool, a.kind + ": bool input is not supported");
+  expect(!is_argument || x.dtype != c10::kBool, [&] { return a.kind + ": bool input is not supported"; });
   bool widens = is_one_of(a.kind, {"sum", "prod"}) && c10::isIntegralType(x.dtype, true);
-  expect(!widens || x.dtype == c10::kLong, a.kind + ": integers must be i64");
-  expect(std::is_sorted(a.axes.begin(), a.axes.end()), a.kind + ": axes must ascend");
-  expect(!a.axes.empty() || x.rank() == 0, a.kind + ": needs an axis");
+  expect(!widens || x.dtype == c10::kLong, [&] { return a.kind + ": integers must be i64"; });
+  expect(std::is_sorted(a.axes.begin(), a.axes.end()), [&] { return a.kind + ": axes must ascend"; });
+  expect(!a.axes.empty() || x.rank() == 0, [&] { return a.kind + ": needs an axis"; });
   for (int64_t axis : a.axes) {
-    expect(axis >= 0 && axis < x.rank(), a.kind + ": axis out of range");
+    expect(axis >= 0 && axis < x.rank(), [&] { return a.kind + ": axis out of range"; });
     bool needs_elements = is_argument || is_one_of(a.kind, {"amax", "amin"});
-    expect(!needs_elements || x.shape[axis] > 0, a.kind + ": reduces over no elements");
+    expect(!needs_elements || x.shape[axis] > 0, [&] { return a.kind + ": reduces over no elements"; });
   }
-  expect(!is_argument || a.axes.size() <= 1, a.kind + ": takes one axis");
+  expect(!is_argument || a.axes.size() <= 1, [&] { return a.kind + ": takes one axis"; });
 }
 
 TensorType infer_reduce(const Reduce& a, Types in) {
@@ -137,7 +137,7 @@ ImportFn import_test(const char* kind) {
   return [=](ImportArgs& a) -> std::vector<Value*> {
     Value* x = a.value("self");
     expect(!a.has("dim") || !a.raw("dim").isIntList() || !a.ints("dim").empty(),
-           std::string(kind) + ": an empty list of dimensions is not supported");
+           [&] { return std::string(kind) + ": an empty list of dimensions is not supported"; });
     Value* y = emit_reduce(a, kind, x);
     return {x->type.dtype == c10::kByte ? a.cast(y, c10::kByte) : y};
   };

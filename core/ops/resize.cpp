@@ -31,7 +31,7 @@ TensorType infer_resize(const Resize& a, Types in) {
   expect(a.output.size() == dims, "resize: needs one output size per spatial dimension");
   expect(a.scales.empty() || a.scales.size() == dims, "resize: needs one scale per spatial dimension, or none");
   bool nearest = a.mode == "nearest" || a.mode == "nearest-exact";
-  expect(nearest || a.mode == "linear" || a.mode == "cubic", "resize: unknown mode '" + a.mode + "'");
+  expect(nearest || a.mode == "linear" || a.mode == "cubic", [&] { return "resize: unknown mode '" + a.mode + "'"; });
   expect(a.mode != "cubic" || dims == 2, "resize: mode cubic needs two spatial dimensions");
   expect(!a.antialias || (dims == 2 && !nearest), "resize: antialias needs two spatial dimensions and linear or cubic");
   expect(x.is_floating() || x.dtype == c10::kByte, "resize: x must be floating point or uint8");
@@ -129,7 +129,8 @@ ImportFn import_vec(const ResizeOperator& op) {
   return [&op](ImportArgs& a) -> std::vector<Value*> {
     Resize resize = resize_of(a, op);
     Value* x = a.value("input");
-    expect(x->type.rank() == static_cast<int64_t>(op.dims) + 2, std::string(op.name) + ": input has a wrong rank");
+    expect(x->type.rank() == static_cast<int64_t>(op.dims) + 2,
+           [&] { return std::string(op.name) + ": input has a wrong rank"; });
     expect(a.has("output_size") != a.has("scale_factors"), "resize: needs either output_size or scale_factors");
     if (a.has("output_size")) {
       resize.output = a.ints("output_size");

@@ -17,7 +17,7 @@ namespace {
 TensorType infer_reshape(const Reshape& a, Types in) {
   int64_t count = std::accumulate(a.shape.begin(), a.shape.end(), int64_t{1}, std::multiplies<>());
   expect(std::all_of(a.shape.begin(), a.shape.end(), [](int64_t size) { return size >= 0; }) && count == in[0].numel(),
-         "reshape: " + to_string(in[0].shape) + " cannot become " + to_string(a.shape));
+         [&] { return "reshape: " + to_string(in[0].shape) + " cannot become " + to_string(a.shape); });
   Dims strides = view_strides(in[0], a.shape).value_or(contiguous_strides(a.shape));
   return {in[0].dtype, a.shape, std::move(strides), in[0].device};
 }
@@ -43,7 +43,7 @@ TensorType infer_slice(const Slice& a, Types in) {
 
 TensorType infer_expand(const Expand& a, Types in) {
   expect(broadcast_shapes(in[0].shape, a.shape) == a.shape,
-         "expand: " + to_string(in[0].shape) + " cannot become " + to_string(a.shape));
+         [&] { return "expand: " + to_string(in[0].shape) + " cannot become " + to_string(a.shape); });
   return {in[0].dtype, a.shape, broadcast_strides(in[0].shape, in[0].strides, a.shape), in[0].device};
 }
 
@@ -111,7 +111,8 @@ Value* emit_memory_format(ImportArgs& a, Value* x, int64_t format) {
     strides = contiguous_strides(type.shape);
   } else {
     int64_t rank = wanted == c10::MemoryFormat::ChannelsLast ? 4 : 5;
-    expect(type.rank() == rank, "channels-last memory formats need a tensor of rank " + std::to_string(rank));
+    expect(type.rank() == rank,
+           [&] { return "channels-last memory formats need a tensor of rank " + std::to_string(rank); });
     strides = channels_last_strides(type.shape);
   }
   return same_layout(type.shape, type.strides, strides) ? x : a.emit(Copy{.strides = strides}, {x});

@@ -29,7 +29,7 @@ Dims resolve(Dims shape, int64_t count) {
   for (int64_t size : shape) known *= size == -1 ? 1 : size;
   expect(std::count(shape.begin(), shape.end(), -1) == 1, "only one size may be -1");
   expect(known > 0 && count % known == 0,
-         "sizes " + to_string(shape) + " do not fit " + std::to_string(count) + " elements");
+         [&] { return "sizes " + to_string(shape) + " do not fit " + std::to_string(count) + " elements"; });
   *unknown = count / known;
   return shape;
 }

@@ -320,7 +320,8 @@ void propose_attention(const Node& node, const KernelContext& context, Offers& o
   DeviceLimits limits = limits_of(node);
   expect(limits.major >= 8 || parts.q->dtype == c10::kHalf, "only f16 before sm_80");
   constexpr size_t kMostOffers = 6;
-  std::vector<AttentionConfig> configs = configs_of(parts.problem, limits, kMostOffers);
+  constexpr size_t kAll = 1000;
+  std::vector<AttentionConfig> configs = configs_of(parts.problem, limits, context.wanted ? kAll : kMostOffers);
   expect(!configs.empty(), "the operands of a block do not fit into shared memory");
   // On an H100 11.5 us instead of 15.1 for 384 heads of 128 keys, and 3.2 instead of 2.2 for 12.
   std::vector<AttentionConfig> groups = warpgroup_configs_of(parts.problem, limits);
@@ -332,6 +333,10 @@ void propose_attention(const Node& node, const KernelContext& context, Offers& o
     std::vector<AttentionConfig> whole = whole_configs_of(parts.problem, limits);
     bool first = parts.problem.keys <= kSurelyFaster && !many;
     configs.insert(first ? configs.begin() : configs.end(), whole.begin(), whole.end());
+  }
+  if (context.wanted) {
+    std::erase_if(configs, [&](const AttentionConfig& config) { return !context.wanted->count(config.text()); });
+    expect(!configs.empty(), kNoneWanted);
   }
   if (!context.tune) {
     size_t chosen = choose_untimed(

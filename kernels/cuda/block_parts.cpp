@@ -106,7 +106,7 @@ at::Tensor as_f32(const at::Tensor& tensor) { return tensor.to(c10::kCPU, c10::k
 at::Tensor packed_for(const Node& node, const Program& program, const std::vector<LazyTensor>& weights,
                       const std::function<at::Tensor()>& pack) {
   c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_of(node)));
-  return shared_constant(origin_of(program.name + " " + device.str() + " " + program.text, weights),
+  return shared_constant(origin_of(device.str() + " " + key_of(program, device.index()), weights),
                          [&] { return pack().to(device); });
 }
 
@@ -135,6 +135,16 @@ size_t choose_untimed(const Node& node, size_t count, const std::function<Progra
   size_t first = 0;
   while (first < count && cluster_of(first) > kPortableCluster) ++first;
   return first;
+}
+
+std::set<std::string> names_of_launch(const std::set<std::string>& names, int launch) {
+  const std::string separator = ", ";
+  std::set<std::string> found;
+  for (const std::string& name : names) {
+    size_t end = name.find(separator);
+    if (end != std::string::npos) found.insert(launch == 0 ? name.substr(0, end) : name.substr(end + separator.size()));
+  }
+  return found;
 }
 
 }  // namespace torchweld::cuda

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,5 +83,8 @@ DeviceLimits limits_of(const Node& node);
 /// one that every GPU with clusters can run. `count` when there is none.
 size_t choose_untimed(const Node& node, size_t count, const std::function<Program(size_t)>& program_of,
                       const std::function<int64_t(size_t)>& cluster_of);
+
+/// Of configurations of two launches, "first, second", the names of one of them (0 or 1).
+std::set<std::string> names_of_launch(const std::set<std::string>& names, int launch);
 
 }  // namespace torchweld::cuda

@@ -143,12 +143,17 @@ std::unique_ptr<Kernel> make_deferred_norm(const Node& node, const Block& block,
   return std::make_unique<LaunchChain>(std::move(links), moment_bytes + block.x_bytes, node.inputs().size());
 }
 
-/// All configurations, best first, beside `states` bytes of shared memory.
-std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states) {
-  constexpr size_t kAll = 1000;
+constexpr size_t kAllConfigs = 1000;
+
+/// All configurations (of launch 0 or 1, where some are wanted: these), best first, beside `states` bytes of shared
+/// memory.
+std::vector<GemmConfig> configs_of(const Node& node, const GemmProblem& problem, int64_t states,
+                                   const KernelContext& context, int launch) {
   GemmDevice device = gemm_device(node);
   device.shared_bytes -= states;
-  return gemm_configs(problem, device, kAll);
+  if (!context.wanted) return gemm_configs(problem, device, kAllConfigs);
+  const std::set<std::string> wanted = names_of_launch(*context.wanted, launch);
+  return gemm_configs(problem, device, kAllConfigs, &wanted);
 }
 
 /// Adds the best `most` of `configs` that can do their half.
@@ -188,24 +193,35 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   };
   // The estimates do not compare the families well.
   std::vector<GemmConfig> firsts, seconds;
-  std::vector<GemmConfig> all = configs_of(node, first, 0);
-  add_best(all, 3, [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); }, firsts);
-  add_best(all, 2, [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); }, firsts);
-  all = configs_of(node, second, kStates);
-  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && !c.swapped() && c.kept == 0; }, seconds);
-  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && !c.swapped() && c.kept > 0; }, seconds);
-  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.swapped(); }, seconds);
+  auto most = [&](size_t count) { return context.wanted ? kAllConfigs : count; };
+  auto writes = [&](bool by_warpgroups) {
+    return [&, by_warpgroups](const GemmConfig& c) { return c.by_warpgroups() == by_warpgroups && writes_moments(c); };
+  };
+  auto reads = [&](bool swapped, bool in_turns) {
+    return [&, swapped, in_turns](const GemmConfig& c) {
+      return whole_rows(c) && c.swapped() == swapped && (swapped || (c.kept > 0) == in_turns);
+    };
+  };
+  std::vector<GemmConfig> all = configs_of(node, first, 0, context, 0);
+  add_best(all, most(3), writes(/*by_warpgroups=*/true), firsts);
+  add_best(all, most(2), writes(/*by_warpgroups=*/false), firsts);
+  all = configs_of(node, second, kStates, context, 1);
+  add_best(all, most(2), reads(/*swapped=*/false, /*in_turns=*/false), seconds);
+  add_best(all, most(2), reads(/*swapped=*/false, /*in_turns=*/true), seconds);
+  add_best(all, most(2), reads(/*swapped=*/true, /*in_turns=*/true), seconds);
   std::stable_sort(seconds.begin(), seconds.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
-  expect(!firsts.empty() && !seconds.empty(), "no configuration by warpgroups");
+  expect(!firsts.empty() && !seconds.empty(), context.wanted ? kNoneWanted : "no configuration by warpgroups");
   bool small = std::max(firsts.front().microseconds, seconds.front().microseconds) < kMostUntimed;
   expect(context.tune || small, "a large product, and kernels are not timed");
   for (const GemmConfig& one : firsts) {
     for (const GemmConfig& other : seconds) {
       const int64_t rows_of_two = ceil_div(other.rows, other.threads() / 2);
       if (rows_of_two * moment_parts(one, first) > kMostParts) continue;
+      const std::string name = one.text() + ", " + other.text();
+      if (context.wanted && !context.wanted->count(name)) continue;
       auto build = [&node, block, one, other] { return make_deferred_norm(node, *block, one, other); };
-      offers.add(one.text() + ", " + other.text(), build, one.microseconds + other.microseconds);
+      offers.add(name, build, one.microseconds + other.microseconds);
       if (!context.tune) return;
     }
   }

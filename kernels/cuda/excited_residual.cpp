@@ -88,11 +88,13 @@ int64_t tiles_of(const ResidualParts& parts, const ResidualLayout& layout) {
 /// Bytes of shared memory that no two blocks of threads on one processor can have.
 int64_t share_of_one(const DeviceLimits& limits) { return round_up(limits.shared_bytes / 2, 16); }
 
+constexpr const char* kAlone = " alone";
+
 /// One of the ways to run a block.
 struct Way {
   ResidualLayout first, second;
   bool alone = false;  ///< No two blocks of threads of the first launch share a processor.
-  std::string text() const { return first.tiling.text() + (alone ? " alone, " : ", ") + second.tiling.text(); }
+  std::string text() const { return first.tiling.text() + (alone ? kAlone : "") + ", " + second.tiling.text(); }
 };
 
 std::unique_ptr<Kernel> make_excited_residual(const Node& node, const Block& block, const Way& way,
@@ -132,8 +134,10 @@ std::vector<bool> ways_to_share(const Block& block, const ResidualLayout& first,
   return tune ? std::vector<bool>{false, true} : std::vector<bool>{true};
 }
 
-/// The `most` most hopeful layouts of a half.
-std::vector<ResidualLayout> layouts_of(const ResidualParts& parts, const DeviceLimits& limits, size_t most) {
+/// The `most` most hopeful layouts of a half, or all that are `wanted`.
+std::vector<ResidualLayout> layouts_of(const ResidualParts& parts, const DeviceLimits& limits, size_t most,
+                                       const std::set<std::string>* wanted) {
+  if (wanted) return rank_layouts(parts.sizes, limits, wanted);
   constexpr double kHopeful = 1.25;
   std::vector<ResidualLayout> layouts = rank_layouts(parts.sizes, limits);
   expect(!layouts.empty(), "no tile fits into shared memory");
@@ -163,8 +167,14 @@ void propose_excited_residual(const Node& node, const KernelContext& context, Of
   constexpr int64_t kFewSamples = 8;
   expect(context.tune || block->first.parts.sizes.batch <= kFewSamples,
          "more than 8 samples, and kernels are not timed");
-  std::vector<ResidualLayout> firsts = layouts_of(block->first.parts, limits, 4);
-  std::vector<ResidualLayout> seconds = layouts_of(block->second.parts, limits, 3);
+  const std::set<std::string>* wanted = context.wanted;
+  std::set<std::string> of_first, of_second;
+  if (wanted) {
+    for (const std::string& name : names_of_launch(*wanted, 0)) of_first.insert(name.substr(0, name.find(kAlone)));
+    of_second = names_of_launch(*wanted, 1);
+  }
+  std::vector<ResidualLayout> firsts = layouts_of(block->first.parts, limits, 4, wanted ? &of_first : nullptr);
+  std::vector<ResidualLayout> seconds = layouts_of(block->second.parts, limits, 3, wanted ? &of_second : nullptr);
   if (!context.tune) {
     firsts = {firsts[untimed(block->first, firsts)]};
     seconds = {seconds[untimed(block->second, seconds)]};
@@ -176,6 +186,7 @@ void propose_excited_residual(const Node& node, const KernelContext& context, Of
       double expected = first.microseconds + second.microseconds + kPerByte * static_cast<double>(bytes);
       for (bool alone : ways_to_share(*block, first, second, limits, context.tune)) {
         Way way{first, second, alone};
+        if (wanted && !wanted->count(way.text())) continue;
         offers.add(
             way.text(), [&node, block, way, limits] { return make_excited_residual(node, *block, way, limits); },
             expected);

@@ -31,8 +31,7 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   expect(limits.major >= 8 || parts.dtype == c10::kHalf, "only f16 before sm_80");
   constexpr size_t kMostOffers = 12;
   std::vector<GemmConfig> configs = gemm_configs(parts.problem, gemm_device(node), kMostOffers, context.wanted);
-  expect(!configs.empty(), context.wanted ? "none of the configurations that are wanted fits"
-                                          : "the operands of a block do not fit into shared memory");
+  expect(!configs.empty(), context.wanted ? kNoneWanted : "the operands of a block do not fit into shared memory");
   const GemmConfig best = configs.front();
   // Of small layers without groups, the fastest was always expected within 1.22 times the best estimate (an H100).
   constexpr double kHopeful = 1.25;

@@ -117,7 +117,7 @@ GemmParts take_gemm_apart(const Node& node, const KernelContext& context) {
   const TensorType& out = anchor.output()->type;
   parts.dtype = x.dtype;
   bool tensor_cores = x.dtype == c10::kHalf || x.dtype == c10::kBFloat16 || x.dtype == c10::kFloat;
-  expect(tensor_cores, "tensor cores take f16, bf16 and f32, not " + dtype_name(x.dtype));
+  expect(tensor_cores, [&] { return "tensor cores take f16, bf16 and f32, not " + dtype_name(x.dtype); });
   expect(x.dtype != c10::kFloat || context.allow_tf32, "f32 without TF32");
   expect(x.numel() > 0 && out.numel() > 0, "an empty tensor");
   std::vector<size_t> eaten = {anchor_input(parts.body, 1)};

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <set>
 #include <utility>
@@ -14,6 +17,9 @@ namespace {
 
 constexpr int64_t kHeaderBytes = 128;
 constexpr int64_t kStageChunks = 8;  ///< Of kStages and kPipeline: 128 bytes.
+// In names.
+constexpr const char* kSplit = " split";
+constexpr const char* kSkips = " skips";
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -137,11 +143,34 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   return c.warps_k <= (patch ? ceil_div(pairs, c.splits) : ceil_div(p.taps() * chunks_of_tap(p, c.splits), 2));
 }
 
-/// Collects the configurations that are possible.
+/// The part of a configuration's name that is known before the rest is worked out.
+struct NamedTile {
+  int rows = 0, columns = 0, warps_m = 0, warps_n = 0, warps_k = 0, splits = 1;
+
+  explicit NamedTile(const std::string& name) {
+    if (std::sscanf(name.c_str(), "%dx%d w%d,%d,%d", &rows, &columns, &warps_m, &warps_n, &warps_k) != 5) rows = 0;
+    const size_t split = name.find(kSplit);
+    if (split != std::string::npos) splits = std::atoi(name.c_str() + split + std::strlen(kSplit));
+  }
+  bool is_of(const GemmConfig& c) const {
+    return rows == c.rows && columns == c.columns && warps_m == c.warps_m && warps_n == c.warps_n &&
+           warps_k == c.warps_k && splits == c.splits;
+  }
+};
+
+/// Collects the configurations that are possible: with `wanted`, only those of such names.
 class Search {
  public:
-  Search(const GemmProblem& problem, const GemmDevice& device) : p_(problem), device_(device) {
-    if (problem.is_pointwise()) return;
+  Search(const GemmProblem& problem, const GemmDevice& device, const std::set<std::string>* wanted)
+      : p_(problem), device_(device), wanted_(wanted) {
+    bool may_skip = !wanted;
+    if (wanted) {
+      for (const std::string& name : *wanted) {
+        tiles_.emplace_back(name);
+        may_skip = may_skip || name.ends_with(kSkips);
+      }
+    }
+    if (problem.is_pointwise() || !may_skip) return;
     runs_ = gemm_runs(problem);
     least_share_ = share_inside(problem, runs_);
   }
@@ -150,8 +179,18 @@ class Search {
   const GemmDevice& device() const { return device_; }
   std::vector<GemmConfig>& found() { return found_; }
 
+  /// Whether a configuration of such a tile is wanted by its name.
+  bool names(int rows, int columns) const {
+    return std::any_of(tiles_.begin(), tiles_.end(),
+                       [&](const NamedTile& tile) { return tile.rows == rows && tile.columns == columns; });
+  }
+  bool wants(int rows, int columns) const { return !wanted_ || names(rows, columns); }
+
   /// False when it is not possible. Adds it once more where leaving stages out pays.
-  bool add(GemmConfig c) {
+  bool add(const GemmConfig& tile) {
+    if (wanted_ && std::none_of(tiles_.begin(), tiles_.end(), [&](const NamedTile& one) { return one.is_of(tile); }))
+      return false;
+    GemmConfig c = tile;
     if (!allows(p_, c.source) || !is_sensible(p_, c)) return false;
     c.slice = chunks_of_tap(p_, c.splits);
     // All taps of a patch are shared evenly by the warps along k.
@@ -162,7 +201,7 @@ class Search {
     c.shared_bytes = shared_bytes(p_, c);
     if (c.shared_bytes > device_.shared_bytes) return false;
     c.microseconds = gemm_microseconds(p_, c, device_);
-    found_.push_back(c);
+    keep(c);
     // What is left out is worth more than the look at the order of results.
     constexpr double kPays = 0.9;
     constexpr double kMicrosecondsToLook = 0.5;
@@ -171,12 +210,15 @@ class Search {
       if (c.shares.mean > kPays) return true;
       c.skips = true;
       c.microseconds = gemm_microseconds(p_, c, device_) + kMicrosecondsToLook;
-      found_.push_back(c);
+      keep(c);
     }
     return true;
   }
 
  private:
+  void keep(const GemmConfig& c) {
+    if (!wanted_ || wanted_->count(c.text())) found_.push_back(c);
+  }
   GemmShares shares_of(int rows) {
     auto [known, is_new] = shares_.try_emplace(rows);
     if (is_new) known->second = gemm_shares(p_, runs_, rows);
@@ -190,6 +232,8 @@ class Search {
 
   const GemmProblem& p_;
   const GemmDevice& device_;
+  const std::set<std::string>* wanted_;
+  std::vector<NamedTile> tiles_;  // of the wanted
   std::vector<GemmConfig> found_;
   std::map<std::pair<GemmSource, int>, int64_t> patches_;
   std::vector<GemmRun> runs_;
@@ -205,6 +249,7 @@ void add_resident(Search& search) {
   GemmConfig c;
   for (c.rows = 16; c.rows <= 128; c.rows *= 2) {
     for (c.columns = least_columns(search.problem()); c.columns <= 128; c.columns *= 2) {
+      if (!search.wants(c.rows, c.columns)) continue;
       for (c.warps_m = 1; c.warps_m <= c.rows / 16; c.warps_m *= 2) {
         for (c.warps_n = 1; c.warps_n <= c.columns / 8; c.warps_n *= 2) {
           for (c.warps_k = 1; c.warps_k <= 8; c.warps_k *= 2) {
@@ -299,7 +344,24 @@ void add_stages(Search& search, int rows, int columns, int warps_m, int warps_n)
   }
 }
 
-/// All ways in which warpgroups multiply, with operands swapped where that leaves less of the last tile empty.
+/// Sizes of tiles that leave less of the last one empty than tiles of 64 rows; and those that are wanted.
+std::set<int> rows_of_swapped(const Search& search) {
+  constexpr int kMostRows = 128;
+  constexpr int64_t kManyRows = 512;
+  const int64_t rows = search.problem().rows();
+  std::set<int> sizes;
+  for (int own = 16; own <= kMostRows; own += 16) {
+    if (search.names(own, 64) || search.names(own, 128)) sizes.insert(own);
+  }
+  const int64_t fewest = ceil_div(rows, kMostRows);
+  for (int64_t tiles : {fewest, fewest + 1}) {
+    auto own = static_cast<int>(ceil_div(ceil_div(rows, tiles), 16) * 16);
+    if (rows <= kManyRows && ceil_div(rows, own) * own < ceil_div(rows, 64) * 64) sizes.insert(own);
+  }
+  return sizes;
+}
+
+/// All ways in which warpgroups multiply, with operands swapped where that pays.
 void add_warpgroups(Search& search) {
   if (!search.device().warpgroups) return;
   for (int rows : {64, 128}) {
@@ -307,19 +369,9 @@ void add_warpgroups(Search& search) {
       if (columns >= least_columns(search.problem())) add_stages(search, rows, columns, rows / 16, 1);
     }
   }
-  const int64_t rows = search.problem().rows();
-  constexpr int64_t kManyRows = 512;
-  constexpr int64_t kMostRows = 128;
-  if (rows > kManyRows) return;
-  const int64_t fewest = ceil_div(rows, kMostRows);
-  std::set<int> sizes;
-  for (int64_t tiles : {fewest, fewest + 1}) {
-    auto own = static_cast<int>(ceil_div(ceil_div(rows, tiles), 16) * 16);
-    if (ceil_div(rows, own) * own < ceil_div(rows, 64) * 64) sizes.insert(own);
-  }
-  for (int own : sizes) {
-    add_stages(search, own, 64, 1, 4);
-    if (own % 32 == 0) add_stages(search, own, 128, 1, 8);
+  for (int rows : rows_of_swapped(search)) {
+    add_stages(search, rows, 64, 1, 4);
+    if (rows % 32 == 0) add_stages(search, rows, 128, 1, 8);
   }
 }
 
@@ -407,14 +459,14 @@ std::string GemmConfig::text() const {
   if (kept > 0) text += " kept" + number(kept);
   if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
   if (teams > 1) text += " teams" + number(teams);
-  if (splits > 1) text += " split" + number(splits);
-  if (skips) text += " skips";
+  if (splits > 1) text += kSplit + number(splits);
+  if (skips) text += kSkips;
   return text;
 }
 
 std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most,
                                      const std::set<std::string>* wanted) {
-  Search search(problem, device);
+  Search search(problem, device, wanted);
   add_resident(search);
   add_shallow(search);
   add_narrow_groups(search);
@@ -422,7 +474,6 @@ std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevic
   add_warpgroups(search);
   add_pipelines(search);
   std::vector<GemmConfig>& all = search.found();
-  if (wanted) std::erase_if(all, [&](const GemmConfig& c) { return !wanted->count(c.text()); });
   std::stable_sort(all.begin(), all.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   if (wanted) return std::move(all);

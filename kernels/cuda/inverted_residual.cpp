@@ -9,15 +9,16 @@
 
 namespace torchweld::cuda {
 
-void offer_inverted_residuals(const Node& node, size_t most, Offers& offers) {
+void offer_inverted_residuals(const Node& node, size_t most, Offers& offers, const std::set<std::string>* wanted) {
   if (!block_of(node) || is_pooled_block(node)) return;
   ResidualParts parts = take_residual_apart(node);
   expect(parts.expand || parts.project, "a depthwise convolution alone");
   DeviceLimits limits = limits_of(node);
   constexpr int kTensorCores = 8;
   expect(limits.major >= kTensorCores, "the GPU is older than sm_80");
-  std::vector<ResidualLayout> layouts = rank_layouts(parts.sizes, limits);
-  expect(!layouts.empty(), "no tile fits into shared memory");
+  std::vector<ResidualLayout> layouts = rank_layouts(parts.sizes, limits, wanted);
+  expect(!layouts.empty(), wanted ? kNoneWanted : "no tile fits into shared memory");
+  if (wanted) most = layouts.size();
   size_t begin = 0;
   if (most == 1) {
     begin = choose_untimed(
@@ -29,7 +30,7 @@ void offer_inverted_residuals(const Node& node, size_t most, Offers& offers) {
   double least = layouts.front().microseconds;
   for (const ResidualLayout& layout : layouts) least = std::min(least, layout.microseconds);
   for (size_t i = begin; i < std::min(layouts.size(), begin + most); ++i) {
-    if (most > 1 && layouts[i].microseconds > kHopeful * least) continue;
+    if (!wanted && most > 1 && layouts[i].microseconds > kHopeful * least) continue;
     offers.add(
         layouts[i].tiling.text(),
         [&node, parts, layout = layouts[i]] {
@@ -43,7 +44,7 @@ void offer_inverted_residuals(const Node& node, size_t most, Offers& offers) {
 
 void propose_inverted_residual(const Node& node, const KernelContext& context, Offers& offers) {
   constexpr size_t kOffers = 10;
-  offer_inverted_residuals(node, context.tune ? kOffers : 1, offers);
+  offer_inverted_residuals(node, context.tune ? kOffers : 1, offers, context.wanted);
 }
 
 }  // namespace torchweld::cuda

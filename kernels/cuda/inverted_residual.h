@@ -14,7 +14,8 @@ namespace torchweld::cuda {
 /// the hidden channels.
 void propose_inverted_residual(const Node& node, const KernelContext& context, Offers& offers);
 
-/// The same with the first `most` of all configurations.
-void offer_inverted_residuals(const Node& node, size_t most, Offers& offers);
+/// The same with the first `most` of all configurations, or all `wanted` ones (see KernelContext).
+void offer_inverted_residuals(const Node& node, size_t most, Offers& offers,
+                              const std::set<std::string>* wanted = nullptr);
 
 }  // namespace torchweld::cuda

@@ -1,7 +1,9 @@
 #include "kernels/cuda/inverted_residual_tiling.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <map>
+#include <utility>
 
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/pooled_parts.h"
@@ -178,12 +180,22 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
   return fixed + work * (1 + 0.5 * (per_processor - 1));
 }
 
-std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits) {
+std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits,
+                                         const std::set<std::string>* wanted) {
   constexpr int64_t kMostSplits = 16;
   constexpr int kClusters = 9;
   constexpr int64_t kTileSizes[] = {1, 2, 3, 4, 5, 7, 8, 14, 16};
   constexpr int64_t kMostResults = 128;
   bool needs_all_channels = block.adds_input && !block.expands && !block.scales;
+  // Texts are made for few: this is for calls that wait.
+  std::set<std::pair<int64_t, int64_t>> tiles;
+  if (wanted) {
+    for (const std::string& name : *wanted) {
+      int height = 0;
+      int width = 0;
+      if (std::sscanf(name.c_str(), "%dx%d", &height, &width) == 2) tiles.emplace(height, width);
+    }
+  }
   std::vector<ResidualLayout> layouts;
   for (int64_t splits = 1; splits <= kMostSplits; ++splits) {
     if (block.hidden / 8 % splits != 0) continue;
@@ -192,8 +204,9 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
       for (int64_t width : kTileSizes) {
         if (height > width || height > block.image[0] + 1 || width > 2 * block.image[1] || height > 2 * block.image[0])
           continue;
-        if (height * width > kMostResults) continue;
+        if (height * width > kMostResults || (wanted && !tiles.count({height, width}))) continue;
         for (int64_t warps : {4, 8, 16}) {
+          if (wanted && !wanted->count(Tiling{height, width, splits, warps}.text())) continue;
           ResidualLayout layout = lay_out(block, {height, width, splits, warps});
           if (layout.shared_bytes > limits.shared_bytes) continue;
           layout.microseconds = estimate_microseconds(block, layout, limits);

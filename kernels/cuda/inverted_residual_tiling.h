@@ -1,6 +1,7 @@
 // How the work of an inverted residual is cut up, and which ways are worth trying.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,7 +64,8 @@ int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout);
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling);
 /// Microseconds that a model of the hardware gives for one run.
 double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits);
-/// Every layout that fits the device, the one that should be fastest first.
-std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits);
+/// Every layout that fits the device, the one that should be fastest first; with `wanted` only those of these names.
+std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits,
+                                         const std::set<std::string>* wanted = nullptr);
 
 }  // namespace torchweld::cuda

@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <sstream>
+#include <unordered_map>
 
 #include "core/environment.h"
 #include "core/error.h"
@@ -174,6 +175,45 @@ CubinStore& store() {
   return *instance;
 }
 
+/// Entry points by program and device, so that whoever asks again needs no digest of the text. Modules stay loaded, and
+/// take much more memory than texts.
+class LoadedFunctions {
+ public:
+  struct Entry {
+    CUfunction function = nullptr;
+    unsigned shared_bytes = 48 << 10;  // What a launch may use without asking.
+    std::string key;
+  };
+
+  std::mutex& mutex() { return mutex_; }
+  /// Null where there is none. The mutex is held.
+  Entry* find(const Program& program, int device) {
+    auto found = entries_.find({program, device});
+    return found == entries_.end() ? nullptr : &found->second;
+  }
+  Entry& add(const Program& program, int device) { return entries_[{program, device}]; }
+  /// Empty where the program has not been loaded.
+  std::string key_of(const Program& program, int device) {
+    std::lock_guard lock(mutex_);
+    Entry* entry = find(program, device);
+    return entry ? entry->key : "";
+  }
+
+ private:
+  using Place = std::pair<Program, int>;
+  struct Hash {
+    size_t operator()(const Place& place) const { return std::hash<std::string>()(place.first.text); }
+  };
+
+  std::mutex mutex_;
+  std::unordered_map<Place, Entry, Hash> entries_;
+};
+
+LoadedFunctions& loaded() {
+  static auto* instance = new LoadedFunctions;
+  return *instance;
+}
+
 /// Destroys the program on every way out.
 class NvrtcProgram {
  public:
@@ -269,24 +309,32 @@ std::string compile(const Program& program, const std::string& arch) {
   return key;
 }
 
-bool is_compiled(const Program& program, int device) { return store().has(key_of(program, arch_of_device(device))); }
+std::string key_of(const Program& program, int device) {
+  std::string key = loaded().key_of(program, device);
+  return key.empty() ? key_of(program, arch_of_device(device)) : key;
+}
+
+bool is_compiled(const Program& program, int device) { return store().has(key_of(program, device)); }
+
+bool is_loaded(const Program& program, int device) { return !loaded().key_of(program, device).empty(); }
 
 Function load(const Program& program, int device, unsigned shared_bytes, unsigned cluster) {
-  static std::mutex mutex;
-  struct Loaded {
-    CUfunction function = nullptr;
-    unsigned shared_bytes = 48 << 10;  // What a launch may use without asking.
-  };
-  static auto* loaded = new std::map<std::pair<std::string, int>, Loaded>;
-  std::string key = compile(program, arch_of_device(device));
-  std::lock_guard lock(mutex);
-  Loaded& entry = (*loaded)[{key, device}];
+  std::unique_lock lock(loaded().mutex());
+  LoadedFunctions::Entry* known = loaded().find(program, device);
+  if (!known) {
+    lock.unlock();
+    std::string key = compile(program, arch_of_device(device));
+    lock.lock();
+    known = &loaded().add(program, device);
+    known->key = std::move(key);
+  }
+  LoadedFunctions::Entry& entry = *known;
   CUfunction& function = entry.function;
   if (!function) {
     c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     C10_CUDA_CHECK(cudaFree(nullptr));  // Makes the device's primary context current.
     CUmodule module = nullptr;
-    check_driver(driver().module_load_data(&module, store().find(key).data()), "load machine code");
+    check_driver(driver().module_load_data(&module, store().find(entry.key).data()), "load machine code");
     check_driver(driver().module_get_function(&function, module, "kernel"), "find a kernel's entry point");
     // Neighbouring kernels with different splits of the SM's memory do not overlap, so all ask for the same one.
     constexpr int kMostSharedMemory = 100;
@@ -306,7 +354,7 @@ Function load(const Program& program, int device, unsigned shared_bytes, unsigne
     check_driver(driver().func_set_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
                  "allow a kernel clusters of " + std::to_string(cluster) + " blocks");
   }
-  return {function, key};
+  return {function, entry.key};
 }
 
 std::vector<std::pair<std::string, std::string>> export_cubins(const std::vector<std::string>& keys) {

@@ -16,6 +16,8 @@ struct Program {
   std::string text;
   /// Results are rounded to 16 bits: divisions and square roots may be 2 units of f32 off, and cost less.
   bool coarse = false;
+
+  bool operator==(const Program&) const = default;
 };
 
 /// The name by which NVRTC knows an architecture, from a device's compute capability: "sm_80", "sm_90a".
@@ -28,8 +30,12 @@ std::string arch_of_device(int device);
 /// UnavailableError without NVRTC, or Unsupported where it would have to wait beside a WithoutCompiler. Returns the key
 /// under which the code is kept.
 std::string compile(const Program& program, const std::string& arch);
+/// The key of the program's machine code for a CUDA device of this machine, whether there is any or not.
+std::string key_of(const Program& program, int device);
 /// True when machine code of the program for a CUDA device of this machine is in memory. Waits for nobody.
 bool is_compiled(const Program& program, int device);
+/// True when load() has been called for the program on that device.
+bool is_loaded(const Program& program, int device);
 /// Compiles without any cache and returns the log of the assembler (registers, spills) beside the machine code.
 struct Compiled {
   std::string cubin;

@@ -39,7 +39,9 @@ void OwnKernel::run(const StepArgs& args) const {
 }
 
 void expect_compiled(const Program& program, const Node& node) {
-  if (WithoutCompiler::is_alive() && !is_collecting()) compile(program, arch_of_device(device_of(node)));
+  if (!WithoutCompiler::is_alive() || is_collecting()) return;
+  int device = device_of(node);
+  if (!is_loaded(program, device)) compile(program, arch_of_device(device));
 }
 
 Launch make_launch(const Program& program, const Shape& shape, Arguments arguments, size_t pointers, int device) {

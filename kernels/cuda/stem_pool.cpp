@@ -1,7 +1,9 @@
 #include "kernels/cuda/stem_pool.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 
 #include "core/error.h"
 #include "core/ops/conv.h"
@@ -89,9 +91,19 @@ struct StemLayout {
 /// The sizes of the problem that decide about layouts.
 class StemSearch {
  public:
-  StemSearch(const StemParts& parts, const DeviceLimits& limits) : parts_(parts), limits_(limits) {}
+  StemSearch(const StemParts& parts, const DeviceLimits& limits, const std::set<std::string>* wanted)
+      : parts_(parts), limits_(limits), wanted_(wanted) {
+    if (!wanted) return;
+    for (const std::string& name : *wanted) {
+      int height = 0;
+      int width = 0;
+      int slices = 0;
+      if (std::sscanf(name.c_str(), "%dx%d slice%d", &height, &width, &slices) == 3)
+        tiles_.insert({height, width, slices});
+    }
+  }
 
-  /// Every layout that the device can run, the one that should be fastest first.
+  /// Every layout (of the wanted ones) that the device can run, the one that should be fastest first.
   std::vector<StemLayout> ranked() {
     constexpr int64_t kSizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28};
     for (int64_t slices : {1, 2, 4, 8}) {
@@ -99,7 +111,7 @@ class StemSearch {
       for (int64_t height : kSizes) {
         for (int64_t width : kSizes) {
           bool fits = height <= width && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
-          if (fits) add(height, width, slices);
+          if (fits && (!wanted_ || tiles_.count({height, width, slices}))) add(height, width, slices);
         }
       }
     }
@@ -119,7 +131,7 @@ class StemSearch {
                        .channel_tiles = channel_tiles,
                        .warps = warps,
                        .slices = slices};
-          if (complete(l)) layouts_.push_back(l);
+          if ((!wanted_ || wanted_->count(l.text())) && complete(l)) layouts_.push_back(l);
         }
       }
     }
@@ -193,6 +205,8 @@ class StemSearch {
 
   const StemParts& parts_;
   const DeviceLimits& limits_;
+  const std::set<std::string>* wanted_;
+  std::set<std::array<int64_t, 3>> tiles_;  // of the wanted: height, width, slices
   std::vector<StemLayout> layouts_;
 };
 
@@ -294,14 +308,15 @@ std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts,
 
 }  // namespace
 
-void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
+void offer_stem_pools(const Node& node, size_t most, Offers& offers, const std::set<std::string>* wanted) {
   if (!block_of(node)) return;
   StemParts parts = take_apart(node);
   DeviceLimits limits = limits_of(node);
   constexpr int kTensorCores = 8;
   expect(limits.major >= kTensorCores, "the GPU is older than sm_80");
-  std::vector<StemLayout> layouts = StemSearch(parts, limits).ranked();
-  expect(!layouts.empty(), "no tile fits into shared memory");
+  std::vector<StemLayout> layouts = StemSearch(parts, limits, wanted).ranked();
+  expect(!layouts.empty(), wanted ? kNoneWanted : "no tile fits into shared memory");
+  if (wanted) most = layouts.size();
   size_t begin = 0;
   if (most == 1) {
     begin = choose_untimed(
@@ -319,7 +334,7 @@ void offer_stem_pools(const Node& node, size_t most, Offers& offers) {
 
 void propose_stem_pool(const Node& node, const KernelContext& context, Offers& offers) {
   constexpr size_t kOffers = 12;
-  offer_stem_pools(node, context.tune ? kOffers : 1, offers);
+  offer_stem_pools(node, context.tune ? kOffers : 1, offers, context.wanted);
 }
 
 }  // namespace torchweld::cuda

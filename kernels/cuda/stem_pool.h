@@ -13,7 +13,7 @@ namespace torchweld::cuda {
 /// on it, and in how many slices the channels are cut into.
 void propose_stem_pool(const Node& node, const KernelContext& context, Offers& offers);
 
-/// The same with the first `most` of all configurations.
-void offer_stem_pools(const Node& node, size_t most, Offers& offers);
+/// The same with the first `most` of all configurations, or all `wanted` ones (see KernelContext).
+void offer_stem_pools(const Node& node, size_t most, Offers& offers, const std::set<std::string>* wanted = nullptr);
 
 }  // namespace torchweld::cuda

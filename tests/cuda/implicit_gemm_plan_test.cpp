@@ -77,6 +77,28 @@ TEST(ImplicitGemmPlan, WantedConfigurationsAreFoundAtEveryBatchSize) {
   }
 }
 
+// They are looked for directly: no other way may find more or fewer of them, or in another order.
+TEST(ImplicitGemmPlan, WantedConfigurationsAreThoseOfTheirNames) {
+  constexpr size_t kAll = 100000;
+  for (const GemmProblem& p : many_problems()) {
+    std::vector<GemmConfig> hopeful = gemm_configs(p, {}, kAll);
+    std::set<std::string> wanted = {"", "2x2 split1 warps8", "64x64"};
+    for (size_t i = 0; i < hopeful.size(); i += 3) wanted.insert(hopeful[i].text());
+    std::vector<std::string> expected;
+    for (size_t i = 0; i < hopeful.size(); i += 3) expected.push_back(hopeful[i].text());
+    std::vector<std::string> found;
+    double last = 0;
+    for (const GemmConfig& c : gemm_configs(p, {}, 1, &wanted)) {
+      found.push_back(c.text());
+      EXPECT_GE(c.microseconds, last) << c.text();
+      last = c.microseconds;
+    }
+    std::sort(found.begin(), found.end());
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(found, expected) << p.channels << " channels at " << p.height;
+  }
+}
+
 // Other sources do not read a second tensor.
 TEST(ImplicitGemmPlan, OnlyRowsAndStagesComeFromTwoTensors) {
   for (int64_t images : {1, 32}) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "kernels/cuda/own_kernel.h"
+#include "tests/cuda/blocks.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/transformer_nodes.h"
 
@@ -81,6 +82,95 @@ TEST(Offers, AttentionByWarpgroupsHasTilesOfOneSize) {
                      "128x32 w8,1 warpgroups", "128x64 w8,1 warpgroups", "128x112 w8,1 warpgroups"}));
   EXPECT_EQ(groups("small", c10::kHalf), (Configs{"64x16 w4,1 warpgroups"}));
   EXPECT_EQ(groups("encoder", c10::kFloat), Configs{});
+}
+
+/// Names of the configurations that are on offer for the last node.
+std::set<std::string> names_for(const Node& node, const std::string& tactic, const KernelContext& context) {
+  std::set<std::string> names;
+  Offers offers = offers_for(node, context, tactic);
+  for (const Offers::Offer& offer : offers.offers()) names.insert(offer.config);
+  return names;
+}
+
+/// What is on offer for `make(1)` by its name is on offer, alone, at every batch size, and as the same device code.
+template <class Make>
+void expect_wanted_at_every_batch(const std::string& tactic, Make make) {
+  std::vector<std::string> programs;
+  cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program.text); });
+  Case one = make(1);
+  Offers offers = offers_for(one.node(), {}, tactic);
+  EXPECT_FALSE(offers.offers().empty()) << tactic;
+  for (const Offers::Offer& offer : offers.offers()) {
+    programs.clear();
+    offer.build();
+    const std::vector<std::string> code = programs;
+    const std::set<std::string> wanted = {offer.config, "another tactic's, 3x3"};
+    KernelContext context;
+    context.wanted = &wanted;
+    for (int64_t batch : {1, 2, 7, 64}) {
+      Case c = make(batch);
+      std::set<std::string> found = names_for(c.node(), tactic, context);
+      if (found.empty() && offer.config.find(" alone") != std::string::npos) continue;  // Only where blocks are few.
+      EXPECT_EQ(found, std::set<std::string>{offer.config}) << c.name << " at batch " << batch;
+      Offers again = offers_for(c.node(), context, tactic);
+      programs.clear();
+      for (const Offers::Offer& same : again.offers()) same.build();
+      EXPECT_EQ(programs, code) << c.name << " " << offer.config << " at batch " << batch;
+    }
+  }
+}
+
+TEST(Offers, BlocksTakeWantedConfigurationsAtEveryBatchSize) {
+  expect_wanted_at_every_batch("cuda_inverted_residual", [](int64_t batch) {
+    return make_block(ResidualSpec{.name = "residual", .batch = batch, .in = 64, .hidden = 384, .out = 64}, c10::kHalf,
+                      false);
+  });
+  expect_wanted_at_every_batch("cuda_inverted_residual", [](int64_t batch) {
+    return make_block(ScaledSpec{.name = "scaled", .batch = batch}, c10::kHalf, false);
+  });
+  expect_wanted_at_every_batch("cuda_excited_residual", [](int64_t batch) {
+    return make_block(
+        ResidualSpec{.name = "excited", .batch = batch, .in = 40, .hidden = 240, .out = 40, .squeezed = 10}, c10::kHalf,
+        false);
+  });
+  expect_wanted_at_every_batch("cuda_stem_pool", [](int64_t batch) {
+    return make_block(StemSpec{.name = "stem", .batch = batch, .height = 224, .width = 224}, c10::kHalf, false);
+  });
+}
+
+TEST(Offers, WhatIsWantedOfOthersIsNotOffered) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  const std::set<std::string> wanted = {"1x1 split99 warps8", "64x64 w9,9,9"};
+  KernelContext context;
+  context.wanted = &wanted;
+  Case block = make_block(ResidualSpec{.name = "residual"}, c10::kHalf, false);
+  EXPECT_EQ(names_for(block.node(), "cuda_inverted_residual", context), std::set<std::string>{});
+  Case conv = conv_case({.name = "conv", .x = {1, 64, 28, 28}, .outputs = 64, .window = {3, 3}, .padding = {1, 1}},
+                        c10::kHalf, kDevice, false);
+  EXPECT_EQ(names_for(conv.node(), "cuda_implicit_gemm", context), std::set<std::string>{});
+  for (const Case& c : attention_nodes(c10::kHalf, kDevice))
+    EXPECT_EQ(names_for(c.node(), "cuda_attention", context), std::set<std::string>{}) << c.name;
+}
+
+TEST(Offers, TransformersTakeWantedConfigurations) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  size_t seen = 0;
+  auto expect_each = [&](const std::string& tactic, const std::vector<Case>& list) {
+    for (const Case& c : list) {
+      for (const std::string& name : names_for(c.node(), tactic, {})) {
+        const std::set<std::string> wanted = {name};
+        KernelContext context;
+        context.wanted = &wanted;
+        EXPECT_EQ(names_for(c.node(), tactic, context), wanted) << c.name;
+        ++seen;
+      }
+    }
+  };
+  expect_each("cuda_attention", attention_nodes(c10::kHalf, kDevice));
+  EXPECT_GT(seen, 0u);
+  seen = 0;
+  expect_each("cuda_deferred_norm", deferred_norms(c10::kHalf, kDevice, false));
+  EXPECT_GT(seen, 0u);
 }
 
 }  // namespace

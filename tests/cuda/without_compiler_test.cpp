@@ -1,6 +1,7 @@
 // Machine code that is asked for while no compiler may be waited for. Runs without a GPU.
 #include "kernels/without_compiler.h"
 
+#include <ATen/cuda/CUDAContext.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -43,6 +44,26 @@ TEST(WithoutCompiler, IsForOneThreadAndMayBeNested) {
   bool elsewhere = true;
   std::thread([&] { elsewhere = WithoutCompiler::is_alive(); }).join();
   EXPECT_FALSE(elsewhere);
+}
+
+TEST(WithoutCompiler, LoadedCodeKeepsItsKey) {
+  if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
+  cuda::Program program = new_program("loaded");
+  cuda::Program other = program;
+  other.coarse = true;
+  const std::string key = cuda::key_of(program, 0);
+  EXPECT_FALSE(cuda::is_loaded(program, 0));
+  cuda::Function function = cuda::load(program, 0);
+  EXPECT_TRUE(cuda::is_loaded(program, 0));
+  EXPECT_FALSE(cuda::is_loaded(other, 0));
+  EXPECT_EQ(function.cubin, key);
+  EXPECT_EQ(cuda::key_of(program, 0), key);
+  EXPECT_NE(cuda::key_of(other, 0), key);
+  WithoutCompiler now;
+  cuda::Function again = cuda::load(program, 0, 64 << 10);
+  EXPECT_EQ(again.handle, function.handle);
+  EXPECT_EQ(again.cubin, key);
+  EXPECT_THROW(cuda::load(other, 0), Unsupported);
 }
 
 }  // namespace

@@ -82,6 +82,42 @@ def test_a_new_shape_is_planned_at_once_from_code_that_is_there():
         equal(net, compiled, x)
 
 
+class BlockNet(nn.Module):
+    """A stem with its pool, inverted residuals and a pooled classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.expand = nn.ModuleList(nn.Conv2d(16, 96, 1) for _ in range(4))
+        self.depthwise = nn.ModuleList(nn.Conv2d(96, 96, 3, padding=1, groups=96) for _ in range(4))
+        self.project = nn.ModuleList(nn.Conv2d(96, 16, 1) for _ in range(4))
+        self.classify = nn.Linear(16, 24)
+
+    def forward(self, x):
+        x = torch.max_pool2d(torch.relu(self.stem(x)), 3, 2, 1)
+        for expand, depthwise, project in zip(self.expand, self.depthwise, self.project, strict=True):
+            x = x + project(torch.relu(depthwise(torch.relu(expand(x)))))
+        return self.classify(x.mean([2, 3]))
+
+
+@torch.no_grad()
+def test_blocks_are_planned_at_once(monkeypatch):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments")
+    net = BlockNet().eval().cuda().half()
+    shape = (3, 48, 48)
+    spec = torchweld.Input(min_shape=(1, *shape), opt_shape=(1, *shape), max_shape=(64, *shape), dtype=torch.half)
+    compiled = torchweld.compile(torch.jit.trace(net, picture(1, *shape)), [spec], optimization_level=1)
+    for batch in (5, 64):
+        x = picture(batch, *shape)
+        first = events_of_a_call(compiled, x)
+        # More samples than the pooled classifier takes: its product may be LibTorch's.
+        assert not {"aten::conv2d", "aten::_convolution", "aten::cudnn_convolution"} & first, first
+        for _ in range(3):
+            equal(net, compiled, x)
+        _C.finish_planning()
+        equal(net, compiled, x)
+
+
 @torch.no_grad()
 def test_many_new_shapes_at_once():
     net, compiled = compiled_net(depth=2, max_cached_plans=3)

@@ -62,7 +62,6 @@ struct Builder {
               .inputs = std::move(inputs),
               .outputs = std::move(outputs),
               .waits = {},
-              .op = "",
               .tactic = "",
               .origin = "",
               .microseconds = microseconds,

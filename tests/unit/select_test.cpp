@@ -84,7 +84,7 @@ TEST(Select, WithoutCompilerBlocksDissolveToWhatIsThere) {
   }
 }
 
-TEST(Select, WithoutCompilerNothingHeavyIsLeftToLibTorch) {
+TEST(Select, WithoutCompilerWhatIsMostlyHeavyIsLeftToLibTorch) {
   constexpr const char* kProduct = R"(
 graph(%x: f32[64,64], %y: f32[64,64]) {
   %z = matmul(%x, %y)

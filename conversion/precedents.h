@@ -1,0 +1,37 @@
+// What plans for other shapes chose.
+#pragma once
+
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "conversion/plan.h"
+#include "core/graph.h"
+
+namespace torchweld {
+
+/// The same number for nodes that do the same with the same constants, whatever their sizes: for a layer in plans of
+/// its module for different shapes. Others may have it too.
+size_t likeness_of(const Node& node);
+
+/// The choices of some plans, to be tried first for nodes like theirs: code has been compiled for these and weights
+/// have been packed.
+class Precedents {
+ public:
+  /// A tactic with the configurations that plans have of it for one node.
+  struct Known {
+    std::string tactic;
+    std::set<std::string> configs;
+  };
+
+  /// Tactics of plans that are added first come first.
+  void add(const Plan& plan);
+  /// Null where no plan had such a node as a step.
+  const std::vector<Known>* find(const Node& node) const;
+
+ private:
+  std::unordered_map<size_t, std::vector<Known>> known_;
+};
+
+}  // namespace torchweld

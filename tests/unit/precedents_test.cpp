@@ -1,0 +1,92 @@
+// What plans for other shapes chose is chosen again.
+#include "conversion/precedents.h"
+
+#include <ATen/ops/ones.h>
+#include <gtest/gtest.h>
+
+#include "conversion/place.h"
+#include "conversion/select.h"
+#include "core/error.h"
+#include "core/ops/constant.h"
+#include "core/ops/conv.h"
+#include "core/ops/matmul.h"
+#include "core/ops/pointwise.h"
+
+namespace torchweld {
+namespace {
+
+TensorType rows_of(int64_t rows) { return contiguous_type(c10::kFloat, {rows, 8}, c10::kCPU); }
+
+/// x + weight, where the weight has this origin.
+std::unique_ptr<Graph> sum_graph(int64_t rows, const std::string& function, const std::string& origin) {
+  auto graph = std::make_unique<Graph>();
+  Value* x = graph->add_input(rows_of(rows));
+  Value* weight = graph->add(Constant{.value = LazyTensor(at::ones({8}), origin), .name = ""}, {});
+  graph->add_output(graph->add(Pointwise{.fn = function}, {x, weight}));
+  return graph;
+}
+
+size_t likeness_of_sum(int64_t rows, const std::string& function, const std::string& origin) {
+  return likeness_of(*sum_graph(rows, function, origin)->nodes().back());
+}
+
+TEST(Precedents, LikenessIsThatOfALayerWhateverItsSizes) {
+  EXPECT_EQ(likeness_of_sum(1, "add", "weight 1"), likeness_of_sum(5, "add", "weight 1"));
+  EXPECT_EQ(likeness_of_sum(1, "add", ""), likeness_of_sum(5, "add", ""));
+  EXPECT_NE(likeness_of_sum(1, "add", "weight 1"), likeness_of_sum(1, "add", "weight 2"));
+}
+
+/// The tactic that a call which waits gets for this sum.
+std::string chosen_at_once(int64_t rows, const std::string& origin, const Precedents& precedents) {
+  auto graph = sum_graph(rows, "add", origin);
+  Selection selection = select_compiled(*graph, {}, {}, precedents);
+  return selection.at(graph->nodes().back().get()).tactic;
+}
+
+TEST(Precedents, WhatAPlanChoseIsChosenAtAnotherSize) {
+  auto graph = sum_graph(1, "add", "weight 1");
+  Selection selection = select_compiled(*graph, {}, {});
+  const Node* node = graph->nodes().back().get();
+  ASSERT_EQ(selection.at(node).tactic, "cpu_pointwise");
+  ASSERT_TRUE(replace_choices({.key = "", .nodes = {node}, .runners_up = {}}, {"aten", "", 1}, {}, selection));
+  Precedents precedents;
+  EXPECT_EQ(precedents.find(*node), nullptr);
+  precedents.add(*place(*graph, selection, c10::kCPU));
+  ASSERT_NE(precedents.find(*node), nullptr);
+  EXPECT_EQ(chosen_at_once(3, "weight 1", precedents), "aten");
+  EXPECT_EQ(chosen_at_once(3, "weight 2", precedents), "cpu_pointwise");
+}
+
+TEST(Precedents, WhatIsNotOnOfferIsNoPrecedent) {
+  auto graph = sum_graph(1, "add", "weight 1");
+  std::shared_ptr<Plan> plan = place(*graph, select_compiled(*graph, {}, {}), c10::kCPU);
+  for (const char* tactic : {"cpu_pointwise of another version", "no_such_tactic"}) {
+    plan->steps.front().tactic = tactic;
+    Precedents precedents;
+    precedents.add(*plan);
+    EXPECT_EQ(chosen_at_once(3, "weight 1", precedents), "cpu_pointwise");
+  }
+}
+
+/// `layers` products that our own kernels take, and one that only LibTorch does.
+std::unique_ptr<Graph> products(int layers) {
+  auto graph = std::make_unique<Graph>();
+  Value* x = graph->add_input(contiguous_type(c10::kFloat, {64, 64}, c10::kCPU));
+  Value* y = graph->add_input(contiguous_type(c10::kFloat, {64, 64}, c10::kCPU));
+  Value* weight = graph->add(Constant{.value = at::ones({64, 64}), .name = ""}, {});
+  for (int i = 0; i < layers; ++i) x = graph->add(Linear{}, {x, weight});
+  graph->add_output(graph->add(Matmul{}, {x, y}));
+  return graph;
+}
+
+TEST(Precedents, LibTorchMayRunALittleThatIsHeavy) {
+  auto few = products(2);
+  EXPECT_THROW(select_compiled(*few, {}, {}), Unsupported);
+  auto many = products(3);
+  Selection selection = select_compiled(*many, {}, {});
+  EXPECT_EQ(selection.size(), 4u);
+  EXPECT_EQ(selection.at(many->nodes().back().get()).tactic, "aten");
+}
+
+}  // namespace
+}  // namespace torchweld

@@ -190,17 +190,11 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   // The estimates do not compare the families well.
   std::vector<GemmConfig> firsts, seconds;
   std::vector<GemmConfig> all = configs_of(node, first, 0, context, 0);
-  const bool choosy = !context.wanted;
-  add_best(
-      all, choosy ? 3 : all.size(), [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); },
-      firsts);
-  add_best(
-      all, choosy ? 2 : all.size(), [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); },
-      firsts);
+  add_best(all, 3, [&](const GemmConfig& c) { return c.by_warpgroups() && writes_moments(c); }, firsts);
+  add_best(all, 2, [&](const GemmConfig& c) { return !c.by_warpgroups() && writes_moments(c); }, firsts);
   all = configs_of(node, second, kStates, context, 1);
-  add_best(all, choosy ? 2 : all.size(), [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
-  add_best(
-      all, choosy ? 3 : all.size(), [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
+  add_best(all, 2, [&](const GemmConfig& c) { return whole_rows(c) && c.kept == 0; }, seconds);
+  add_best(all, 3, [&](const GemmConfig& c) { return whole_rows(c) && c.kept > 0 && !kept; }, seconds);
   std::stable_sort(seconds.begin(), seconds.end(),
                    [](const GemmConfig& a, const GemmConfig& b) { return a.microseconds < b.microseconds; });
   expect(!firsts.empty() && !seconds.empty(), context.wanted ? kNoneWanted : "no configuration by warpgroups");

@@ -336,11 +336,15 @@ void add_stages(Search& search, int rows, int columns, int warps_m, int warps_n)
     c.kept = 0;
     if (search.add(c)) continue;
     // Not all fits. As many bytes are on their way as keep the way busy, beside the part that is multiplied and the one
-    // before.
+    // before; or as many as fit, so that more of the weights come before the kernel ahead has ended.
     constexpr int64_t kOnTheWay = 64 << 10;
+    constexpr int kMostKept = 24;
+    const int least = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
     c.stages = 1;
-    c.kept = 2 + static_cast<int>(ceil_div(kOnTheWay, kStageChunks * 16 * (c.rows + c.columns)));
-    if (c.kept < stages) search.add(c);
+    c.kept = least;
+    if (c.kept >= stages || !search.add(c)) continue;
+    c.kept = static_cast<int>(std::min<int64_t>(stages - 1, kMostKept));
+    while (c.kept > least && !search.add(c)) --c.kept;
   }
 }
 

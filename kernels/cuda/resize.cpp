@@ -1,5 +1,7 @@
 #include "kernels/cuda/resize.h"
 
+#include <numeric>
+
 #include "core/error.h"
 #include "core/ops/fused.h"
 #include "core/ops/resize.h"
@@ -34,6 +36,15 @@ int64_t window_of(const Resize& resize, int64_t width, int64_t results) {
   return window <= results ? window : 0;
 }
 
+/// How many columns a thread computes that has a single channel, of results [N,H,W,C] that lie like that.
+int64_t columns_of(const Dims& results) {
+  constexpr int64_t kThreads = 1 << 17;  // Of an image, which keep the device busy.
+  int64_t columns = 8;
+  while (columns > 1 && (results[2] % columns != 0 || results[1] * results[2] * results[3] < kThreads * columns))
+    columns /= 2;
+  return columns;
+}
+
 std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops loops, bool channels_last) {
   const Resize& resize = *body.anchor->as<Resize>();
   size_t x_index = anchor_input(body, 0);
@@ -42,7 +53,8 @@ std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops lo
   bool wide = !channels_last || in[3] == 1 || x.shape[1] == 1;
   loops.choose_width(wide ? static_cast<int>(16 / c10::elementSize(x.dtype)) : 1, false);
   loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
-  int64_t window = channels_last ? 0 : window_of(resize, x.shape[3], loops.width);
+  int64_t across = !channels_last ? loops.width : loops.width > 1 ? 1 : columns_of(loops.sizes);
+  int64_t window = across > 1 ? window_of(resize, x.shape[3], across) : 0;
   Program program{"resize", emit_head(loops, {"resize.cuh"}) +
                                 "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
                                 "vector_reads;\n  float scale_h, scale_w;\n" +
@@ -51,12 +63,16 @@ std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops lo
                                 emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
                                 emit_elements_object(loops) + "  tw::resize<" + source_of(resize) + ", " +
                                 (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) + ", " +
-                                std::to_string(window) + ">(x" + std::to_string(x_index) + ", p, elements);\n}\n"};
+                                std::to_string(across) + ", " + std::to_string(window) + ">(x" +
+                                std::to_string(x_index) + ", p, elements);\n}\n"};
   std::string type = loops.index_type();
-  int64_t count = loops.positions() / loops.width;
+  Dims threads = loops.sizes;
+  threads[3] /= loops.width;
+  if (channels_last) threads[2] /= across;
+  int64_t count = std::accumulate(threads.begin(), threads.end(), int64_t{1}, std::multiplies<>());
   Arguments arguments;
   add_index(arguments, count, type);
-  for (size_t d = 0; d < 4; ++d) add_size(arguments, d == 3 ? loops.sizes[d] / loops.width : loops.sizes[d], type);
+  for (int64_t size : threads) add_size(arguments, size, type);
   for (int64_t stride : in) add_index(arguments, stride, type);
   bool divides = in[0] % loops.width == 0 && in[1] % loops.width == 0 && in[2] % loops.width == 0;
   for (int64_t number : {x.shape[2], x.shape[3], int64_t{divides}}) arguments.add(static_cast<int32_t>(number));

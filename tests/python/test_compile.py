@@ -456,7 +456,8 @@ def test_progress_is_told(small_net, device):
     words, shares = zip(*told, strict=True)
     assert (words[0], shares[0]) == ("analysing", 0) and (words[-1], shares[-1]) == ("done", 1)
     steps = [re.fullmatch(r"building segment_0, step (\d+) of (\d+)", what) for what in words[1:-1]]
-    assert all(steps) and int(steps[0][1]) == 1 and int(steps[-1][1]) == int(steps[-1][2]) > 1, words
+    assert all(steps) and int(steps[0][1]) == 1 and int(steps[-1][1]) == int(steps[-1][2]), words
+    assert max(int(step[2]) for step in steps) > 1, words  # In the last of several rounds there may be one.
     assert list(shares) == sorted(shares) and len(set(shares)) > 3
 
 

@@ -44,8 +44,9 @@ __device__ __forceinline__ float between(float first, float second, float share)
 }
 
 // x by strides p.in (N,H,W,C). One thread computes V neighbours of the last loop: channels (V > 1: p.in[3] is 1), or
-// columns, which lie between `window` neighbouring ones of x; 0: these are more, and each column reads its own.
-template <class Source, bool channels_last, int V, int window, class X, class Params, class E>
+// columns. Of a single channel that is the last loop it computes `across` columns. Columns lie between `window`
+// neighbouring ones of x; 0: these are more, and each column reads its own.
+template <class Source, bool channels_last, int V, int across, int window, class X, class Params, class E>
 __device__ __forceinline__ void resize(const X* x, const Params& p, const E& elements) {
   using I = decltype(p.items);
   const bool aligned = p.vector_reads && is_aligned<V>(x);
@@ -55,7 +56,10 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
   divide(rest, p.size[2], rest, i2);
   divide(rest, p.size[1], rest, i1);
   const I i0 = rest;
+  static_assert(channels_last ? V == 1 || across == 1 : across == V, "neighbours in one dimension");
+  constexpr bool wide = channels_last && across == 1;
   i3 *= V;
+  if constexpr (channels_last) i2 *= across;
   const I c = channels_last ? i3 : i1;
   const int h = static_cast<int>(channels_last ? i1 : i2), w = static_cast<int>(channels_last ? i2 : i3);
   const Neighbours rows = neighbours_of<Source>(h, p.height, p.scale_h);
@@ -64,8 +68,8 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
   const X* bottom = base + rows.second * p.in[1];
   wait_for_previous();
   if (item >= p.items) return;
-  float result[V];
-  if constexpr (channels_last) {
+  float result[wide ? V : across];
+  if constexpr (wide) {
     const Neighbours columns = neighbours_of<Source>(w, p.width, p.scale_w);
     if constexpr (Source::linear) {
       float a[V], b[V], c[V], d[V];
@@ -90,7 +94,7 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
       if constexpr (Source::linear) column[i] = between(column[i], widen(bottom[at]), rows.share);
     }
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
+    for (int k = 0; k < across; ++k) {
       const Neighbours columns = neighbours_of<Source>(w + k, p.width, p.scale_w);
       float first = column[0], second = column[window - 1];
 #pragma unroll
@@ -103,7 +107,7 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
     }
   } else {
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
+    for (int k = 0; k < across; ++k) {
       const Neighbours columns = neighbours_of<Source>(w + k, p.width, p.scale_w);
       const I first = columns.first * p.in[2], second = columns.second * p.in[2];
       result[k] = widen(top[first]);
@@ -113,7 +117,15 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
       }
     }
   }
-  elements.template run<V>(result, i0, i1, i2, i3);
+  if constexpr (channels_last && across > 1) {
+#pragma unroll
+    for (int k = 0; k < across; ++k) {
+      float one[1] = {result[k]};
+      elements.template run<1>(one, i0, i1, i2 + k, i3);
+    }
+  } else {
+    elements.template run<V>(result, i0, i1, i2, i3);
+  }
 }
 
 }  // namespace tw

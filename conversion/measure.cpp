@@ -69,8 +69,11 @@ double measure_cuda(const std::function<void(void*)>& run, bool capturable, c10:
     end.synchronize();
     return begin.elapsed_time(end) * 1000.0 / runs;
   };
-  double single = timed([&] { run(stream.stream()); }, 1);
-  if (single > std::max(hopeless, kLongRun)) return single;
+  auto run_once = [&] { return timed([&] { run(stream.stream()); }, 1); };
+  double single = run_once();
+  const double longest = std::max(hopeless, kLongRun);
+  if (single > longest) single = std::min(single, run_once());  // Something may have come in between.
+  if (single > longest) return single;
   int runs = static_cast<int>(std::clamp(kGraphMicroseconds / single, 1.0, kMostRunsPerGraph));
   auto run_all = [&] {
     for (int i = 0; i < runs; ++i) run(stream.stream());

@@ -21,7 +21,7 @@ at::Tensor random_tensor(const TensorType& type);
 
 /// Median time of one run in microseconds, over about `budget_ms` of runs after a warm-up. On CUDA kernels that can be
 /// recorded are timed as a CUDA graph of several runs in a row, so that launching does not hide the kernel's own time.
-/// There, a kernel whose second run takes more than 100 us and more than `hopeless` microseconds does not run again.
+/// There, a kernel that takes more than 100 us and more than `hopeless` microseconds twice does not run again.
 /// Throws what the kernel throws.
 double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms,
                double hopeless = std::numeric_limits<double>::infinity());

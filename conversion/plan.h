@@ -67,11 +67,16 @@ class WeightMark {
   std::string origin() const;
   /// False once something has written to the tensor (load_state_dict) or given it other memory (`to`), or another part
   /// or order of the same (`parameter.data = ...`; of the order, the first stride is looked at).
-  bool is_current() const {
+  bool is_current() const { return is_unwritten() && is_in_place(); }
+  /// The two halves of is_current.
+  bool is_unwritten() const {
+    return !counts_writes_ || weight_.unsafeGetTensorImpl()->version_counter().current_version() == version_;
+  }
+  bool is_in_place() const {
     const c10::TensorImpl& now = *weight_.unsafeGetTensorImpl();
     const c10::StorageImpl* storage = storage_._unsafe_get_target();
     return now.unsafe_storage().unsafeGetStorageImpl() == storage && (!storage || storage->data() == memory_) &&
-           (!counts_writes_ || now.version_counter().current_version() == version_) && now.numel() == numel_ &&
+           now.numel() == numel_ &&
            (!is_strided_ || (now.storage_offset() == offset_ && first_stride_of(now) == first_stride_));
   }
 

@@ -6,12 +6,15 @@
 
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
+#include "core/ops/pointwise.h"
+#include "kernels/kernel.h"
 
 namespace torchweld {
 namespace {
 
 size_t hash_of_op(const Node& node) {
   size_t hash = c10::hash_combine(std::hash<std::string>()(node.op()), node.inputs().size());
+  if (auto* pointwise = node.as<Pointwise>()) hash = c10::hash_combine(hash, std::hash<std::string>()(pointwise->fn));
   if (auto* fused = node.as<Fused>()) {
     for (const auto& inner : fused->body->nodes()) hash = c10::hash_combine(hash, hash_of_op(*inner));
   }
@@ -29,6 +32,13 @@ size_t hash_of_constant(const LazyTensor& value) {
   return hash;
 }
 
+/// Whether calls that wait may take such kernels, and want to: of LibTorch's, only where there are no others.
+bool may_be_taken_at_once(const std::string& name) {
+  return name != "aten" && name != "split" &&
+         std::any_of(tactics().begin(), tactics().end(),
+                     [&](const Tactic& tactic) { return tactic.name == name && tactic.pays_from == 0; });
+}
+
 }  // namespace
 
 size_t likeness_of(const Node& node) {
@@ -43,9 +53,10 @@ size_t likeness_of(const Node& node) {
 
 void Precedents::add(const Plan& plan) {
   for (const Step& step : plan.steps) {
-    std::vector<Known>& tactics = known_[step.likeness];
     size_t end = step.tactic.find(' ');
     std::string tactic = step.tactic.substr(0, end);
+    if (!may_be_taken_at_once(tactic)) continue;
+    std::vector<Known>& tactics = known_[step.likeness];
     auto found =
         std::find_if(tactics.begin(), tactics.end(), [&](const Known& known) { return known.tactic == tactic; });
     if (found == tactics.end()) found = tactics.insert(tactics.end(), {std::move(tactic), {}});

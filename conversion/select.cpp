@@ -119,23 +119,27 @@ class NamedConfigs {
   std::set<std::string> configs_;
 };
 
+bool is_in_torch(std::string_view tactic) { return tactic == "aten" || tactic == "split"; }
+
 /// See select_compiled; nothing when there is no such kernel. `in_torch`: LibTorch's will do, too.
 std::optional<Choice> compiled_choice(const Node& node, const Options& options, NamedConfigs& named,
                                       const Precedents& precedents, bool in_torch) {
   WithoutCompiler now;
   KernelContext context = context_of(options, /*all=*/true);
-  auto is_left_out = [&](std::string_view tactic) { return !in_torch && (tactic == "aten" || tactic == "split"); };
   if (const std::vector<Precedents::Known>* known = precedents.find(node)) {
     for (const auto& [tactic, configs] : *known) {
       context.wanted = &configs;
-      if (is_left_out(tactic)) continue;
       if (auto choice = compiled_offer(node, context, tactic, /*only_wanted=*/true)) return choice;
     }
   }
-  context.wanted = &named.get();
-  for (const Tactic& tactic : tactics()) {
-    if (tactic.device != node.output()->type.device.type() || is_left_out(tactic.name)) continue;
-    if (auto choice = compiled_offer(node, context, tactic.name, /*only_wanted=*/false)) return choice;
+  // The best by estimate may have been compiled too, for having been timed. Configurations of attention and of blocks
+  // have other names at other sizes.
+  for (const std::set<std::string>* wanted : {&named.get(), static_cast<const std::set<std::string>*>(nullptr)}) {
+    context.wanted = wanted;
+    for (const Tactic& tactic : tactics()) {
+      if (tactic.device != node.output()->type.device.type() || (!in_torch && is_in_torch(tactic.name))) continue;
+      if (auto choice = compiled_offer(node, context, tactic.name, /*only_wanted=*/false)) return choice;
+    }
   }
   return std::nullopt;
 }
@@ -417,10 +421,10 @@ class Selector {
     Workbench bench(node);
     std::vector<double> times(candidates.kernels.size(), std::numeric_limits<double>::infinity());
     double least = std::numeric_limits<double>::infinity();
-    auto look = [&](size_t i, double budget) {
+    auto look = [&](size_t i, double budget, double hopeless) {
       const Offers::Offer& offer = candidates.offers.offers()[i];
       try {
-        times[i] = measure(*candidates.kernels[i], bench, device_, budget, kHopeless * least);
+        times[i] = measure(*candidates.kernels[i], bench, device_, budget, hopeless);
         least = std::min(least, times[i]);
         log(4, node.op() + ": " + describe(offer) + " " + std::to_string(times[i]) + " us");
       } catch (const std::exception& error) {
@@ -429,11 +433,11 @@ class Selector {
       }
     };
     for (size_t i = 0; i < times.size(); ++i) {
-      if (candidates.kernels[i]) look(i, budget_ms() * kShortShare);
+      if (candidates.kernels[i]) look(i, budget_ms() * kShortShare, kHopeless * least);
     }
     const double limit = kClose * least;
     for (size_t i = 0; i < times.size(); ++i) {
-      if (std::isfinite(times[i]) && times[i] <= limit) look(i, budget_ms());
+      if (std::isfinite(times[i]) && times[i] <= limit) look(i, budget_ms(), std::numeric_limits<double>::infinity());
     }
     return times;
   }
@@ -553,11 +557,15 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
     }
     dissolved = expand_blocks(graph, [&](const Node& block) { return chosen.count(&block) > 0; });
   }
-  // Of all that LibTorch would run otherwise, it may run a few.
-  constexpr size_t kFew = 4;
-  if (kFew * missing.size() > heavy) throw Unsupported("no kernel for " + missing.front()->op() + " has been compiled");
+  // Of all that LibTorch would run otherwise, it may run a quarter.
+  constexpr size_t kShare = 4;
+  if (kShare * missing.size() > heavy)
+    throw Unsupported("no kernel for " + missing.front()->op() + " has been compiled");
   for (const Node* node : missing) {
-    std::optional<Choice> choice = compiled_choice(*node, options, named, {}, /*in_torch=*/true);
+    std::optional<Choice> choice;
+    for (const char* tactic : {"split", "aten"}) {
+      if (!choice) choice = compiled_offer(*node, context_of(options, /*all=*/true), tactic, /*only_wanted=*/false);
+    }
     if (!choice) throw Unsupported("nothing runs " + node->op() + " without a compiler");
     chosen.emplace(node, std::move(*choice));
   }

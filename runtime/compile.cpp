@@ -237,6 +237,7 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
   jit::Function* function = unit->create_function(qualified, std::move(graph));
   function->setSchema(std::move(schema));
   // LibTorch would optimise at the second call, and look at all attributes of the module again in each of its passes.
+  // It does so for a module that was saved and loaded: the mode is not saved.
   if (has_nothing_to_optimise)
     toGraphFunction(*function)._set_initial_executor_execution_mode(jit::ExecutorExecutionMode::SIMPLE);
   type->addMethod(function);

@@ -152,7 +152,12 @@ std::vector<at::Tensor> Engine::run_first(const c10::IValue& segment, c10::Array
     alone.unlock();
     // The planner would compete with the launches for the device's locks, so it begins behind them.
     auto post = [&] {
-      if (announced) post_plan(segment, announced);
+      try {
+        if (announced) post_plan(segment, announced);
+      } catch (const std::exception& error) {  // The call itself is well; a later one may try again.
+        remove(announced);
+        log(1, state_.name + " is not planned in the background: " + error.what());
+      }
     };
     auto entry = std::make_shared<const Entry>(signature, std::move(executor));
     std::vector<at::Tensor> outputs;
@@ -335,7 +340,9 @@ Precedents Engine::precedents_for(const CallSignature& signature) const {
   std::vector<std::pair<double, const Executor*>> by_distance;
   std::shared_ptr<const Table> table = table_.load();
   for (const auto& entry : *table) {
-    if (entry->executor) by_distance.emplace_back(std::abs(log_size(entry->signature) - own), entry->executor.get());
+    // What runs until there is a plan is no better than what it was made from.
+    if (entry->executor && !entry->is_being_planned)
+      by_distance.emplace_back(std::abs(log_size(entry->signature) - own), entry->executor.get());
   }
   std::stable_sort(by_distance.begin(), by_distance.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
@@ -494,7 +501,8 @@ EngineReport Engine::report() const {
   if (!state_.signatures.empty()) {
     executor = executor_for(state_.signatures.front());
   } else {
-    for (const auto& entry : *table_.load()) executor = entry->executor ? entry->executor : executor;
+    std::shared_ptr<const Table> table = table_.load();
+    for (const auto& entry : *table) executor = entry->executor ? entry->executor : executor;
   }
   if (!executor) return report;
   const Plan& plan = executor->plan();

@@ -43,7 +43,8 @@ Engine::Saved Engine::save() const {
   std::vector<at::Tensor> blobs;
 #ifdef TORCHWELD_WITH_CUDA
   std::set<std::string> keys;
-  for (const auto& entry : *table_.load()) {
+  std::shared_ptr<const Table> table = table_.load();
+  for (const auto& entry : *table) {
     if (entry->executor) append_cubins(entry->executor->plan(), keys);
   }
   for (auto& [key, code] : cuda::export_cubins({keys.begin(), keys.end()})) {

@@ -214,6 +214,7 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
   expect(!firsts.empty() && !seconds.empty(), context.wanted ? kNoneWanted : "no configuration by warpgroups");
   bool small = std::max(firsts.front().microseconds, seconds.front().microseconds) < kMostUntimed;
   expect(context.tune || small, "a large product, and kernels are not timed");
+  const size_t before = offers.offers().size();
   for (const GemmConfig& one : firsts) {
     for (const GemmConfig& other : seconds) {
       const int64_t rows_of_two = ceil_div(other.rows, other.threads() / 2);
@@ -225,6 +226,7 @@ void propose_deferred_norm(const Node& node, const KernelContext& context, Offer
       if (!context.tune) return;
     }
   }
+  expect(offers.offers().size() > before, context.wanted ? kNoneWanted : "a row has too many moments");
 }
 
 }  // namespace torchweld::cuda

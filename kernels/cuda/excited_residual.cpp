@@ -179,6 +179,7 @@ void propose_excited_residual(const Node& node, const KernelContext& context, Of
     firsts = {firsts[untimed(block->first, firsts)]};
     seconds = {seconds[untimed(block->second, seconds)]};
   }
+  const size_t before = offers.offers().size();
   for (const ResidualLayout& first : firsts) {
     for (const ResidualLayout& second : seconds) {
       constexpr double kPerByte = 1.7e-5;  // Microseconds; see estimate_microseconds.
@@ -193,6 +194,7 @@ void propose_excited_residual(const Node& node, const KernelContext& context, Of
       }
     }
   }
+  expect(offers.offers().size() > before, kNoneWanted);
 }
 
 }  // namespace torchweld::cuda

@@ -32,7 +32,7 @@ std::string arch_of_device(int device);
 std::string compile(const Program& program, const std::string& arch);
 /// The key of the program's machine code for a CUDA device of this machine, whether there is any or not.
 std::string key_of(const Program& program, int device);
-/// True when machine code of the program for a CUDA device of this machine is in memory. Waits for nobody.
+/// True when machine code of the program for a CUDA device of this machine is in memory. Waits for no compiler.
 bool is_compiled(const Program& program, int device);
 /// True when load() has been called for the program on that device.
 bool is_loaded(const Program& program, int device);

@@ -27,7 +27,7 @@ float scale_of(const Resize& resize, size_t d, int64_t size) {
   return given && *given > 0 ? static_cast<float>(1 / *given) : in / out;
 }
 
-/// Columns of x that so many neighbouring results lie between; 0 where they are not fewer than if each read its own.
+/// Columns of x that so many neighbouring results lie between; 0 where these are more than the results.
 int64_t window_of(const Resize& resize, int64_t width, int64_t results) {
   bool linear = resize.mode == "linear";
   // Rounding may put the ends a column further apart.

@@ -11,18 +11,18 @@
 namespace torchweld::cuda_tests {
 namespace {
 
-/// Keeps the device busy for so many cycles.
+/// Keeps the device busy for so many cycles: all runs but the second, and that one.
 class Waiting : public Kernel {
  public:
-  explicit Waiting(int64_t cycles) : cycles_(cycles) {}
+  Waiting(int64_t cycles, int64_t second) : cycles_(cycles), second_(second) {}
   void run(const StepArgs&) const override {
     ++runs;
-    at::cuda::sleep(cycles_);
+    at::cuda::sleep(runs == 2 ? second_ : cycles_);
   }
   mutable int runs = 0;  ///< Or how often it was recorded.
 
  private:
-  int64_t cycles_;
+  int64_t cycles_, second_;
 };
 
 class Measure : public ::testing::Test {
@@ -31,11 +31,11 @@ class Measure : public ::testing::Test {
     if (!at::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
   }
   /// Runs of a kernel, and microseconds of one.
-  std::pair<int, double> measure_cycles(int64_t cycles, double hopeless) {
+  std::pair<int, double> measure_cycles(int64_t cycles, double hopeless, int64_t second = 0) {
     c10::InferenceMode inference;
     Case c = std::move(cases(c10::kHalf, kDevice, true).front());
     Workbench bench(c.node());
-    Waiting kernel(cycles);
+    Waiting kernel(cycles, second > 0 ? second : cycles);
     double time = measure(kernel, bench, kDevice, /*budget_ms=*/1, hopeless);
     return {kernel.runs, time};
   }
@@ -59,9 +59,15 @@ TEST_F(Measure, LongKernelsRunOnceAtATime) {
 
 TEST_F(Measure, HopelessKernelsAreGivenUp) {
   auto [runs, time] = measure_cycles(kLong, /*hopeless=*/200);
-  EXPECT_EQ(runs, 2);
+  EXPECT_EQ(runs, 3);
   EXPECT_GT(time, 5'000);
   EXPECT_GE(measure_cycles(kShort, /*hopeless=*/0.1).first, 2 + 8) << "what is short may be launching";
+}
+
+TEST_F(Measure, OneLongRunIsNotBelieved) {
+  auto [runs, time] = measure_cycles(kShort, /*hopeless=*/200, /*second=*/kLong);
+  EXPECT_GE(runs, 3 + 8);
+  EXPECT_LT(time, 100);
 }
 
 }  // namespace

@@ -118,6 +118,37 @@ def test_blocks_are_planned_at_once(monkeypatch):
         equal(net, compiled, x)
 
 
+class AttentionNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.joined, self.out = nn.Linear(256, 768), nn.Linear(256, 256)
+
+    def forward(self, x):
+        parts = self.joined(x).view(x.shape[0], x.shape[1], 3, 4, 64).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        return self.out(y.transpose(1, 2).reshape(x.shape))
+
+
+@torch.no_grad()
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9,
+    reason="warpgroups have tiles of one size for all lengths",
+)
+def test_attention_is_planned_at_once_at_other_lengths(monkeypatch):
+    """By code that was timed for the first length, though another configuration was chosen there."""
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments")
+    net = AttentionNet().eval().cuda().half()
+    spec = torchweld.Input(min_shape=(1, 64, 256), opt_shape=(1, 128, 256), max_shape=(1, 1024, 256), dtype=torch.half)
+    compiled = torchweld.compile(torch.jit.script(net), [spec], optimization_level=1)
+    for length in (384, 500):
+        x = torch.randn(1, length, 256, device="cuda", dtype=torch.half)
+        first = events_of_a_call(compiled, x)
+        assert "aten::scaled_dot_product_attention" not in first, first
+        equal(net, compiled, x)
+        _C.finish_planning()
+        equal(net, compiled, x)
+
+
 @torch.no_grad()
 def test_many_new_shapes_at_once():
     net, compiled = compiled_net(depth=2, max_cached_plans=3)

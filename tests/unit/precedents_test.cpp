@@ -34,27 +34,51 @@ TEST(Precedents, LikenessIsThatOfALayerWhateverItsSizes) {
   EXPECT_EQ(likeness_of_sum(1, "add", "weight 1"), likeness_of_sum(5, "add", "weight 1"));
   EXPECT_EQ(likeness_of_sum(1, "add", ""), likeness_of_sum(5, "add", ""));
   EXPECT_NE(likeness_of_sum(1, "add", "weight 1"), likeness_of_sum(1, "add", "weight 2"));
+  EXPECT_NE(likeness_of_sum(1, "add", "weight 1"), likeness_of_sum(1, "mul", "weight 1"));
 }
 
-/// The tactic that a call which waits gets for this sum.
-std::string chosen_at_once(int64_t rows, const std::string& origin, const Precedents& precedents) {
-  auto graph = sum_graph(rows, "add", origin);
+/// The tactic that a call which waits gets for the last node of a graph.
+std::string chosen_at_once(std::unique_ptr<Graph> graph, const Precedents& precedents) {
   Selection selection = select_compiled(*graph, {}, {}, precedents);
   return selection.at(graph->nodes().back().get()).tactic;
 }
 
+/// A graph's plan with another tactic for its last node.
+std::shared_ptr<Plan> plan_by(Graph& graph, const std::string& tactic) {
+  Selection selection = select_compiled(graph, {}, {});
+  Node* node = graph.nodes().back().get();
+  EXPECT_NE(selection.at(node).tactic, tactic);
+  EXPECT_TRUE(replace_choices({.key = "", .nodes = {node}, .runners_up = {}}, {tactic, "", 1}, {}, selection));
+  return place(graph, selection, c10::kCPU);
+}
+
+/// A linear layer whose weight has this origin.
+std::unique_ptr<Graph> linear_graph(int64_t rows, const std::string& origin) {
+  auto graph = std::make_unique<Graph>();
+  Value* x = graph->add_input(contiguous_type(c10::kFloat, {rows, 64}, c10::kCPU));
+  Value* weight = graph->add(Constant{.value = LazyTensor(at::ones({64, 64}), origin), .name = ""}, {});
+  graph->add_output(graph->add(Linear{}, {x, weight}));
+  return graph;
+}
+
 TEST(Precedents, WhatAPlanChoseIsChosenAtAnotherSize) {
-  auto graph = sum_graph(1, "add", "weight 1");
-  Selection selection = select_compiled(*graph, {}, {});
-  const Node* node = graph->nodes().back().get();
-  ASSERT_EQ(selection.at(node).tactic, "cpu_pointwise");
-  ASSERT_TRUE(replace_choices({.key = "", .nodes = {node}, .runners_up = {}}, {"aten", "", 1}, {}, selection));
+  auto graph = linear_graph(16, "weight 1");
+  const std::string other =
+      chosen_at_once(linear_graph(16, "weight 1"), {}) == "cpu_linear" ? "onednn_linear" : "cpu_linear";
   Precedents precedents;
-  EXPECT_EQ(precedents.find(*node), nullptr);
-  precedents.add(*place(*graph, selection, c10::kCPU));
-  ASSERT_NE(precedents.find(*node), nullptr);
-  EXPECT_EQ(chosen_at_once(3, "weight 1", precedents), "aten");
-  EXPECT_EQ(chosen_at_once(3, "weight 2", precedents), "cpu_pointwise");
+  EXPECT_EQ(precedents.find(*graph->nodes().back()), nullptr);
+  precedents.add(*plan_by(*graph, other));
+  ASSERT_NE(precedents.find(*graph->nodes().back()), nullptr);
+  EXPECT_EQ(chosen_at_once(linear_graph(48, "weight 1"), precedents), other);
+  EXPECT_NE(chosen_at_once(linear_graph(48, "weight 2"), precedents), other);
+}
+
+TEST(Precedents, LibTorchsChoicesAreNone) {
+  auto graph = sum_graph(1, "add", "weight 1");
+  Precedents precedents;
+  precedents.add(*plan_by(*graph, "aten"));
+  EXPECT_EQ(precedents.find(*graph->nodes().back()), nullptr);
+  EXPECT_EQ(chosen_at_once(sum_graph(3, "add", "weight 1"), precedents), "cpu_pointwise");
 }
 
 TEST(Precedents, WhatIsNotOnOfferIsNoPrecedent) {
@@ -64,7 +88,7 @@ TEST(Precedents, WhatIsNotOnOfferIsNoPrecedent) {
     plan->steps.front().tactic = tactic;
     Precedents precedents;
     precedents.add(*plan);
-    EXPECT_EQ(chosen_at_once(3, "weight 1", precedents), "cpu_pointwise");
+    EXPECT_EQ(chosen_at_once(sum_graph(3, "add", "weight 1"), precedents), "cpu_pointwise");
   }
 }
 

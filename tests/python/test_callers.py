@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import torch
+import torchweld
 from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -187,3 +188,27 @@ print(torch.allclose(compiled(torch.ones(2, 4)), small(torch.ones(2, 4)), atol=1
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["interrupted", "True", "True"], done.stdout + done.stderr
+
+
+def test_libtorch_does_not_optimise_what_only_calls_engines(small_net, device, monkeypatch):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments")
+    x = torch.randn(2, 3, 16, 16, device=device)
+
+    class Unique(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net
+
+        def forward(self, x):
+            return torch.unique(self.net(x)).relu()
+
+    for module, is_profiled in ((small_net, False), (Unique().eval(), True)):
+        compiled = torchweld.compile(torch.jit.script(module), [x])
+        compiled(x)
+        try:
+            compiled.get_debug_state()
+            assert not is_profiled
+        except RuntimeError:  # There is no state before the second call optimises.
+            assert is_profiled
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), module(x), rtol=1e-3, atol=1e-3)

@@ -49,30 +49,6 @@ def test_result_is_an_ordinary_script_module(small_net, device):
     torch.testing.assert_close(compiled(x=x), compiled(x))
 
 
-def test_libtorch_does_not_optimise_what_only_calls_engines(small_net, device, monkeypatch):
-    monkeypatch.setenv("TORCHWELD_DISABLE", "leave_slow_segments")
-    x = images(device, 2, 3, 16, 16)
-
-    class Unique(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = small_net
-
-        def forward(self, x):
-            return torch.unique(self.net(x)).relu()
-
-    for module, is_profiled in ((small_net, False), (Unique().eval(), True)):
-        compiled = torchweld.compile(torch.jit.script(module), [x])
-        compiled(x)
-        try:
-            compiled.get_debug_state()
-            assert not is_profiled
-        except RuntimeError:  # There is no state before the second call optimises.
-            assert is_profiled
-        for _ in range(2):
-            torch.testing.assert_close(compiled(x), module(x), rtol=1e-3, atol=1e-3)
-
-
 def test_outputs_stay_valid_after_later_calls(small_net, device):
     compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE])
     x, y = images(device, 2, 3, 16, 16), images(device, 2, 3, 16, 16)

@@ -117,7 +117,8 @@ Workbench::Workbench(const Node& node) {
   wait_for_current_stream(node.output()->type.device);
 }
 
-double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms, double hopeless) {
+double measure(const Kernel& kernel, Workbench& bench, c10::Device device, double budget_ms,
+               [[maybe_unused]] double hopeless) {
   std::vector<const at::Tensor*> in;
   std::vector<at::Tensor*> out;
   for (const at::Tensor& t : bench.inputs) in.push_back(&t);

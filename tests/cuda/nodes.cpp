@@ -224,6 +224,10 @@ void add_resize_cases(Maker& make) {
   make.single("resize_nchw", Resize{.mode = "linear", .output = {33, 40}}, {make.type({2, 21, 9, 5})});
   // One channel to a thread, of eight and of two columns.
   make.single("resize_odd", Resize{.mode = "linear", .output = {256, 248}}, {make.type({1, 21, 35, 31}, true)}, true);
+  make.single("resize_odd_corners", Resize{.mode = "linear", .output = {256, 248}, .align_corners = true},
+              {make.type({1, 21, 35, 31}, true)}, true);
+  make.single("resize_odd_narrower", Resize{.mode = "linear", .output = {200, 96}}, {make.type({1, 21, 64, 400}, true)},
+              true);
   make.single("resize_odd_nearest", Resize{.mode = "nearest", .output = {260, 250}}, {make.type({1, 11, 65, 40}, true)},
               true);
   make.single("resize_smaller", Resize{.mode = "linear", .output = {5, 8}}, {make.type({2, 3, 19, 31})});

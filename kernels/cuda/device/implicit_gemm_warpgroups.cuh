@@ -41,24 +41,23 @@ __device__ __forceinline__ void prepare_chunks(const Place& place) {
 }
 
 // The products of swapped operands, of 16 columns of weights and all rows of x, as those of rows and columns: every
-// square of 8 x 8 is transposed, in two exchanges, of what is in even places of its columns and of its rows first.
+// square of 8 x 8 is transposed in two exchanges. Lane 4 i + j has numbers 2 j and 2 j + 1 of its row i, and takes
+// those of its column i. Lanes of odd i give and take their second number first, so that nobody is asked for two at a
+// time.
 template <int m_tiles>
 __device__ __forceinline__ void swap_back(const float (&sums)[2 * m_tiles][4], float (&acc)[m_tiles][2][4]) {
-  const int lane = threadIdx.x % 32;
-  const bool odd_column = lane / 4 % 2 == 1, odd_row = odd_column;  // Of what this lane gives, and of what it takes.
-  // Lane 4 i + j has columns of weights i and rows of x 2 j and 2 j + 1, and takes row i, columns 2 j and 2 j + 1.
-  const int from = lane % 4 * 8 + lane / 8;
+  const int lane = threadIdx.x % 32, from = lane % 4 * 8 + lane / 8;  // Who has the first number to be taken.
+  const bool odd = lane / 4 % 2 == 1;
 #pragma unroll
   for (int i = 0; i < 2 * m_tiles; ++i) {
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const float* given = sums[i] + 2 * t;
       float* taken = acc[i / 2][t] + i % 2 * 2;
-      // Lanes of odd rows take their second column first, so that each lane is asked for one number at a time.
-      const float first = __shfl_sync(~0u, odd_column ? given[1] : given[0], odd_row ? from + 4 : from);
-      const float second = __shfl_sync(~0u, odd_column ? given[0] : given[1], odd_row ? from : from + 4);
-      taken[0] = odd_row ? second : first;
-      taken[1] = odd_row ? first : second;
+      const float one = __shfl_sync(~0u, odd ? given[1] : given[0], odd ? from + 4 : from);
+      const float other = __shfl_sync(~0u, odd ? given[0] : given[1], odd ? from : from + 4);
+      taken[0] = odd ? other : one;
+      taken[1] = odd ? one : other;
     }
   }
 }

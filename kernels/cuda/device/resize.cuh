@@ -44,7 +44,7 @@ __device__ __forceinline__ float between(float first, float second, float share)
 }
 
 // x by strides p.in (N,H,W,C). One thread computes V neighbours of the last loop: channels (V > 1: p.in[3] is 1), or
-// columns. Of a single channel that is the last loop it computes `across` columns. Columns lie between `window`
+// columns; where that loop runs over channels and V is 1, `across` columns of one. Columns lie between `window`
 // neighbouring ones of x; 0: these are more, and each column reads its own.
 template <class Source, bool channels_last, int V, int across, int window, class X, class Params, class E>
 __device__ __forceinline__ void resize(const X* x, const Params& p, const E& elements) {

@@ -34,9 +34,9 @@ size_t hash_of_constant(const LazyTensor& value) {
 
 /// Whether calls that wait may take such kernels, and want to: of LibTorch's, only where there are no others.
 bool may_be_taken_at_once(const std::string& name) {
-  return name != "aten" && name != "split" &&
-         std::any_of(tactics().begin(), tactics().end(),
-                     [&](const Tactic& tactic) { return tactic.name == name && tactic.pays_from == 0; });
+  return !is_in_torch(name) && std::any_of(tactics().begin(), tactics().end(), [&](const Tactic& tactic) {
+    return tactic.name == name && tactic.pays_from == 0;
+  });
 }
 
 }  // namespace

@@ -47,8 +47,6 @@ class NamedConfigs {
   std::set<std::string> configs_;
 };
 
-bool is_in_torch(std::string_view tactic) { return tactic == "aten" || tactic == "split"; }
-
 /// See select_compiled; nothing when there is no such kernel. `in_torch`: LibTorch's will do, too.
 std::optional<Choice> compiled_choice(const Node& node, const Options& options, NamedConfigs& named,
                                       const Precedents& precedents, bool in_torch) {
@@ -121,8 +119,9 @@ Selection select_compiled(Graph& graph, const Options& options, const TimingCach
     throw Unsupported("no kernel for " + missing.front()->op() + " has been compiled");
   for (const Node* node : missing) {
     std::optional<Choice> choice;
-    for (const char* tactic : {"split", "aten"}) {
-      if (!choice) choice = compiled_offer(*node, context_of(options, /*all=*/true), tactic, /*only_wanted=*/false);
+    for (const Tactic& tactic : tactics()) {
+      if (choice || tactic.device != node->output()->type.device.type() || !is_in_torch(tactic.name)) continue;
+      choice = compiled_offer(*node, context_of(options, /*all=*/true), tactic.name, /*only_wanted=*/false);
     }
     if (!choice) throw Unsupported("nothing runs " + node->op() + " without a compiler");
     chosen.emplace(node, std::move(*choice));

@@ -128,6 +128,8 @@ constexpr double kLibrariesPayFrom = 4;
 
 /// Every tactic, best first; the generic ATen tactic is last.
 const std::vector<Tactic>& tactics();
+/// True for the tactics that run a node, or what is left of one, by LibTorch.
+bool is_in_torch(std::string_view tactic);
 /// All offers for a node on its device, in the order of the table; tactics named in TORCHWELD_DISABLE are left out.
 /// `only`: the one tactic to ask; all when empty.
 Offers offers_for(const Node& node, const KernelContext& context, std::string_view only = {});

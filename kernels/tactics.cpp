@@ -73,6 +73,8 @@ const std::vector<Tactic>& tactics() {
   return table;
 }
 
+bool is_in_torch(std::string_view tactic) { return tactic == "aten" || tactic == "split"; }
+
 Offers offers_for(const Node& node, const KernelContext& context, std::string_view only) {
   check(!node.outputs().empty(), [&] { return "a node without results is asked to run: " + node.attrs.text(); });
   c10::DeviceType device = node.output()->type.device.type();

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <c10/core/GradMode.h>
+#include <c10/util/ScopeExit.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
@@ -87,24 +88,15 @@ std::vector<at::Tensor> Engine::run_first(const c10::IValue& segment, c10::Array
     std::shared_ptr<const Entry> announced = announce(signature, executor);
     alone.unlock();
     // The planner would compete with the launches for the device's locks, so it begins behind them.
-    auto post = [&] {
+    auto post = c10::make_scope_exit([&] {
       try {
         if (announced) post_plan(segment, announced);
       } catch (const std::exception& error) {  // The call itself is well; a later one may try again.
         remove(announced);
         log(1, state_.name + " is not planned in the background: " + error.what());
       }
-    };
-    auto entry = std::make_shared<const Entry>(signature, std::move(executor));
-    std::vector<at::Tensor> outputs;
-    try {
-      outputs = run_by(entry, segment, arguments, operands);
-    } catch (...) {
-      post();
-      throw;
-    }
-    post();
-    return outputs;
+    });
+    return run_by(std::make_shared<const Entry>(signature, std::move(executor)), segment, arguments, operands);
   }
   // LibTorch, too, looks for its kernels now: only then may the compiler keep all cores busy.
   std::vector<at::Tensor> outputs = run_plainly(segment, arguments);

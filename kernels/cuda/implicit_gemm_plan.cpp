@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <set>
 #include <utility>
 
 #include "kernels/cuda/implicit_gemm_estimate.h"
+#include "kernels/cuda/implicit_gemm_names.h"
 #include "kernels/cuda/implicit_gemm_order.h"
 
 namespace torchweld::cuda {
@@ -17,9 +15,6 @@ namespace {
 
 constexpr int64_t kHeaderBytes = 128;
 constexpr int64_t kStageChunks = 8;  ///< Of kStages and kPipeline: 128 bytes.
-// In names.
-constexpr const char* kSplit = " split";
-constexpr const char* kSkips = " skips";
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -143,21 +138,6 @@ bool is_sensible(const GemmProblem& p, const GemmConfig& c) {
   return c.warps_k <= (patch ? ceil_div(pairs, c.splits) : ceil_div(p.taps() * chunks_of_tap(p, c.splits), 2));
 }
 
-/// The part of a configuration's name that is known before the rest is worked out.
-struct NamedTile {
-  int rows = 0, columns = 0, warps_m = 0, warps_n = 0, warps_k = 0, splits = 1;
-
-  explicit NamedTile(const std::string& name) {
-    if (std::sscanf(name.c_str(), "%dx%d w%d,%d,%d", &rows, &columns, &warps_m, &warps_n, &warps_k) != 5) rows = 0;
-    const size_t split = name.find(kSplit);
-    if (split != std::string::npos) splits = std::atoi(name.c_str() + split + std::strlen(kSplit));
-  }
-  bool is_of(const GemmConfig& c) const {
-    return rows == c.rows && columns == c.columns && warps_m == c.warps_m && warps_n == c.warps_n &&
-           warps_k == c.warps_k && splits == c.splits;
-  }
-};
-
 /// Collects the configurations that are possible: with `wanted`, only those of such names.
 class Search {
  public:
@@ -167,7 +147,7 @@ class Search {
     if (wanted) {
       for (const std::string& name : *wanted) {
         tiles_.emplace_back(name);
-        may_skip = may_skip || name.ends_with(kSkips);
+        may_skip = may_skip || names_skips(name);
       }
     }
     if (problem.is_pointwise() || !may_skip) return;
@@ -449,23 +429,6 @@ int64_t GemmConfig::launched_blocks(const GemmProblem& problem, const GemmDevice
   if (source == GemmSource::kPipeline && splits > 1) return row_tiles(problem) * column_tiles(problem) * splits;
   if (source != GemmSource::kPipeline) return row_tiles(problem) * splits;
   return std::min(row_tiles(problem) * column_tiles(problem), device.processors * blocks);
-}
-
-std::string GemmConfig::text() const {
-  auto number = [](int64_t n) { return std::to_string(n); };
-  std::string text =
-      number(rows) + "x" + number(columns) + " w" + number(warps_m) + "," + number(warps_n) + "," + number(warps_k);
-  if (source == GemmSource::kPatch) text += " patch";
-  if (source == GemmSource::kPixels) text += " pixels";
-  if (groups > 1) text += " groups" + number(groups);
-  if (source == GemmSource::kRing) text += " ring" + number(stages) + "x" + number(stage_chunks);
-  if (source == GemmSource::kStages) text += " stages" + number(stages);
-  if (kept > 0) text += " kept" + number(kept);
-  if (source == GemmSource::kPipeline) text += " pipeline" + number(stages);
-  if (teams > 1) text += " teams" + number(teams);
-  if (splits > 1) text += kSplit + number(splits);
-  if (skips) text += kSkips;
-  return text;
 }
 
 std::vector<GemmConfig> gemm_configs(const GemmProblem& problem, const GemmDevice& device, size_t most,

@@ -212,3 +212,25 @@ def test_libtorch_does_not_optimise_what_only_calls_engines(small_net, device, m
             assert is_profiled
         for _ in range(2):
             torch.testing.assert_close(compiled(x), module(x), rtol=1e-3, atol=1e-3)
+
+
+def test_compiling_a_compiled_module_again(small_net, device):
+    """As parts of a larger module may be compiled already: engines stay what they are, the rest is compiled."""
+    x = torch.randn(2, 3, 16, 16, device=device)
+    once = torchweld.compile(torch.jit.script(small_net), [x])
+    with pytest.warns(UserWarning, match="LibTorch runs all of the module: torchweld::run.*: it is an engine already"):
+        twice = torchweld.compile(once, [x])
+    assert torch.equal(twice(x), once(x))
+
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = once
+
+        def forward(self, x):
+            return self.inner(torch.relu(x * 2.0) + 1.0)
+
+    around = torchweld.compile(torch.jit.script(Around().eval()), [x])
+    report = torchweld.explain(around)
+    assert report.fallbacks[0].op == "torchweld::run" and report.operations_in_engines == 3, report.text
+    torch.testing.assert_close(around(x), once(torch.relu(x * 2.0) + 1.0))

@@ -209,6 +209,13 @@ __device__ __forceinline__ GemmWork work_of(const Params& p) {
   return work;
 }
 
+// Where chunk `lane` of the slice lies in the second tensor for row m, as in second_place_of.
+template <class T, class D, class S, class Params>
+__device__ __forceinline__ const S* second_chunk_of(const S* second, const Params& p, const GemmWork& work, int m,
+                                                    int lane) {
+  return second_place_of<D>(second, p, m) + work.first_channel + lane * T::chunk;
+}
+
 // ---- products
 
 // The weights of one step, for all columns of a warp, `ahead` bytes after the given addresses.

@@ -39,8 +39,7 @@ struct GemmRows {
       from[i] = place_of(x, p, pixel) + (taps ? 0 : work.first_channel + lane * T::chunk);
       have_ready(from[i]);
       if constexpr (D::two) {
-        other[i] =
-            second_place_of<D>(second, p, work.first_row + first + i * step) + work.first_channel + lane * T::chunk;
+        other[i] = second_chunk_of<T, D>(second, p, work, work.first_row + first + i * step, lane);
         have_ready(other[i]);
       }
       have_ready(inside[i]);

@@ -164,8 +164,7 @@ struct GemmStages {
       if constexpr (!taps) from[i] += (work.first_channel + lane * T::chunk) * p.in[3];
       have_ready(from[i]);
       if constexpr (D::two) {
-        other[i] =
-            second_place_of<D>(second, p, work.first_row + first + i * step) + work.first_channel + lane * T::chunk;
+        other[i] = second_chunk_of<T, D>(second, p, work, work.first_row + first + i * step, lane);
         have_ready(other[i]);
       }
       have_ready(inside[i]);
@@ -200,8 +199,7 @@ struct GemmStages {
       const GemmPixel pixel = pixel_of_row<T, D>(p, work.first_row + first + i * step);
       const S* row = place_of(x, p, pixel);
       if constexpr (!taps) row += (work.first_channel + lane * T::chunk) * p.in[3];
-      const S* second_row =
-          second_place_of<D>(second, p, work.first_row + first + i * step) + work.first_channel + lane * T::chunk;
+      const S* second_row = second_chunk_of<T, D>(second, p, work, work.first_row + first + i * step, lane);
 #pragma unroll 1
       for (int stage = first_stage; stage < end; ++stage) {
         const GemmChunk chunk = stage_chunk<T, D, taps>(p, work, table, stage, static_cast<int>(threadIdx.x) % 8);

@@ -209,13 +209,11 @@ Group pooled_classifier(Graph& graph, Node* node) {
 
 /// convolution of a picture's few channels -> max pool.
 Group pooled_stem(Graph& graph, Node* node) {
-  constexpr int64_t kFewChannels = 4;
   auto pool = part_of<MaxPool>(*node);
   Node* before = pool && pool->others.empty() ? only_producer(graph, pool->x) : nullptr;
   auto conv = before ? part_of<Conv>(*before) : std::nullopt;
-  if (!conv || !conv->others.empty() || conv->weight->type.rank() != 4 || conv->op->groups != 1) return {};
-  bool few = !conv->op->transposed && conv->weight->type.shape[1] <= kFewChannels;
-  return few && all_are(conv->op->dilation, 1) ? Group{before, node} : Group{};
+  bool stem = conv && conv->others.empty() && is_stem(*conv->op, conv->weight->type);
+  return stem ? Group{before, node} : Group{};
 }
 
 /// The node that reads `value` first.

@@ -4,6 +4,7 @@
 
 #include "conversion/passes/passes.h"
 #include "conversion/passes/restride.h"
+#include "core/ops/constant.h"
 #include "core/ops/conv.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
@@ -27,7 +28,7 @@ bool only_row_major(const TensorType& type) { return has_space(type) && !channel
 
 class ChannelsLast {
  public:
-  explicit ChannelsLast(Graph& graph) : graph_(graph) {}
+  ChannelsLast(Graph& graph, const PassContext& context) : graph_(graph), context_(context) {}
 
   void run() {
     OutputStrides outputs(graph_);
@@ -48,7 +49,7 @@ class ChannelsLast {
   void lay_out(Node* node) {
     if (node->as<Copy>()) return lay_out_copy(node);
     if (node->as<Conv>() && has_space(node->output()->type)) {
-      graph_.set_input(node, 0, channels_last(node->input(0)));
+      if (!reads_any_layout(*node)) graph_.set_input(node, 0, channels_last(node->input(0)));
       graph_.infer_again(node);
       return set_channels_last(node->output());
     }
@@ -62,6 +63,14 @@ class ChannelsLast {
       return v->type.numel() > 1 && channels_innermost(v->type) && !is_contiguous(v->type);
     });
     if (wanted) set_channels_last(node->output());
+  }
+
+  /// Convolutions that gather pixels one by one spare the copy of a picture, which takes 3 to 4 % of a MobileNetV2.
+  bool reads_any_layout(const Node& conv) const {
+    const TensorType& x = conv.input(0)->type;
+    bool reduced = x.dtype == c10::kHalf || x.dtype == c10::kBFloat16;
+    return context_.tensor_cores && reduced && conv.input(1)->from<Constant>() &&
+           is_stem(*conv.as<Conv>(), conv.input(1)->type);
   }
 
   /// A copy that the program asked for keeps its strides, unless only the layout of an inner value hangs on it.
@@ -118,12 +127,13 @@ class ChannelsLast {
   }
 
   Graph& graph_;
+  const PassContext& context_;
   std::unordered_set<const Value*> changed_;  ///< Values whose strides this pass has set.
   std::unordered_map<const Value*, Value*> copies_;
 };
 
 }  // namespace
 
-void layout(Graph& graph, const PassContext&) { ChannelsLast(graph).run(); }
+void layout(Graph& graph, const PassContext& context) { ChannelsLast(graph, context).run(); }
 
 }  // namespace torchweld

@@ -92,8 +92,8 @@ void set_precision(Graph& graph, const PassContext& context);
 void patches_to_products(Graph& graph, const PassContext& context);
 
 /// Lays 4-D and 5-D values around convolutions, pooling and resizing out channels-last, and infers the strides of what
-/// follows again. A graph output gets a Copy back to its own strides where they differ. A reshape that is no view
-/// becomes a Copy and a view.
+/// follows again; a picture that only kernels for tensor cores read, which take any layout, stays as it is. A graph
+/// output gets a Copy back to its own strides where they differ. A reshape that is no view becomes a Copy and a view.
 void layout(Graph& graph, const PassContext& context);
 
 /// Groups nodes into Fused ones (see core/ops/fused.h): convolutions and products with the pointwise nodes that follow

@@ -27,6 +27,10 @@ struct Conv {
   }
 };
 
+/// True for the first convolution of a net for pictures: two spatial dimensions, at most 4 channels, no groups, no
+/// dilation. Kernels gather its pixels one by one.
+bool is_stem(const Conv& conv, const TensorType& weight);
+
 void define_conv(OpSet& ops);
 
 }  // namespace torchweld

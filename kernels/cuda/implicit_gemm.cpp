@@ -38,8 +38,11 @@ void propose_implicit_gemm(const Node& node, const KernelContext& context, Offer
   const bool grouped = parts.problem.groups > 1;
   if (best.microseconds < kLibrariesPayFrom && !context.wanted && !grouped)
     std::erase_if(configs, [&](const GemmConfig& c) { return c.microseconds > kHopeful * best.microseconds; });
-  // Compared in f16 and bf16 only, and where every block has tiles of its own.
-  bool as_good_as_libraries = best.source == GemmSource::kPipeline && best.splits == 1 && parts.dtype != c10::kFloat;
+  // Compared in f16 and bf16 only, and where every block has tiles of its own. Of few channels libraries have never
+  // been faster, and they would need another layout.
+  bool as_good_as_libraries =
+      parts.dtype != c10::kFloat &&
+      (best.source == GemmSource::kPixels || (best.source == GemmSource::kPipeline && best.splits == 1));
   bool small = best.source != GemmSource::kRing && best.microseconds < kMostUntimed;
   // With groups cuDNN took 1.2 to 10 times as long for layers of ResNeXt50 and RegNetY.
   expect(context.tune || as_good_as_libraries || small || grouped, "a large product, and kernels are not timed");

@@ -55,9 +55,7 @@ StemParts take_apart(const Node& node) {
   }
   const Conv& conv = parts.conv_op();
   const LazyTensor& weight = parts.conv.weight;
-  expect(weight.dim() == 4 && conv.groups == 1 && !conv.transposed && conv.dilation == Dims{1, 1},
-         "not a 2-d convolution without groups and dilation");
-  expect(weight.size(1) <= kPixel, "more than 4 input channels");
+  expect(is_stem(conv, weight.type()), "not a 2-d convolution of at most 4 channels without groups and dilation");
   parts.window = {weight.size(2), weight.size(3)};
   for (size_t d : {0, 1})
     parts.image.push_back((parts.x.shape[2 + d] + 2 * conv.padding[d] - parts.window[d]) / conv.stride[d] + 1);

@@ -223,7 +223,7 @@ __device__ __forceinline__ void depthwise_tile(const unsigned char* memory, cons
     }
     const S* corner =
         hidden + (row * C::stride_h * Place::region_w + column * C::stride_w) * C::hidden_step + group * C::width;
-#pragma unroll(C::rows <= 3 ? C::rows : 1)
+#pragma unroll(C::rows <= 3 && C::group_h * C::group_w <= 2 ? C::rows : 1)
     for (int r = 0; r < C::rows; ++r) {
       float w[C::columns][C::width];
 #pragma unroll

@@ -210,7 +210,8 @@ std::string emit_config(const ResidualParts& parts, const ResidualLayout& l) {
   };
   std::string text = "struct Config {\n  using S = " + storage_type(parts.x.dtype) + ";\n";
   text += flag("expands", s.expands) + flag("projects", s.projects) + flag("adds_input", s.adds_input) +
-          flag("scales", s.scales) + flag("pools", s.pools) + flag("excites", s.squeezed > 0);
+          flag("scales", s.scales) + flag("pools", s.pools) + flag("excites", s.squeezed > 0) +
+          flag("persistent", l.tiling.persistent);
   text += emit_constants({{"in", s.in}, {"hidden", l.hidden}, {"out", s.out}});
   text += emit_constants({{"rows", s.window[0]},
                           {"columns", s.window[1]},
@@ -280,6 +281,11 @@ std::string emit_call(const ResidualParts& parts) {
   return "tw::scaled_projection<Config>(" + x + pointer(parts.gate_index) + added + "y0, p)";
 }
 
+/// Rows of tiles, of all samples.
+int64_t lines_of(const TensorType& out, const ResidualLayout& l) {
+  return ceil_div(out.shape[2], l.tiling.height) * out.shape[0];
+}
+
 Arguments arguments_of(const Node& node, const ResidualParts& parts, const ResidualLayout& l, const at::Tensor& weights,
                        int64_t tiles) {
   const TensorType& out = node.output()->type;
@@ -292,7 +298,7 @@ Arguments arguments_of(const Node& node, const ResidualParts& parts, const Resid
   add({parts.x.shape[2], parts.x.shape[3], out.shape[2], out.shape[3], ceil_div(out.shape[2], l.tiling.height)});
   for (const TensorType* t : {static_cast<const TensorType*>(&parts.x), &out, &added})
     add({t->strides[0], t->strides[2], t->strides[3]});
-  add({parts.scale ? node.input(parts.gate_index)->type.strides[0] : 0, tiles});
+  add({parts.scale ? node.input(parts.gate_index)->type.strides[0] : 0, tiles, lines_of(out, l)});
   return arguments;
 }
 
@@ -311,7 +317,7 @@ Program residual_program(const Node& node, const ResidualParts& parts, const Res
           std::string("#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"") +
               (sums ? "excited_residual.cuh" : "inverted_residual.cuh") +
               "\"\nstruct Params {\n  const void* weights;\n  int height, width, out_height, out_width, tiles_h;\n"
-              "  int x[3], y[3], added[3], gates, tiles;\n};\n" +
+              "  int x[3], y[3], added[3], gates, tiles, lines;\n};\n" +
               emit_config(parts, l) + "extern \"C\" __global__ void __launch_bounds__(" + threads + ") kernel(" +
               emit_pointers(node, parts.packed) + (sums ? "float* sums, " : "") +
               "const __grid_constant__ Params p) {\n  " + emit_call(parts) + ";\n}\n",
@@ -332,8 +338,10 @@ ResidualLaunch residual_launch(const Node& node, const ResidualParts& parts, con
     weights = packed_for(node, program, numbers, [&] { return pack_weights(parts, l); });
   }
   const TensorType& out = node.output()->type;
-  Shape shape{.blocks = ceil_div(out.shape[3], l.tiling.width) * l.tiling.splits,
-              .blocks_y = ceil_div(out.shape[2], l.tiling.height) * out.shape[0],
+  int64_t across = ceil_div(out.shape[3], l.tiling.width) * l.tiling.splits;
+  int64_t lines = lines_of(out, l);
+  Shape shape{.blocks = across,
+              .blocks_y = l.tiling.persistent ? std::clamp<int64_t>(l.resident / across, 1, lines) : lines,
               .threads = static_cast<unsigned>(32 * l.tiling.warps),
               .shared_bytes = static_cast<unsigned>(l.shared_bytes),
               .cluster = static_cast<unsigned>(cluster_of(parts.sizes, l))};

@@ -69,14 +69,24 @@ Product product_of(int64_t rows, int64_t columns, int64_t depth, int64_t warps) 
 }
 
 /// Blocks that run at once, as far as shared memory and, for clusters, groups of 16 SMs let them.
-double resident_blocks(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits) {
+int64_t resident_blocks(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits) {
   constexpr int64_t kReserved = 1024, kThreads = 2048, kGroup = 16;
   const Tiling& tiling = layout.tiling;
   int64_t each = std::max<int64_t>(
       1, std::min(limits.shared_bytes / (layout.shared_bytes + kReserved), kThreads / (32 * tiling.warps)));
-  if (cluster_of(block, layout) == 1) return static_cast<double>(limits.processors * each);
+  if (cluster_of(block, layout) == 1) return limits.processors * each;
   int64_t clusters = limits.processors / kGroup * (kGroup * each / tiling.splits);
-  return static_cast<double>(std::max<int64_t>(clusters, 1) * tiling.splits);
+  return std::max<int64_t>(clusters, 1) * tiling.splits;
+}
+
+/// Blocks of threads, of one tile each.
+int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling) {
+  return ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width) * block.batch * tiling.splits;
+}
+
+/// True where blocks may take several tiles: no clusters, and nothing counts tiles by blocks.
+bool may_persist(const InvertedResidual& block, const ResidualLayout& layout) {
+  return cluster_of(block, layout) == 1 && !block.scales && !block.pools && block.squeezed == 0;
 }
 
 /// Cycles of an SM for the depthwise part of a block of threads.
@@ -91,7 +101,7 @@ double depthwise_cycles(const InvertedResidual& block, const ResidualLayout& lay
 
 std::string Tiling::text() const {
   return std::to_string(height) + "x" + std::to_string(width) + " split" + std::to_string(splits) + " warps" +
-         std::to_string(warps);
+         std::to_string(warps) + (persistent ? " persistent" : "");
 }
 
 int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout) {
@@ -170,8 +180,7 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
   const Tiling& tiling = layout.tiling;
   int64_t region = layout.region_h * layout.region_w;
   int64_t tile = tiling.height * tiling.width;
-  int64_t blocks =
-      ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width) * block.batch * tiling.splits;
+  int64_t blocks = blocks_of(block, tiling);
   auto number = [](int64_t n) { return static_cast<double>(n); };
   // Fitted to 550 measurements of 65 blocks on an H100; relative error 9 % (root mean square).
   double work = 1.7e-5 * number(region * (block.expands ? block.in : layout.hidden) * 2) +
@@ -195,7 +204,7 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
   }
   fixed += 0.58 * std::min(number(blocks) / limits.processors, 3.0);
   // The next kernel starts early where there is room for its blocks beside this one's.
-  double share = number(blocks) / resident_blocks(block, layout, limits);
+  double share = number(blocks) / number(layout.resident);
   if (share > 0.5) fixed += 0.41;
   if (share > 1 && tiling.splits > 1) fixed += 3.1;
   // More than one block per SM shares it.
@@ -229,11 +238,24 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
           continue;
         if (height * width > kMostResults || (wanted && !tiles.count({height, width}))) continue;
         for (int64_t warps : {4, 8, 16}) {
-          if (wanted && !wanted->count(Tiling{height, width, splits, warps}.text())) continue;
+          auto is_wanted = [&](bool persistent) {
+            return !wanted || wanted->count(Tiling{height, width, splits, warps, persistent}.text());
+          };
+          if (!is_wanted(false) && !is_wanted(true)) continue;
           ResidualLayout layout = lay_out(block, {height, width, splits, warps});
           if (layout.shared_bytes > limits.shared_bytes) continue;
+          layout.resident = resident_blocks(block, layout, limits);
           layout.microseconds = estimate_microseconds(block, layout, limits);
-          layouts.push_back(layout);
+          // With fewer tiles the weights come nearly as often, and blocks wait for their input as long.
+          constexpr int64_t kManyTiles = 2;
+          bool allowed = may_persist(block, layout);
+          bool many = blocks_of(block, layout.tiling) >= kManyTiles * layout.resident;
+          for (bool persistent : {false, true}) {
+            bool chosen = wanted ? is_wanted(persistent) : persistent == (many && allowed);
+            if (!chosen || (persistent && !allowed)) continue;
+            layout.tiling.persistent = persistent;
+            layouts.push_back(layout);
+          }
         }
       }
     }

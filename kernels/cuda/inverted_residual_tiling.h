@@ -37,7 +37,8 @@ struct Tiling {
   int64_t width = 1;
   int64_t splits = 1;
   int64_t warps = 8;
-  /// "2x4 split1 warps8"
+  bool persistent = false;  ///< Only as many blocks as run at once; each takes several tiles.
+  /// "2x4 split1 warps8 persistent"
   std::string text() const;
 };
 
@@ -56,6 +57,7 @@ struct ResidualLayout {
           added_at = 0, shared_bytes = 0;
   int64_t squeeze_at = 0, excite_at = 0, squeeze_bias_at = 0, excite_bias_at = 0, pool_at = 0, means_at = 0,
           partial_at = 0, exchanged_at = 0, squeezed_at = 0;
+  int64_t resident = 0;     ///< Blocks that run at once on the device that rank_layouts was told of.
   double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 

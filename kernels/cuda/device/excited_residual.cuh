@@ -69,13 +69,12 @@ __device__ __forceinline__ void pooled_depthwise(const typename C::S* x, typenam
                                                  const Params& p) {
   using S = typename C::S;
   extern __shared__ __align__(128) unsigned char memory[];
-  const TilePlace<C> place(p);
-  prepare_depthwise<C>(x, memory, shared_address(memory), place, p);
-  S* results = reinterpret_cast<S*>(memory + C::result_at);
-  depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
-    write<C::width>(results + (row * C::tile_w + column) * C::hidden_step + channel, true, sum);
-  });
-  __syncthreads();
+  const unsigned base = shared_address(memory);
+  const TilePlace<C> place(static_cast<int>(blockIdx.y), p);
+  fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
+  bring_input<C>(x, memory, base, place, p);
+  prepare_depthwise<C>(memory, base);
+  depthwise_results<C>(memory);
   // Tiles in the order of the grid: along a row of the image, rows, samples.
   const int tile = static_cast<int>(blockIdx.y * (gridDim.x / C::splits) + blockIdx.x / C::splits);
   write_and_pool<C>(memory, y, sums + (tile * C::splits + place.split) * C::hidden, place, p);
@@ -154,7 +153,7 @@ __device__ __forceinline__ void excited_projection(const typename C::S* x, const
                                                    const typename C::S* added, typename C::S* y, const Params& p) {
   extern __shared__ __align__(128) unsigned char memory[];
   const unsigned base = shared_address(memory);
-  const TilePlace<C> place(p);
+  const TilePlace<C> place(static_cast<int>(blockIdx.y), p);
   fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
   load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
   load_added<C>(added, base, place, p);

@@ -9,6 +9,7 @@
 //   in, hidden, out                      channels; `hidden` are those of one of the `splits` shares of the work
 //   rows, columns, stride_*, dilation_*, pad_*        of the depthwise window
 //   tile_h, tile_w, splits, warps        a block's results; shares of the hidden channels; warps of a block
+//   persistent                           blocks take tiles one below the other, with the same weights
 //   group_h, group_w, width              results and channels that a thread computes at once in the depthwise part
 //   *_at                                 where things lie in shared memory, in bytes; those of weights from weights_at
 //   *_step                               elements from row to row of matrices in shared memory
@@ -66,12 +67,13 @@ struct TilePlace {
   int top, left;            // Of the first input pixel; may lie outside of the image.
   int split;
 
+  // `line`: which row of tiles, of all samples'.
   template <class Params>
-  __device__ __forceinline__ explicit TilePlace(const Params& p) {
+  __device__ __forceinline__ TilePlace(int line, const Params& p) {
     split = static_cast<int>(blockIdx.x % C::splits);
     column = static_cast<int>(blockIdx.x / C::splits) * C::tile_w;
-    sample = static_cast<int>(blockIdx.y) / p.tiles_h;
-    row = (static_cast<int>(blockIdx.y) - sample * p.tiles_h) * C::tile_h;
+    sample = line / p.tiles_h;
+    row = (line - sample * p.tiles_h) * C::tile_h;
     top = row * C::stride_h - C::pad_h;
     left = column * C::stride_w - C::pad_w;
   }
@@ -369,17 +371,21 @@ __device__ __forceinline__ void wait_for_weights(unsigned base) {
   }
 }
 
-// All that comes before the depthwise part: its weights are there, and its input.
+// Starts to bring the input of a tile.
 template <class C, class Params>
-__device__ __forceinline__ void prepare_depthwise(const typename C::S* x, unsigned char* memory, unsigned base,
-                                                  const TilePlace<C>& place, const Params& p) {
-  fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
+__device__ __forceinline__ void bring_input(const typename C::S* x, unsigned char* memory, unsigned base,
+                                            const TilePlace<C>& place, const Params& p) {
   if constexpr (C::expands) {
     note_covered<C>(memory, place, p);
     load_region<C, C::in, round_up(C::in, 16), C::in_step>(x, base + C::x_at, place, p);
   } else {
     load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
   }
+}
+
+// Waits for it and for the weights, and expands it.
+template <class C>
+__device__ __forceinline__ void prepare_depthwise(unsigned char* memory, unsigned base) {
   wait_for_copies<0>();
   wait_for_weights(base);
   __syncthreads();
@@ -389,31 +395,55 @@ __device__ __forceinline__ void prepare_depthwise(const typename C::S* x, unsign
   }
 }
 
+// The depthwise part where a projection follows.
+template <class C>
+__device__ __forceinline__ void depthwise_results(unsigned char* memory) {
+  using S = typename C::S;
+  S* results = reinterpret_cast<S*>(memory + C::result_at);
+  depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
+    write<C::width>(results + (row * C::tile_w + column) * C::hidden_step + channel, true, sum);
+  });
+  if constexpr (C::projects && C::hidden % 16 != 0) {
+    for (int i = threadIdx.x; i < TilePlace<C>::tile; i += C::warps * 32)
+      *reinterpret_cast<uint4*>(results + i * C::hidden_step + C::hidden) = make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+}
+
 template <class C, class Params>
 __device__ __forceinline__ void inverted_residual(const typename C::S* x, typename C::S* y, const Params& p) {
   using S = typename C::S;
   extern __shared__ __align__(128) unsigned char memory[];
   const unsigned base = shared_address(memory);
-  const TilePlace<C> place(p);
-  prepare_depthwise<C>(x, memory, base, place, p);
-  if constexpr (C::projects) {
-    S* results = reinterpret_cast<S*>(memory + C::result_at);
-    depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
-      write<C::width>(results + (row * C::tile_w + column) * C::hidden_step + channel, true, sum);
-    });
-    if constexpr (C::hidden % 16 != 0) {
-      for (int i = threadIdx.x; i < TilePlace<C>::tile; i += C::warps * 32)
-        *reinterpret_cast<uint4*>(results + i * C::hidden_step + C::hidden) = make_uint4(0, 0, 0, 0);
+  int line = static_cast<int>(blockIdx.y);
+  TilePlace<C> place(line, p);
+  fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
+  bring_input<C>(x, memory, base, place, p);
+  for (;;) {
+    prepare_depthwise<C>(memory, base);
+    const TilePlace<C> here = place;
+    line += static_cast<int>(gridDim.y);
+    const bool more = C::persistent && line < p.lines;
+    if (more) place = TilePlace<C>(line, p);
+    // The next input comes as soon as nobody reads this one.
+    if (more && C::expands && !C::adds_input) bring_input<C>(x, memory, base, place, p);
+    if constexpr (C::projects) {
+      depthwise_results<C>(memory);
+      if (more && !C::expands && !C::adds_input) bring_input<C>(x, memory, base, place, p);
+      project<C>(memory, base, y, here, p);
+    } else {
+      S* out = y + static_cast<long long>(here.sample) * p.y[0] + here.split * C::hidden;
+      const bool aligned = is_aligned<C::width>(y);
+      depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
+        const int h = here.row + row, w = here.column + column;
+        if (h < p.out_height && w < p.out_width) write<C::width>(out + h * p.y[1] + w * p.y[2] + channel, aligned, sum);
+      });
     }
-    __syncthreads();
-    project<C>(memory, base, y, place, p);
-  } else {
-    S* out = y + static_cast<long long>(place.sample) * p.y[0] + place.split * C::hidden;
-    const bool aligned = is_aligned<C::width>(y);
-    depthwise_tile<C>(memory, [&](const float(&sum)[C::width], int row, int column, int channel) {
-      const int h = place.row + row, w = place.column + column;
-      if (h < p.out_height && w < p.out_width) write<C::width>(out + h * p.y[1] + w * p.y[2] + channel, aligned, sum);
-    });
+    if (!more) return;
+    if constexpr (C::adds_input) {
+      __syncthreads();
+      bring_input<C>(x, memory, base, place, p);
+    }
   }
 }
 
@@ -478,7 +508,7 @@ __device__ __forceinline__ void scaled_projection(const typename C::S* x, const 
   using S = typename C::S;
   extern __shared__ __align__(128) unsigned char memory[];
   const unsigned base = shared_address(memory);
-  const TilePlace<C> place(p);
+  const TilePlace<C> place(static_cast<int>(blockIdx.y), p);
   fetch_weights<C>(static_cast<const unsigned char*>(p.weights), base, place.split);
   load_region<C, C::hidden, C::hidden, C::hidden_step>(x + place.split * C::hidden, base + C::hidden_at, place, p);
   load_gates<C>(gates, base, place, p);

@@ -307,7 +307,8 @@ Arguments arguments_of(const Node& node, const ResidualParts& parts, const Resid
 Program residual_program(const Node& node, const ResidualParts& parts, const ResidualLayout& l) {
   // Of a large window and many sums the compiler would spill some registers for the sake of a second block.
   bool many_registers = l.group_h * l.group_w > 2 && parts.sizes.window[1] > 3;
-  std::string threads = std::to_string(32 * l.tiling.warps) + (many_registers ? ", 1" : "");
+  std::string threads = std::to_string(32 * l.tiling.warps);
+  if (l.tiling.persistent || many_registers) threads += ", " + std::to_string(l.together);
   bool sums = parts.sizes.pools || parts.sizes.squeezed > 0;
   std::string name = parts.sizes.pools          ? "pooled_depthwise"
                      : parts.sizes.squeezed > 0 ? "excited_projection"

@@ -84,9 +84,19 @@ int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling) {
   return ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width) * block.batch * tiling.splits;
 }
 
-/// True where blocks may take several tiles: no clusters, and nothing counts tiles by blocks.
-bool may_persist(const InvertedResidual& block, const ResidualLayout& layout) {
-  return cluster_of(block, layout) == 1 && !block.scales && !block.pools && block.squeezed == 0;
+/// Makes blocks take several tiles, which only shared memory and registers hinder from running together. Returns false
+/// where they cannot, for clusters and where tiles are counted by blocks, or where registers would leave room for
+/// fewer.
+bool make_persistent(const InvertedResidual& block, ResidualLayout& layout, const DeviceLimits& limits) {
+  if (cluster_of(block, layout) > 1 || block.scales || block.pools || block.squeezed > 0) return false;
+  constexpr int64_t kRegisters = 65536;  // of an SM
+  const bool small_window = block.window[1] <= 3;
+  const int64_t threads = 32 * layout.tiling.warps, each = layout.resident / limits.processors;
+  auto together = [&](int64_t registers) { return std::clamp<int64_t>(kRegisters / (threads * registers), 1, each); };
+  layout.tiling.persistent = true;
+  layout.together = together(small_window ? 80 : 96);
+  layout.resident = limits.processors * layout.together;
+  return 4 * layout.together >= 3 * together(small_window ? 64 : 96);
 }
 
 /// Cycles of an SM for the depthwise part of a block of threads.
@@ -248,14 +258,12 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
           layout.microseconds = estimate_microseconds(block, layout, limits);
           // With fewer tiles the weights come nearly as often, and blocks wait for their input as long.
           constexpr int64_t kManyTiles = 2;
-          bool allowed = may_persist(block, layout);
           bool many = blocks_of(block, layout.tiling) >= kManyTiles * layout.resident;
-          for (bool persistent : {false, true}) {
-            bool chosen = wanted ? is_wanted(persistent) : persistent == (many && allowed);
-            if (!chosen || (persistent && !allowed)) continue;
-            layout.tiling.persistent = persistent;
-            layouts.push_back(layout);
-          }
+          ResidualLayout persistent = layout;
+          bool can_persist = make_persistent(block, persistent, limits);
+          bool persists = can_persist && (wanted ? is_wanted(true) : many);
+          if (persists) layouts.push_back(persistent);
+          if (wanted ? is_wanted(false) : !persists) layouts.push_back(layout);
         }
       }
     }

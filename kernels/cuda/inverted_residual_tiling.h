@@ -58,6 +58,7 @@ struct ResidualLayout {
   int64_t squeeze_at = 0, excite_at = 0, squeeze_bias_at = 0, excite_bias_at = 0, pool_at = 0, means_at = 0,
           partial_at = 0, exchanged_at = 0, squeezed_at = 0;
   int64_t resident = 0;     ///< Blocks that run at once on the device that rank_layouts was told of.
+  int64_t together = 1;     ///< Of persistent ones on one SM, which they are to leave registers for.
   double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 

@@ -229,49 +229,57 @@ bool is_depthwise(const ConvParts& parts) {
   return parts.conv.groups == parts.x.shape[1] && parts.weight.size(0) == parts.conv.groups && parts.conv.groups > 1;
 }
 
-/// Tiles of so many rows at most, for threads that go down the image. Their sums, and the widened filters, of fewer
-/// channels than can be moved at once let 16 warps or more share a multiprocessor.
-std::vector<DepthwiseTile> tall_tiles(const ConvParts& parts, int height) {
-  constexpr int64_t kFewRegisters = 50, kManyRegisters = 100, kSmallWindow = 9, kLargestWindow = 49;
-  int64_t taps = parts.weight.size(2) * parts.weight.size(3);
+/// Taps of a window whose registers do for several rows of all the channels that can be moved at once.
+constexpr int64_t kSmallWindow = 9;
+/// Taps of a window that threads can go down an image with, by some of these channels.
+constexpr int64_t kLargeWindow = 49;
+constexpr int64_t kFewRegisters = 50, kManyRegisters = 100;
+
+int64_t taps_of(const ConvParts& parts) { return parts.weight.size(2) * parts.weight.size(3); }
+
+/// Channels whose filters take at most so many registers, but no fewer than a register holds.
+int channels_in(const ConvParts& parts, int64_t registers) {
+  auto element = static_cast<int64_t>(c10::elementSize(parts.x.dtype));
+  int channels = depthwise_width(parts);
+  auto needed = [&] { return taps_of(parts) * channels * std::max<int64_t>(element / 4, 1); };
+  while (channels > 1 && channels * element > 4 && needed() > registers) channels /= 2;
+  return channels;
+}
+
+/// Tiles of so many rows. Of fewer channels than can be moved at once, sums and filters let 16 warps or more share a
+/// multiprocessor.
+std::vector<DepthwiseTile> tall_tiles(const ConvParts& parts, int64_t rows) {
+  DepthwiseTile tile{.height = static_cast<int>(rows), .width = 1, .channels = channels_in(parts, kFewRegisters)};
+  int64_t dilation = parts.conv.dilation[0];
   // Rows far apart are not shared.
-  if (taps > kLargestWindow || 2 * parts.conv.dilation[0] > height) return {};
-  int64_t element = static_cast<int64_t>(c10::elementSize(parts.x.dtype));
-  auto channels_in = [&](int64_t registers) {
-    int channels = depthwise_width(parts);
-    while (channels * element > 4 && channels > 1 && taps * channels * std::max<int64_t>(element, 4) / 4 > registers)
-      channels /= 2;
-    return channels;
-  };
-  int few = channels_in(kFewRegisters), many = channels_in(kManyRegisters);
+  if (!tile.is_tall() || taps_of(parts) > kLargeWindow || 2 * dilation > rows) return {};
   std::vector<DepthwiseTile> tiles;
-  if (parts.loops.sizes[2] > 1) tiles.push_back({height, 2, few});
-  tiles.push_back({height, 1, few});
-  if (taps > kSmallWindow && many > few) tiles.push_back({height, 1, many});
+  if (parts.loops.sizes[2] > 1) tiles.push_back({tile.height, 2, tile.channels});
+  tiles.push_back(tile);
+  int more = channels_in(parts, kManyRegisters);
+  if (taps_of(parts) > kSmallWindow && dilation == 1 && more > tile.channels) tiles.push_back({tile.height, 1, more});
   return tiles;
 }
 
-/// The tiles on offer for an image of this size, in the order of how much a thread computes.
+/// The tiles on offer for an image of this size, whatever the batch, in the order of how much a thread computes.
 std::vector<DepthwiseTile> depthwise_tiles(const ConvParts& parts, const std::set<std::string>* wanted) {
-  constexpr int kMostRows = 8;
-  // Registers do not do for several rows of results and all channels of a large window.
-  constexpr int64_t kSmallWindow = 25;
-  bool small = parts.weight.size(2) * parts.weight.size(3) <= kSmallWindow;
+  constexpr int64_t kMostRows = 8, kWindowOfTwoRows = 25;
   std::vector<DepthwiseTile> tiles;
-  auto add_tall = [&](int64_t height) {
-    DepthwiseTile tile{.height = static_cast<int>(height)};
-    if (!tile.is_tall()) return;
-    for (const DepthwiseTile& tall : tall_tiles(parts, tile.height)) tiles.push_back(tall);
-  };
-  if (wanted) {
-    for (int height = kMostRows; height > 0; --height) add_tall(height);
-  } else {
-    int64_t rows = std::max<int64_t>(parts.loops.sizes[1], 1);
-    add_tall(ceil_div(rows, ceil_div(rows, kMostRows)));
+  int64_t rows = std::max<int64_t>(parts.loops.sizes[1], 1);
+  int64_t chosen = ceil_div(rows, ceil_div(rows, kMostRows));
+  for (int64_t height = kMostRows; height > 0; --height) {
+    if (!wanted && height != chosen) continue;
+    std::vector<DepthwiseTile> tall = tall_tiles(parts, height);
+    tiles.insert(tiles.end(), tall.begin(), tall.end());
   }
-  for (DepthwiseTile tile :
-       small ? std::vector<DepthwiseTile>{{2, 2}, {2, 1}, {1, 1}} : std::vector<DepthwiseTile>{{1, 2}, {1, 1}})
-    tiles.push_back(tile);
+  bool small = taps_of(parts) <= kSmallWindow;
+  if (taps_of(parts) <= kWindowOfTwoRows) {
+    tiles.push_back({2, 2, small ? 0 : channels_in(parts, kManyRegisters)});
+    tiles.push_back({2, 1});
+  } else {
+    tiles.push_back({1, 2});
+  }
+  tiles.push_back({1, 1});
   if (wanted) std::erase_if(tiles, [&](const DepthwiseTile& tile) { return !wanted->count(tile.text()); });
   return tiles;
 }
@@ -284,7 +292,7 @@ void propose_depthwise(const Node& node, const KernelContext& context, Offers& o
   expect(is_depthwise(parts), "not depthwise");
   expect(parts.channels_last && (parts.x.strides[1] == 1 || parts.x.shape[1] == 1), "not channels-last");
   constexpr int64_t kLargestWindow = 121;
-  expect(parts.weight.size(2) * parts.weight.size(3) <= kLargestWindow, "a window of more than 121 elements");
+  expect(taps_of(parts) <= kLargestWindow, "a window of more than 121 elements");
   std::vector<DepthwiseTile> tiles = depthwise_tiles(parts, context.wanted);
   expect(!tiles.empty(), kNoneWanted);
   // More results per thread read less, fewer fill the machine. The largest tile that leaves enough threads comes first:

@@ -94,6 +94,11 @@ Programs programs_with(const std::string& entry, const std::vector<Case>& list) 
   return programs;
 }
 
+TEST(DeviceCode, EveryDepthwiseTileCompiles) {
+  compile_all(programs_with("tw::depthwise<", cases(c10::kHalf, kDevice, false)), {"sm_75", "sm_90a"});
+  compile_all(programs_with("tw::depthwise<", cases(c10::kFloat, kDevice, false)), {"sm_80"});
+}
+
 TEST(DeviceCode, OddProductsCompile) {
   Programs programs;
   for (const Case& c : odd_products(c10::kHalf, kDevice, false)) collect(c, programs);

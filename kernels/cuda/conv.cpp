@@ -272,10 +272,10 @@ std::vector<DepthwiseTile> depthwise_tiles(const ConvParts& parts, const std::se
     std::vector<DepthwiseTile> tall = tall_tiles(parts, height);
     tiles.insert(tiles.end(), tall.begin(), tall.end());
   }
-  bool small = taps_of(parts) <= kSmallWindow;
   if (taps_of(parts) <= kWindowOfTwoRows) {
-    tiles.push_back({2, 2, small ? 0 : channels_in(parts, kManyRegisters)});
-    tiles.push_back({2, 1});
+    int channels = taps_of(parts) <= kSmallWindow ? 0 : channels_in(parts, kManyRegisters);
+    tiles.push_back({2, 2, channels});
+    tiles.push_back({2, 1, channels});
   } else {
     tiles.push_back({1, 2});
   }

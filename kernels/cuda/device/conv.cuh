@@ -186,7 +186,7 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
   const int left = static_cast<int>(i2) * Win::stride_w - p.pad_w;
   const X* base = x + i0 * p.in[0] + i3 + top * p.in[1] + left * p.in[2];
   wait_for_previous();
-  if (!is_aligned<V>(x) || !elements.aligned) {
+  if (V > 1 && (!is_aligned<V>(x) || !elements.aligned)) {
     depthwise_by_elements<Win, tile_h, tile_w, V>(base, p, elements, bias, top, left, i0, i1, i2, i3);
     return;
   }

@@ -43,16 +43,16 @@ __device__ __forceinline__ float between(float first, float second, float share)
   return (1.f - share) * first + share * second;
 }
 
-// Of neighbours, the number `at` and the one behind it.
-template <int count>
+// Of neighbours, the one numbered `at` and, for linear interpolation, which needs it, the one behind it.
+template <bool linear, int count>
 __device__ __forceinline__ void pick(const float (&values)[count], int at, float& first, float& second) {
+  constexpr int choices = linear ? count - 1 : count;
   first = values[0];
-  second = values[count - 1];
+  second = values[linear ? 1 : 0];
 #pragma unroll
-  for (int i = 0; i < count; ++i) {
-    if (at != i) continue;
-    first = values[i];
-    second = values[::min(i + 1, count - 1)];
+  for (int i = 1; i < choices; ++i) {
+    first = at == i ? values[i] : first;
+    second = at == i ? values[linear ? i + 1 : i] : second;
   }
 }
 
@@ -116,14 +116,14 @@ __device__ __forceinline__ void resize(const X* x, const Params& p, const E& ele
 #pragma unroll
       for (int i = 0; i < window; ++i) {
         float below;
-        pick(source[i], of_row.first - rows.first, column[i], below);
+        pick<Source::linear>(source[i], of_row.first - rows.first, column[i], below);
         if constexpr (Source::linear) column[i] = between(column[i], below, of_row.share);
       }
 #pragma unroll
       for (int k = 0; k < across; ++k) {
         const Neighbours columns = neighbours_of<Source>(w + k, p.width, p.scale_w);
         float second;
-        pick(column, columns.first - begin, result[t][k], second);
+        pick<Source::linear>(column, columns.first - begin, result[t][k], second);
         if constexpr (Source::linear) result[t][k] = between(result[t][k], second, columns.share);
       }
     }

@@ -261,7 +261,7 @@ TEST(ProductTimes, OfInterpolatedScores) {
   auto graph = std::make_unique<Graph>();
   Dims shape = {std::max(1, std::atoi(images)), 21, 64, 64};
   Value* x = graph->add_input({c10::kHalf, shape, channels_last_strides(shape), kDevice});
-  Value* y = graph->add(Resize{.mode = "linear", .output = {512, 512}}, {x});
+  Value* y = graph->add(Resize{.mode = "linear", .output = {512, 512}, .scales = {}}, {x});
   y->type.device = kDevice;
   graph->add_output(y);
   print_offers({"scores", std::move(graph)}, {"cuda_resize"});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -108,12 +109,40 @@ std::string entry(const Node& node, const ConvParts& parts, const std::string& c
 struct DepthwiseTile {
   int height = 1;
   int width = 1;
+  int channels = 0;  ///< At most so many; 0: as many as can be moved at once.
+
+  /// The thread goes down the image.
+  bool is_tall() const { return height > 2; }
+  std::string text() const {
+    std::string size = std::to_string(height) + "x" + std::to_string(width);
+    return channels > 0 ? size + " channels" + std::to_string(channels) : size;
+  }
 };
+
+/// How many channels a thread can move at once; the widest where operands allow it.
+int depthwise_width(const ConvParts& parts) {
+  Loops loops = parts.loops;
+  loops.choose_width(width_of(parts, parts.x.shape[1]), false);
+  while (!strides_divide(parts, loops.width)) loops.width /= 2;
+  return loops.width;
+}
+
+/// Channels, in groups of `width`, that neighbouring threads share out: whole cache lines or halves of them where these
+/// divide all, so that the tiles beside, which read the same, are not far.
+int64_t chunk_of(const ConvParts& parts, int width) {
+  int64_t channels = parts.x.shape[1];
+  for (int64_t bytes : {128, 64}) {
+    int64_t chunk = bytes / static_cast<int64_t>(c10::elementSize(parts.x.dtype));
+    if (chunk % width == 0 && channels % chunk == 0) return chunk;
+  }
+  return channels;
+}
 
 std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, DepthwiseTile tile) {
   const Conv& conv = parts.conv;
   Loops& loops = parts.loops;
-  loops.choose_width(width_of(parts, parts.x.shape[1]), false);
+  loops.width = depthwise_width(parts);
+  if (tile.channels > 0) loops.width = std::min(loops.width, tile.channels);
   int64_t rows = parts.weight.size(2);
   int64_t columns = parts.weight.size(3);
   std::string window = "tw::Window<" +
@@ -123,28 +152,29 @@ std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, Depthw
       "depthwise",
       emit_head(loops, {"conv.cuh"}) +
           "struct Params {\n  const void* weights;\n  const void* bias;\n  I items;\n  tw::Size<I> "
-          "size[4];\n  I in[4];\n"
-          "  I channels;\n  I out_height;\n  I out_width;\n  int height, width, pad_h, pad_w, vector_reads;\n" +
+          "size[5];\n  I chunk;\n  I in[4];\n"
+          "  I channels;\n  I out_height;\n  I out_width;\n  int height, width, pad_h, pad_w;\n" +
           loops.parameter_members() + "};\n" + emit_elements(parts.body, loops, parts.body.anchor->output()) +
           entry(node, parts, "tw::depthwise<" + window + ", " + numbers({tile.height, tile.width, loops.width}) + ">")};
   expect_compiled(program, node);
   PackedConv packed = pack(node, parts, {2, 3, 0, 1});
   std::string type = loops.index_type();
-  Dims items = {loops.sizes[0], ceil_div(loops.sizes[1], tile.height), ceil_div(loops.sizes[2], tile.width),
-                loops.sizes[3] / loops.width};
+  int64_t chunk = chunk_of(parts, loops.width);
+  Dims items = {loops.sizes[0], loops.sizes[3] / chunk, ceil_div(loops.sizes[1], tile.height),
+                ceil_div(loops.sizes[2], tile.width), chunk / loops.width};
   int64_t count = std::accumulate(items.begin(), items.end(), int64_t{1}, std::multiplies<>());
   Arguments arguments;
   add_pointer(arguments, packed.weight);
   add_pointer(arguments, packed.bias);
   add_index(arguments, count, type);
   for (int64_t size : items) add_size(arguments, size, type);
+  add_index(arguments, chunk, type);
   for (int64_t stride : strides_nhwc(parts.x)) add_index(arguments, stride, type);
   add_index(arguments, parts.x.shape[1], type);
   add_index(arguments, loops.sizes[1], type);
   add_index(arguments, loops.sizes[2], type);
   for (int64_t number : {parts.x.shape[2], parts.x.shape[3], conv.padding[0], conv.padding[1]})
     arguments.add(static_cast<int32_t>(number));
-  arguments.add(static_cast<int32_t>(strides_divide(parts, loops.width)));
   loops.add_arguments(arguments);
   return make_own_kernel(node, program, {.blocks = ceil_div(count, kThreads), .threads = kThreads},
                          std::move(arguments), parts.packed, {packed.weight, packed.bias});
@@ -199,6 +229,61 @@ bool is_depthwise(const ConvParts& parts) {
   return parts.conv.groups == parts.x.shape[1] && parts.weight.size(0) == parts.conv.groups && parts.conv.groups > 1;
 }
 
+/// Taps of a window whose registers do for several rows of all the channels that can be moved at once.
+constexpr int64_t kSmallWindow = 9;
+/// Taps of a window that threads can go down an image with, by some of these channels.
+constexpr int64_t kLargeWindow = 49;
+constexpr int64_t kFewRegisters = 50, kManyRegisters = 100;
+
+int64_t taps_of(const ConvParts& parts) { return parts.weight.size(2) * parts.weight.size(3); }
+
+/// Channels whose filters take at most so many registers, but no fewer than a register holds.
+int channels_in(const ConvParts& parts, int64_t registers) {
+  auto element = static_cast<int64_t>(c10::elementSize(parts.x.dtype));
+  int channels = depthwise_width(parts);
+  auto needed = [&] { return taps_of(parts) * channels * std::max<int64_t>(element / 4, 1); };
+  while (channels > 1 && channels * element > 4 && needed() > registers) channels /= 2;
+  return channels;
+}
+
+/// Tiles of so many rows. Of fewer channels than can be moved at once, sums and filters let 16 warps or more share a
+/// multiprocessor.
+std::vector<DepthwiseTile> tall_tiles(const ConvParts& parts, int64_t rows) {
+  DepthwiseTile tile{.height = static_cast<int>(rows), .width = 1, .channels = channels_in(parts, kFewRegisters)};
+  int64_t dilation = parts.conv.dilation[0];
+  // Rows far apart are not shared.
+  if (!tile.is_tall() || taps_of(parts) > kLargeWindow || 2 * dilation > rows) return {};
+  std::vector<DepthwiseTile> tiles;
+  if (parts.loops.sizes[2] > 1) tiles.push_back({tile.height, 2, tile.channels});
+  tiles.push_back(tile);
+  int more = channels_in(parts, kManyRegisters);
+  if (taps_of(parts) > kSmallWindow && dilation == 1 && more > tile.channels) tiles.push_back({tile.height, 1, more});
+  return tiles;
+}
+
+/// The tiles on offer for an image of this size, whatever the batch, in the order of how much a thread computes.
+std::vector<DepthwiseTile> depthwise_tiles(const ConvParts& parts, const std::set<std::string>* wanted) {
+  constexpr int64_t kMostRows = 8, kWindowOfTwoRows = 25;
+  std::vector<DepthwiseTile> tiles;
+  int64_t rows = std::max<int64_t>(parts.loops.sizes[1], 1);
+  int64_t chosen = ceil_div(rows, ceil_div(rows, kMostRows));
+  for (int64_t height = kMostRows; height > 0; --height) {
+    if (!wanted && height != chosen) continue;
+    std::vector<DepthwiseTile> tall = tall_tiles(parts, height);
+    tiles.insert(tiles.end(), tall.begin(), tall.end());
+  }
+  if (taps_of(parts) <= kWindowOfTwoRows) {
+    int channels = taps_of(parts) <= kSmallWindow ? 0 : channels_in(parts, kManyRegisters);
+    tiles.push_back({2, 2, channels});
+    tiles.push_back({2, 1, channels});
+  } else {
+    tiles.push_back({1, 2});
+  }
+  tiles.push_back({1, 1});
+  if (wanted) std::erase_if(tiles, [&](const DepthwiseTile& tile) { return !wanted->count(tile.text()); });
+  return tiles;
+}
+
 }  // namespace
 
 void propose_depthwise(const Node& node, const KernelContext& context, Offers& offers) {
@@ -207,23 +292,22 @@ void propose_depthwise(const Node& node, const KernelContext& context, Offers& o
   expect(is_depthwise(parts), "not depthwise");
   expect(parts.channels_last && (parts.x.strides[1] == 1 || parts.x.shape[1] == 1), "not channels-last");
   constexpr int64_t kLargestWindow = 121;
-  expect(parts.weight.size(2) * parts.weight.size(3) <= kLargestWindow, "a window of more than 121 elements");
-  // More results per thread read less, fewer fill the machine. The largest tile that leaves enough threads comes first.
-  constexpr int64_t kEnoughThreads = 1 << 13;
-  int64_t threads = parts.loops.positions() / width_of(parts, parts.x.shape[1]);
-  // Registers do not do for several rows of results and a large window.
-  constexpr int64_t kSmallWindow = 25;
-  bool small = parts.weight.size(2) * parts.weight.size(3) <= kSmallWindow;
-  std::vector<DepthwiseTile> tiles = {{2, 2}, {2, 1}, {1, 2}, {1, 1}};
-  if (!small) tiles = {{1, 2}, {1, 1}};
-  auto fills = [&](DepthwiseTile tile) { return threads / (tile.height * tile.width) >= kEnoughThreads; };
+  expect(taps_of(parts) <= kLargestWindow, "a window of more than 121 elements");
+  std::vector<DepthwiseTile> tiles = depthwise_tiles(parts, context.wanted);
+  expect(!tiles.empty(), kNoneWanted);
+  // More results per thread read less, fewer fill the machine. The largest tile that leaves enough threads comes first:
+  // of those that go down many rows these must fill it, since each takes long.
+  constexpr int64_t kEnoughThreads = 1 << 13, kManyThreads = 1 << 16;
+  const int width = depthwise_width(parts);
+  auto fills = [&](const DepthwiseTile& tile) {
+    int64_t results = static_cast<int64_t>(tile.height) * tile.width * (tile.channels > 0 ? tile.channels : width);
+    return parts.loops.positions() / results >= (tile.is_tall() ? kManyThreads : kEnoughThreads);
+  };
   std::stable_partition(tiles.begin(), tiles.end(), fills);
   if (std::none_of(tiles.begin(), tiles.end(), fills)) std::reverse(tiles.begin(), tiles.end());
   if (!context.tune) tiles.resize(1);
-  for (DepthwiseTile tile : tiles) {
-    std::string config = std::to_string(tile.height) + "x" + std::to_string(tile.width);
-    offers.add(config, [&node, parts, tile] { return make_depthwise(node, parts, tile); });
-  }
+  for (DepthwiseTile tile : tiles)
+    offers.add(tile.text(), [&node, parts, tile] { return make_depthwise(node, parts, tile); });
 }
 
 void propose_direct_conv(const Node& node, const KernelContext& context, Offers& offers) {

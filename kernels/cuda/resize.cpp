@@ -27,11 +27,12 @@ float scale_of(const Resize& resize, size_t d, int64_t size) {
   return given && *given > 0 ? static_cast<float>(1 / *given) : in / out;
 }
 
-/// Columns of x that so many neighbouring results lie between; 0 where these are more than the results.
-int64_t window_of(const Resize& resize, int64_t width, int64_t results) {
+/// Elements of x along spatial dimension `d` that so many neighbouring results lie between; 0 where these are more than
+/// the results.
+int64_t window_of(const Resize& resize, size_t d, int64_t size, int64_t results) {
   bool linear = resize.mode == "linear";
-  // Rounding may put the ends a column further apart.
-  auto between = static_cast<int64_t>(scale_of(resize, 1, width) * static_cast<float>(results - 1) + 0.01F) + 1;
+  // Rounding may put the ends an element further apart.
+  auto between = static_cast<int64_t>(scale_of(resize, d, size) * static_cast<float>(results - 1) + 0.01F) + 1;
   int64_t window = between + (linear ? 2 : 1);
   return window <= results ? window : 0;
 }
@@ -45,6 +46,16 @@ int64_t columns_of(const Dims& results) {
   return columns;
 }
 
+/// How many rows a thread computes where it has so many columns of results [N,C,H,W] that lie like that.
+int64_t rows_of(const Resize& resize, int64_t height, const Dims& results, int64_t columns) {
+  constexpr int64_t kThreads = 1 << 16;  // Of an image, which keep the device busy.
+  for (int64_t rows : {4, 2}) {
+    bool enough = results[1] * results[2] * results[3] >= kThreads * columns * rows;
+    if (enough && window_of(resize, 0, height, rows) > 0) return rows;
+  }
+  return 1;
+}
+
 std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops loops, bool channels_last) {
   const Resize& resize = *body.anchor->as<Resize>();
   size_t x_index = anchor_input(body, 0);
@@ -54,28 +65,31 @@ std::unique_ptr<Kernel> make_resize(const Node& node, const Body& body, Loops lo
   loops.choose_width(wide ? static_cast<int>(16 / c10::elementSize(x.dtype)) : 1, false);
   loops.other_extent = x.storage_bytes() / static_cast<int64_t>(c10::elementSize(x.dtype));
   int64_t across = !channels_last ? loops.width : loops.width > 1 ? 1 : columns_of(loops.sizes);
-  int64_t window = across > 1 ? window_of(resize, x.shape[3], across) : 0;
-  Program program{"resize", emit_head(loops, {"resize.cuh"}) +
-                                "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
-                                "vector_reads;\n  float scale_h, scale_w;\n" +
-                                loops.parameter_members() + "};\n" + emit_elements(body, loops, body.anchor->output()) +
-                                "extern \"C\" __global__ void __launch_bounds__(128) kernel(" +
-                                emit_pointers(node, body.literals) + "const __grid_constant__ Params p) {\n  " +
-                                emit_elements_object(loops) + "  tw::resize<" + source_of(resize) + ", " +
-                                (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) + ", " +
-                                std::to_string(across) + ", " + std::to_string(window) + ">(x" +
-                                std::to_string(x_index) + ", p, elements);\n}\n"};
+  int64_t window = across > 1 ? window_of(resize, 1, x.shape[3], across) : 0;
+  int64_t down = !channels_last && window > 0 ? rows_of(resize, x.shape[2], loops.sizes, across) : 1;
+  int64_t row_window = down > 1 ? window_of(resize, 0, x.shape[2], down) : resize.mode == "linear" ? 2 : 1;
+  Program program{
+      "resize", emit_head(loops, {"resize.cuh"}) +
+                    "struct Params {\n  I items;\n  tw::Size<I> size[4];\n  I in[4];\n  int height, width, "
+                    "out_height, vector_reads;\n  float scale_h, scale_w;\n" +
+                    loops.parameter_members() + "};\n" + emit_elements(body, loops, body.anchor->output()) +
+                    "extern \"C\" __global__ void __launch_bounds__(128) kernel(" + emit_pointers(node, body.literals) +
+                    "const __grid_constant__ Params p) {\n  " + emit_elements_object(loops) + "  tw::resize<" +
+                    source_of(resize) + ", " + (channels_last ? "true" : "false") + ", " + std::to_string(loops.width) +
+                    ", " + std::to_string(across) + ", " + std::to_string(window) + ", " + std::to_string(down) + ", " +
+                    std::to_string(row_window) + ">(x" + std::to_string(x_index) + ", p, elements);\n}\n"};
   std::string type = loops.index_type();
   Dims threads = loops.sizes;
   threads[3] /= loops.width;
-  if (channels_last) threads[2] /= across;
+  threads[2] = ceil_div(threads[2], channels_last ? across : down);
   int64_t count = std::accumulate(threads.begin(), threads.end(), int64_t{1}, std::multiplies<>());
   Arguments arguments;
   add_index(arguments, count, type);
   for (int64_t size : threads) add_size(arguments, size, type);
   for (int64_t stride : in) add_index(arguments, stride, type);
   bool divides = in[0] % loops.width == 0 && in[1] % loops.width == 0 && in[2] % loops.width == 0;
-  for (int64_t number : {x.shape[2], x.shape[3], int64_t{divides}}) arguments.add(static_cast<int32_t>(number));
+  for (int64_t number : {x.shape[2], x.shape[3], resize.output[0], int64_t{divides}})
+    arguments.add(static_cast<int32_t>(number));
   for (size_t d : {0, 1}) arguments.add(scale_of(resize, d, x.shape[d + 2]));
   loops.add_arguments(arguments);
   return make_own_kernel(node, program, {.blocks = ceil_div(count, kThreads), .threads = kThreads},

@@ -1,6 +1,6 @@
 // Times of blocks against their parts, and of products and attention by every offer; only on a GPU, and only when
-// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_GROUP_TIMES, TORCHWELD_WINDOW_TIMES or
-// TORCHWELD_ATTENTION_TIMES is set.
+// TORCHWELD_BLOCK_TIMES, TORCHWELD_PRODUCT_TIMES, TORCHWELD_GROUP_TIMES, TORCHWELD_WINDOW_TIMES,
+// TORCHWELD_DEPTHWISE_TIMES or TORCHWELD_ATTENTION_TIMES is set.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -15,6 +15,7 @@
 #include "conversion/workers.h"
 #include "core/error.h"
 #include "core/ops/constant.h"
+#include "core/ops/resize.h"
 #include "kernels/cuda/excited_residual.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
@@ -224,6 +225,46 @@ TEST(ProductTimes, OfLargeWindowsByEveryOffer) {
   print("last_stage2", {1, 512, 64, 64}, 512, 2);
   print("last_stage4", {1, 512, 64, 64}, 512, 4);
   print("resnet50 batch 32", {32, 512, 7, 7}, 512, 1);
+}
+
+// TORCHWELD_DEPTHWISE_TIMES: the images. Layers of MobileNets and EfficientNets, and of ConvNeXt.
+TEST(ProductTimes, OfDepthwiseLayersByEveryOffer) {
+  const char* images = std::getenv("TORCHWELD_DEPTHWISE_TIMES");
+  if (!images || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  struct Layer {
+    int64_t window, channels, size, stride;
+  };
+  for (const Layer& layer : {Layer{3, 32, 112, 1}, Layer{3, 144, 56, 1}, Layer{3, 384, 14, 1}, Layer{3, 576, 14, 1},
+                             Layer{3, 576, 14, 2}, Layer{3, 960, 7, 1}, Layer{5, 120, 28, 1}, Layer{5, 672, 14, 1},
+                             Layer{5, 672, 14, 2}, Layer{5, 960, 7, 1}, Layer{5, 1152, 7, 1}, Layer{7, 384, 14, 1}}) {
+    std::string name = std::to_string(layer.window) + "x" + std::to_string(layer.window) + " " +
+                       std::to_string(layer.channels) + " channels of " + std::to_string(layer.size) + ", stride " +
+                       std::to_string(layer.stride);
+    ConvSpec spec{.name = name.c_str(),
+                  .x = {std::max(1, std::atoi(images)), layer.channels, layer.size, layer.size},
+                  .outputs = layer.channels,
+                  .window = {layer.window, layer.window},
+                  .stride = {layer.stride, layer.stride},
+                  .padding = {layer.window / 2, layer.window / 2},
+                  .groups = layer.channels,
+                  .after = ConvSpec::After::kRelu6};
+    print_offers(conv_case(spec, c10::kHalf, kDevice, true), {"cuda_depthwise"});
+  }
+}
+
+// The class scores of a segmentation network.
+TEST(ProductTimes, OfInterpolatedScores) {
+  const char* images = std::getenv("TORCHWELD_DEPTHWISE_TIMES");
+  if (!images || !at::cuda::is_available()) GTEST_SKIP() << "not asked for, or no CUDA device";
+  c10::InferenceMode inference;
+  auto graph = std::make_unique<Graph>();
+  Dims shape = {std::max(1, std::atoi(images)), 21, 64, 64};
+  Value* x = graph->add_input({c10::kHalf, shape, channels_last_strides(shape), kDevice});
+  Value* y = graph->add(Resize{.mode = "linear", .output = {512, 512}, .scales = {}}, {x});
+  y->type.device = kDevice;
+  graph->add_output(y);
+  print_offers({"scores", std::move(graph)}, {"cuda_resize"});
 }
 
 TEST(AttentionTimes, OfEncodersByEveryOffer) {

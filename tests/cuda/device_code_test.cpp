@@ -63,7 +63,8 @@ void compile_all(const Programs& programs, const std::vector<std::string>& archs
     wrong[i] = compile_one(list[i / archs.size()].second, archs[i % archs.size()], most_spilled);
   });
   for (size_t i = 0; i < wrong.size(); ++i) {
-    EXPECT_EQ(wrong[i], "") << list[i / archs.size()].first << " for " << archs[i % archs.size()];
+    const auto& [name, program] = list[i / archs.size()];
+    EXPECT_EQ(wrong[i], "") << name << " by " << program.name << " for " << archs[i % archs.size()];
   }
   std::cout << list.size() << " programs for " << archs.size() << " architectures\n";
 }
@@ -92,6 +93,11 @@ Programs programs_with(const std::string& entry, const std::vector<Case>& list) 
   }
   EXPECT_FALSE(programs.empty()) << entry;
   return programs;
+}
+
+TEST(DeviceCode, EveryDepthwiseTileCompiles) {
+  compile_all(programs_with("tw::depthwise<", cases(c10::kHalf, kDevice, false)), {"sm_75", "sm_90a"});
+  compile_all(programs_with("tw::depthwise<", cases(c10::kFloat, kDevice, false)), {"sm_80"});
 }
 
 TEST(DeviceCode, OddProductsCompile) {

@@ -166,6 +166,15 @@ void add_conv_cases(Maker& make) {
   }
   make.fused("depthwise_relu6", conv2d(1, 1, 24), make.type({1, 24, 14, 14}, true), {{24, 1, 3, 3}, {24}}, true, relu6);
   make.weighted("depthwise_odd_channels", conv2d(1, 2, 7, 2), make.type({1, 7, 9, 9}, true), {{7, 1, 3, 3}}, true);
+  // Several chunks of channels, and rows that the tiles do not divide.
+  make.weighted("depthwise_chunks", conv2d(1, 1, 192), make.type({2, 192, 17, 9}, true), {{192, 1, 3, 3}, {192}}, true);
+  make.weighted("depthwise_dilated", conv2d(1, 2, 64, 2), make.type({1, 64, 13, 10}, true), {{64, 1, 3, 3}}, true);
+  make.weighted("depthwise_dilated5s2", conv2d(2, 3, 64, 2), make.type({2, 64, 21, 12}, true), {{64, 1, 5, 5}}, true);
+  for (int64_t pitch : {44, 43}) {
+    TensorType sliced = make.type({2, 40, 11, 9}, true);
+    sliced.strides = {11 * 9 * pitch, 1, 9 * pitch, pitch};
+    make.weighted("depthwise_of_slice" + std::to_string(pitch), conv2d(1, 1, 40), sliced, {{40, 1, 3, 3}}, true);
+  }
   make.weighted("grouped", conv2d(1, 1, 4), make.type({2, 32, 9, 9}, true), {{64, 8, 3, 3}, {64}}, true);
   make.weighted("grouped_nchw", conv2d(2, 1, 3), make.type({2, 9, 9, 9}), {{6, 3, 3, 3}});
   make.fused("conv_residual_relu", conv2d(1, 1), make.type({2, 16, 9, 9}, true), {{32, 16, 3, 3}, {32}}, true,
@@ -230,6 +239,14 @@ void add_resize_cases(Maker& make) {
               true);
   make.single("resize_odd_nearest", Resize{.mode = "nearest", .output = {260, 250}}, {make.type({1, 11, 65, 40}, true)},
               true);
+  // Four and two rows to a thread, which do not divide all of them.
+  make.single("resize_rows", Resize{.mode = "linear", .output = {330, 320}}, {make.type({1, 21, 64, 48}, true)});
+  make.single("resize_rows_corners", Resize{.mode = "linear", .output = {331, 320}, .align_corners = true},
+              {make.type({1, 21, 17, 40})});
+  make.single("resize_rows_nearest", Resize{.mode = "nearest", .output = {321, 320}},
+              {make.type({1, 22, 170, 50}, true)});
+  make.single("resize_rows_nearest-exact", Resize{.mode = "nearest-exact", .output = {301, 320}},
+              {make.type({1, 12, 90, 60}, true)});
   make.single("resize_smaller", Resize{.mode = "linear", .output = {5, 8}}, {make.type({2, 3, 19, 31})});
   make.single("resize_corners", Resize{.mode = "linear", .output = {1, 16}, .align_corners = true},
               {make.type({2, 21, 9, 5}, true)}, true);

@@ -138,6 +138,42 @@ TEST(Offers, BlocksTakeWantedConfigurationsAtEveryBatchSize) {
   });
 }
 
+/// A depthwise convolution of a window of so many rows and columns, of square images of this size.
+Case depthwise_case(int64_t batch, int64_t channels, int64_t size, int64_t window) {
+  return conv_case({.name = "depthwise",
+                    .x = {batch, channels, size, size},
+                    .outputs = channels,
+                    .window = {window, window},
+                    .padding = {window / 2, window / 2},
+                    .groups = channels},
+                   c10::kHalf, kDevice, false);
+}
+
+TEST(Offers, DepthwiseTakesWantedConfigurationsAtEveryBatchSize) {
+  for (int64_t window : {3, 5, 7})
+    expect_wanted_at_every_batch("cuda_depthwise",
+                                 [&](int64_t batch) { return depthwise_case(batch, 96, 14, window); });
+}
+
+TEST(Offers, DepthwiseGoesDownLargeImagesOnly) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  auto first = [](const Case& c) {
+    KernelContext context;
+    context.tune = false;
+    return names_for(c.node(), "cuda_depthwise", context);
+  };
+  using Configs = std::set<std::string>;
+  EXPECT_EQ(first(depthwise_case(128, 384, 14, 3)), Configs{"7x2 channels4"});
+  EXPECT_EQ(first(depthwise_case(128, 960, 7, 5)), Configs{"7x2 channels2"});
+  EXPECT_EQ(first(depthwise_case(1, 384, 14, 3)), Configs{"1x1"});
+  // What was timed at one height is wanted at another.
+  Case other = depthwise_case(1, 384, 15, 3);
+  const std::set<std::string> wanted = {"7x1 channels4", "1x1"};
+  KernelContext context;
+  context.wanted = &wanted;
+  EXPECT_EQ(names_for(other.node(), "cuda_depthwise", context), wanted);
+}
+
 TEST(Offers, WhatIsWantedOfOthersIsNotOffered) {
   cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
   const std::set<std::string> wanted = {"1x1 split99 warps8", "64x64 w9,9,9"};

@@ -14,20 +14,27 @@ struct Window {
   static constexpr int dilation_h = dilation_h_, dilation_w = dilation_w_;
 };
 
-// The filters of V channels. Small windows are read at once, before the input is there; of large ones a row is read
-// when it is needed, since registers would not do.
-template <class Win, int V, class X>
+// The filters of V channels, as X or already widened as F. Small windows are read at once, before the input is there;
+// of large ones a row is read when it is needed, since registers would not do.
+template <class Win, int V, class X, class F>
 struct Filters {
   static constexpr int most_registers = 112;
-  static constexpr bool at_once = Win::rows * Win::columns * V * static_cast<int>(sizeof(X)) / 4 <= most_registers;
+  static constexpr bool at_once = Win::rows * Win::columns * V * static_cast<int>(sizeof(F)) / 4 <= most_registers;
   static constexpr int kept_rows = at_once ? Win::rows : 1;
   const X* weights;
   long long channels;
-  Staged<V, X> rows[kept_rows][Win::columns];
+  Staged<V, F> rows[kept_rows][Win::columns];
 
   __device__ __forceinline__ void read_row(int r, int slot) {
 #pragma unroll
-    for (int s = 0; s < Win::columns; ++s) rows[slot][s].fetch(weights + (r * Win::columns + s) * channels, true);
+    for (int s = 0; s < Win::columns; ++s) {
+      const X* at = weights + (r * Win::columns + s) * channels;
+      if constexpr (same<F, X>) {
+        rows[slot][s].fetch(at, true);
+      } else {
+        read<V>(at, true, rows[slot][s].elements);
+      }
+    }
   }
   __device__ __forceinline__ Filters(const X* at, long long count) : weights(at), channels(count) {
     if constexpr (at_once) {
@@ -35,16 +42,26 @@ struct Filters {
       for (int r = 0; r < Win::rows; ++r) read_row(r, r);
     }
   }
-  __device__ __forceinline__ const Staged<V, X>* row(int r) {
+  __device__ __forceinline__ const Staged<V, F>* row(int r) {
     if constexpr (at_once) return rows[r];
     read_row(r, 0);
     return rows[0];
   }
 };
 
+// Filters that many rows of results use are widened once, where registers do.
+template <bool widened, class X>
+struct FilterElement {
+  using type = X;
+};
+template <class X>
+struct FilterElement<true, X> {
+  using type = Compute<X>;
+};
+
 // One row of the input for the results that read it with row r of the filters.
-template <class Win, int tile_w, int V, int span, class X>
-__device__ __forceinline__ void take_row(const Staged<V, X> (&input)[span], const Staged<V, X>* filter,
+template <class Win, int tile_w, int V, int span, class X, class F>
+__device__ __forceinline__ void take_row(const Staged<V, X> (&input)[span], const Staged<V, F>* filter,
                                          Compute<X> (&sum)[tile_w][V]) {
 #pragma unroll
   for (int s = 0; s < Win::columns; ++s) {
@@ -58,64 +75,164 @@ __device__ __forceinline__ void take_row(const Staged<V, X> (&input)[span], cons
   }
 }
 
+// Whether one of neighbouring results reads the input that lies `at` behind the first one's first.
+template <int results, int stride, int taps, int dilation>
+__device__ __forceinline__ constexpr bool is_read(int at) {
+  for (int t = 0; t < results; ++t) {
+    const int behind = at - t * stride;
+    if (behind >= 0 && behind % dilation == 0 && behind / dilation < taps) return true;
+  }
+  return false;
+}
+
+// Calls step(Number<first>{}) and so on for as long as it returns true: a loop that is unrolled whatever its size.
+template <int number>
+struct Number {
+  static constexpr int value = number;
+};
+template <int first, int end, class Step>
+__device__ __forceinline__ void unrolled(const Step& step) {
+  if constexpr (first < end) {
+    if (step(Number<first>{})) unrolled<first + 1, end>(step);
+  }
+}
+
+// A word of memory, or zeros without reading. By predicates: branches would keep other loads from starting meanwhile.
+__device__ __forceinline__ void fetch_if(bool wanted, const uint4* p, uint4& word) {
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.s32 wanted, %5, 0;\n\tmov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;\n\t"
+      "mov.b32 %3, 0;\n\t@wanted ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"
+      : "=&r"(word.x), "=&r"(word.y), "=&r"(word.z), "=&r"(word.w)
+      : "l"(p), "r"(static_cast<int>(wanted)));
+}
+__device__ __forceinline__ void fetch_if(bool wanted, const uint2* p, uint2& word) {
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.s32 wanted, %3, 0;\n\tmov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\t"
+      "@wanted ld.global.v2.u32 {%0, %1}, [%2];\n\t}"
+      : "=&r"(word.x), "=&r"(word.y)
+      : "l"(p), "r"(static_cast<int>(wanted)));
+}
+__device__ __forceinline__ void fetch_if(bool wanted, const unsigned* p, unsigned& word) {
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.s32 wanted, %2, 0;\n\tmov.b32 %0, 0;\n\t@wanted ld.global.u32 %0, [%1];\n\t}"
+      : "=&r"(word)
+      : "l"(p), "r"(static_cast<int>(wanted)));
+}
+__device__ __forceinline__ void fetch_if(bool wanted, const unsigned short* p, unsigned short& word) {
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.s32 wanted, %2, 0;\n\tmov.b16 %0, 0;\n\t@wanted ld.global.u16 %0, [%1];\n\t}"
+      : "=&h"(word)
+      : "l"(p), "r"(static_cast<int>(wanted)));
+}
+
+// A tile whose words do not begin where words can be moved. `base`: its first input.
+template <class Win, int tile_h, int tile_w, int V, class X, class Params, class E, class I>
+__device__ __forceinline__ void depthwise_by_elements(const X* base, const Params& p, const E& elements,
+                                                      const Compute<X> (&bias)[V], int top, int left, I i0, I i1, I i2,
+                                                      I i3) {
+  const X* weights = reinterpret_cast<const X*>(p.weights) + i3;
+#pragma unroll 1
+  for (int t = 0; t < tile_h * tile_w; ++t) {
+    const int down = t / tile_w, right = t % tile_w;
+    if (i1 + down >= p.out_height || i2 + right >= p.out_width) continue;
+    Compute<X> sum[V];
+#pragma unroll
+    for (int k = 0; k < V; ++k) sum[k] = bias[k];
+#pragma unroll 1
+    for (int tap = 0; tap < Win::rows * Win::columns; ++tap) {
+      const int a = down * Win::stride_h + tap / Win::columns * Win::dilation_h;
+      const int c = right * Win::stride_w + tap % Win::columns * Win::dilation_w;
+      if (static_cast<unsigned>(top + a) >= static_cast<unsigned>(p.height)) continue;
+      if (static_cast<unsigned>(left + c) >= static_cast<unsigned>(p.width)) continue;
+      const X* at = base + a * p.in[1] + c * p.in[2];
+#pragma unroll
+      for (int k = 0; k < V; ++k) sum[k] += widen(at[k]) * widen(weights[tap * p.channels + k]);
+    }
+    elements.template run<V>(sum, i0, i1 + down, i2 + right, i3);
+  }
+}
+
 // x [N,H,W,C] by strides p.in (C innermost), weights [rows][columns][C], bias [C] in the compute type or null. One
-// thread computes V channels of tile_h x tile_w neighbouring results, and reads each input once for all of them.
+// thread computes V channels of tile_h x tile_w neighbouring results. It goes down the rows of x, the next ones on
+// their way: a result's sum begins with its first row and is written with its last, so that few are kept at a time.
+// Neighbouring threads share out p.chunk channels, then neighbouring tiles, since these read the same.
 template <class Win, int tile_h, int tile_w, int V, class X, class Params, class E>
 __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& elements) {
   using I = decltype(p.items);
   using A = Compute<X>;
+  using W = typename Staged<V, X>::W;
+  static_assert(sizeof(W) == sizeof(X) * V, "one word");
   const I item = static_cast<I>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (item >= p.items) {
     wait_for_previous();
     return;
   }
-  I rest = item, i1, i2, i3;
-  divide(rest, p.size[3], rest, i3);
-  divide(rest, p.size[2], rest, i2);
-  divide(rest, p.size[1], rest, i1);
+  I rest = item, chunk, i1, i2, i3;
+  divide(rest, p.size[4], rest, i3);
+  divide(rest, p.size[3], rest, i2);
+  divide(rest, p.size[2], rest, i1);
+  divide(rest, p.size[1], rest, chunk);
   const I i0 = rest;
-  i3 *= V;
+  i3 = chunk * p.chunk + i3 * V;
   i2 *= tile_w;
   i1 *= tile_h;
-  Filters<Win, V, X> filters(reinterpret_cast<const X*>(p.weights) + i3, p.channels);
-  A sum[tile_h][tile_w][V];
+  constexpr int widened_registers = Win::rows * Win::columns * V * static_cast<int>(sizeof(A)) / 4;
+  using F = typename FilterElement<(tile_h > 2 && widened_registers <= 100), X>::type;
+  Filters<Win, V, X, F> filters(reinterpret_cast<const X*>(p.weights) + i3, p.channels);
+  A bias[V];
 #pragma unroll
-  for (int k = 0; k < V; ++k) {
-    const A b = p.bias ? reinterpret_cast<const A*>(p.bias)[i3 + k] : A(0);
-#pragma unroll
-    for (int t = 0; t < tile_h * tile_w; ++t) sum[t / tile_w][t % tile_w][k] = b;
-  }
-  const bool aligned = p.vector_reads && is_aligned<V>(x);
+  for (int k = 0; k < V; ++k) bias[k] = p.bias ? reinterpret_cast<const A*>(p.bias)[i3 + k] : A(0);
   const int top = static_cast<int>(i1) * Win::stride_h - p.pad_h;
   const int left = static_cast<int>(i2) * Win::stride_w - p.pad_w;
   const X* base = x + i0 * p.in[0] + i3 + top * p.in[1] + left * p.in[2];
-  constexpr int span_h = (tile_h - 1) * Win::stride_h + (Win::rows - 1) * Win::dilation_h + 1;
-  constexpr int span_w = (tile_w - 1) * Win::stride_w + (Win::columns - 1) * Win::dilation_w + 1;
   wait_for_previous();
-#pragma unroll
-  for (int a = 0; a < span_h; ++a) {
+  if (V > 1 && (!is_aligned<V>(x) || !elements.aligned)) {
+    depthwise_by_elements<Win, tile_h, tile_w, V>(base, p, elements, bias, top, left, i0, i1, i2, i3);
+    return;
+  }
+  E by_words = elements;
+  by_words.aligned = true;
+  constexpr int last_row = (Win::rows - 1) * Win::dilation_h;
+  constexpr int span_h = (tile_h - 1) * Win::stride_h + last_row + 1;
+  constexpr int span_w = (tile_w - 1) * Win::stride_w + (Win::columns - 1) * Win::dilation_w + 1;
+  // As many rows as registers allow.
+  constexpr int ahead = span_w * sizeof(W) <= 32 ? 2 : span_w * sizeof(W) <= 128 ? 1 : 0;
+  Staged<V, X> input[ahead + 1][span_w];
+  auto fetch = [&](int a) {
+    if (!is_read<tile_h, Win::stride_h, Win::rows, Win::dilation_h>(a)) return;
     const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
-    Staged<V, X> input[span_w];
 #pragma unroll
     for (int c = 0; c < span_w; ++c) {
+      if (!is_read<tile_w, Win::stride_w, Win::columns, Win::dilation_w>(c)) continue;
       const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
-      input[c].fetch_or_zero(base + a * p.in[1] + c * p.in[2], aligned, wanted);
+      fetch_if(wanted, reinterpret_cast<const W*>(base + a * p.in[1] + c * p.in[2]),
+               input[a % (ahead + 1)][c].words[0]);
     }
+  };
+  A sum[tile_h][tile_w][V];
+#pragma unroll
+  for (int a = 0; a < ahead; ++a) fetch(a);
+  unrolled<0, span_h>([&](auto row) {
+    constexpr int a = decltype(row)::value;
+    if constexpr (a + ahead < span_h) fetch(a + ahead);
 #pragma unroll
     for (int t = 0; t < tile_h; ++t) {
       const int below = a - t * Win::stride_h;
-      if (below < 0 || below % Win::dilation_h != 0 || below / Win::dilation_h >= Win::rows) continue;
-      take_row<Win, tile_w, V, span_w>(input, filters.row(below / Win::dilation_h), sum[t]);
-    }
-  }
+      if (below < 0 || below % Win::dilation_h != 0 || below > last_row) continue;
+      if (below == 0) {
 #pragma unroll
-  for (int t = 0; t < tile_h; ++t) {
+        for (int i = 0; i < tile_w * V; ++i) sum[t][i / V][i % V] = bias[i % V];
+      }
+      take_row<Win, tile_w, V, span_w>(input[a % (ahead + 1)], filters.row(below / Win::dilation_h), sum[t]);
+      if (below < last_row) continue;
+      if (i1 + t >= p.out_height) return false;
 #pragma unroll
-    for (int u = 0; u < tile_w; ++u) {
-      const bool exists = i1 + t < p.out_height && i2 + u < p.out_width;
-      if (exists) elements.template run<V>(sum[t][u], i0, i1 + t, i2 + u, i3);
+      for (int u = 0; u < tile_w; ++u) {
+        if (i2 + u < p.out_width) by_words.template run<V>(sum[t][u], i0, i1 + t, i2 + u, i3);
+      }
     }
-  }
+    return true;
+  });
 }
 
 // x by strides p.in (N,H,W,C), weights [K][rows][columns][C / groups], bias [K] in the compute type or null. One thread

@@ -276,9 +276,8 @@ std::vector<DepthwiseTile> depthwise_tiles(const ConvParts& parts, const std::se
     int channels = taps_of(parts) <= kSmallWindow ? 0 : channels_in(parts, kManyRegisters);
     tiles.push_back({2, 2, channels});
     tiles.push_back({2, 1, channels});
-  } else {
-    tiles.push_back({1, 2});
   }
+  tiles.push_back({1, 2});
   tiles.push_back({1, 1});
   if (wanted) std::erase_if(tiles, [&](const DepthwiseTile& tile) { return !wanted->count(tile.text()); });
   return tiles;

@@ -157,12 +157,10 @@ int run_tactic(const Case& c, const NamedTactic& tactic, const Expected& expecte
 /// How many kernels ran, by tactic and case.
 using Ran = std::map<std::string, std::map<std::string, int>>;
 
-/// Runs every case; every n-th where TORCHWELD_CASE_STRIDE is n, for compute-sanitizer, under which all take hours.
 Ran run_cases(const std::vector<Case>& list, const std::vector<NamedTactic>& tactics, const Manner& manner) {
-  const char* stride = std::getenv("TORCHWELD_CASE_STRIDE");
   Ran ran;
   int kernels = 0;
-  for (size_t i = 0; i < list.size(); i += stride ? std::max(std::stoul(stride), 1UL) : 1) {
+  for (size_t i = 0; i < list.size(); i += case_stride()) {
     const Case& c = list[i];
     Expected expected = expect_of(c, manner);
     for (const NamedTactic& tactic : tactics) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <unordered_map>
 
 #include "conversion/workers.h"
@@ -124,6 +125,11 @@ std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers
   return kernels;
 }
 
+size_t case_stride() {
+  const char* stride = std::getenv("TORCHWELD_CASE_STRIDE");
+  return stride ? std::max(std::stoul(stride), 1UL) : 1;
+}
+
 std::vector<NamedTactic> own_tactics() {
   return {{"pointwise", cuda::propose_pointwise},
           {"attention", cuda::propose_attention},
@@ -163,8 +169,8 @@ void propose_rings_that_skip(const Node& node, const KernelContext& context, Off
 
 void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*programs_of_case)(const Case&)) {
   std::vector<cuda::Program> programs;
-  for (const Case& c : list) {
-    for (cuda::Program& program : programs_of_case(c)) programs.push_back(std::move(program));
+  for (size_t i = 0; i < list.size(); i += case_stride()) {
+    for (cuda::Program& program : programs_of_case(list[i])) programs.push_back(std::move(program));
   }
   std::string arch = cuda::arch_of_device(0);
   for_each_in_parallel(programs.size(), c10::kCPU, [&](size_t i) {

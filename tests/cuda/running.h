@@ -46,4 +46,8 @@ std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const st
 /// The kernels of all offers, built side by side.
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 
+/// Every how manieth case of a list is to be run: TORCHWELD_CASE_STRIDE, for compute-sanitizer, under which all take
+/// hours; 1 without.
+size_t case_stride();
+
 }  // namespace torchweld::cuda_tests

@@ -92,7 +92,7 @@ void set_precision(Graph& graph, const PassContext& context);
 void patches_to_products(Graph& graph, const PassContext& context);
 
 /// Lays 4-D and 5-D values around convolutions, pooling and resizing out channels-last, and infers the strides of what
-/// follows again; a picture that only kernels for tensor cores read, which take any layout, stays as it is. A graph
+/// follows again; a picture stays as it is where there are kernels that read its few channels from any layout. A graph
 /// output gets a Copy back to its own strides where they differ. A reshape that is no view becomes a Copy and a view.
 void layout(Graph& graph, const PassContext& context);
 

@@ -171,9 +171,8 @@ Value* import_convolution(ImportArgs& a) {
 }  // namespace
 
 bool is_stem(const Conv& conv, const TensorType& weight) {
-  constexpr int64_t kFewChannels = 4;
   bool plain = weight.rank() == 4 && conv.groups == 1 && !conv.transposed && conv.dilation == Dims{1, 1};
-  return plain && weight.shape[1] <= kFewChannels;
+  return plain && weight.shape[1] <= kPictureChannels;
 }
 
 void define_conv(OpSet& ops) {

@@ -27,8 +27,9 @@ struct Conv {
   }
 };
 
-/// True for the first convolution of a net for pictures: two spatial dimensions, at most 4 channels, no groups, no
-/// dilation. Kernels gather its pixels one by one.
+/// The channels of a picture are at most so many.
+constexpr int64_t kPictureChannels = 4;
+/// True for the first convolution of a net for pictures: two spatial dimensions, few channels, no groups, no dilation.
 bool is_stem(const Conv& conv, const TensorType& weight);
 
 void define_conv(OpSet& ops);

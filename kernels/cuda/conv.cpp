@@ -241,7 +241,7 @@ int64_t taps_of(const ConvParts& parts) { return parts.weight.size(2) * parts.we
 int channels_in(const ConvParts& parts, int64_t registers) {
   auto element = static_cast<int64_t>(c10::elementSize(parts.x.dtype));
   int channels = depthwise_width(parts);
-  auto needed = [&] { return taps_of(parts) * channels * std::max<int64_t>(element / 4, 1); };
+  auto needed = [&] { return taps_of(parts) * channels * std::max<int64_t>(element, 4) / 4; };  // Widened to f32.
   while (channels > 1 && channels * element > 4 && needed() > registers) channels /= 2;
   return channels;
 }
@@ -251,10 +251,12 @@ int channels_in(const ConvParts& parts, int64_t registers) {
 std::vector<DepthwiseTile> tall_tiles(const ConvParts& parts, int64_t rows) {
   DepthwiseTile tile{.height = static_cast<int>(rows), .width = 1, .channels = channels_in(parts, kFewRegisters)};
   int64_t dilation = parts.conv.dilation[0];
-  // Rows far apart are not shared.
-  if (!tile.is_tall() || taps_of(parts) > kLargeWindow || 2 * dilation > rows) return {};
+  // Rows far apart are not shared; those of wide windows take many registers themselves.
+  constexpr int64_t kMostColumns = 7;
+  if (!tile.is_tall() || taps_of(parts) > kLargeWindow || parts.weight.size(3) > kMostColumns || 2 * dilation > rows)
+    return {};
   std::vector<DepthwiseTile> tiles;
-  if (parts.loops.sizes[2] > 1) tiles.push_back({tile.height, 2, tile.channels});
+  if (parts.loops.sizes[2] > 1 && parts.conv.dilation[1] == 1) tiles.push_back({tile.height, 2, tile.channels});
   tiles.push_back(tile);
   int more = channels_in(parts, kManyRegisters);
   if (taps_of(parts) > kSmallWindow && dilation == 1 && more > tile.channels) tiles.push_back({tile.height, 1, more});

@@ -305,7 +305,8 @@ Arguments arguments_of(const Node& node, const ResidualParts& parts, const Resid
 }  // namespace
 
 Program residual_program(const Node& node, const ResidualParts& parts, const ResidualLayout& l) {
-  // Of a large window and many sums the compiler would spill some registers for the sake of a second block.
+  // Of a large window and many sums the compiler would spill some registers for the sake of a second block, where it is
+  // not told that one (the layout's `together`) is enough.
   bool many_registers = l.group_h * l.group_w > 2 && parts.sizes.window[1] > 3;
   std::string threads = std::to_string(32 * l.tiling.warps);
   if (l.tiling.persistent || many_registers) threads += ", " + std::to_string(l.together);
@@ -342,7 +343,7 @@ ResidualLaunch residual_launch(const Node& node, const ResidualParts& parts, con
   int64_t across = ceil_div(out.shape[3], l.tiling.width) * l.tiling.splits;
   int64_t lines = lines_of(out, l);
   Shape shape{.blocks = across,
-              .blocks_y = l.tiling.persistent ? std::clamp<int64_t>(l.resident / across, 1, lines) : lines,
+              .blocks_y = l.tiling.persistent ? std::min(lines, std::max<int64_t>(l.resident / across, 1)) : lines,
               .threads = static_cast<unsigned>(32 * l.tiling.warps),
               .shared_bytes = static_cast<unsigned>(l.shared_bytes),
               .cluster = static_cast<unsigned>(cluster_of(parts.sizes, l))};

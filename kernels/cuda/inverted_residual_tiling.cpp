@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "kernels/cuda/own_kernel.h"
@@ -84,19 +85,23 @@ int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling) {
   return ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width) * block.batch * tiling.splits;
 }
 
-/// Makes blocks take several tiles, which only shared memory and registers hinder from running together. Returns false
-/// where they cannot, for clusters and where tiles are counted by blocks, or where registers would leave room for
-/// fewer.
-bool make_persistent(const InvertedResidual& block, ResidualLayout& layout, const DeviceLimits& limits) {
-  if (cluster_of(block, layout) > 1 || block.scales || block.pools || block.squeezed > 0) return false;
-  constexpr int64_t kRegisters = 65536;  // of an SM
-  const bool small_window = block.window[1] <= 3;
+/// The layout with blocks that take several tiles. Nothing where that cannot be, for clusters and where tiles are
+/// counted by blocks, or does not pay, since registers leave room for much fewer of these blocks than of others.
+std::optional<ResidualLayout> persistent_of(const InvertedResidual& block, ResidualLayout layout,
+                                            const DeviceLimits& limits) {
+  if (cluster_of(block, layout) > 1 || block.scales || block.pools || block.squeezed > 0) return std::nullopt;
+  constexpr int64_t kRegisters = 65536;              // of an SM
+  constexpr int64_t kSmallWindow = 80, kUsual = 64;  // of a thread with a window of 3, persistent and not
+  constexpr int64_t kLargeWindow = 96;               // of a thread with a larger one
   const int64_t threads = 32 * layout.tiling.warps, each = layout.resident / limits.processors;
   auto together = [&](int64_t registers) { return std::clamp<int64_t>(kRegisters / (threads * registers), 1, each); };
+  const bool small_window = block.window[1] <= 3;
   layout.tiling.persistent = true;
-  layout.together = together(small_window ? 80 : 96);
+  layout.together = together(small_window ? kSmallWindow : kLargeWindow);
   layout.resident = limits.processors * layout.together;
-  return 4 * layout.together >= 3 * together(small_window ? 64 : 96);
+  // One instead of two; three instead of four are enough.
+  if (small_window && 4 * layout.together < 3 * together(kUsual)) return std::nullopt;
+  return layout;
 }
 
 /// Cycles of an SM for the depthwise part of a block of threads.
@@ -117,6 +122,8 @@ std::string Tiling::text() const {
 int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout) {
   return block.projects ? layout.tiling.splits : 1;
 }
+
+namespace {
 
 ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
   ResidualLayout layout{.tiling = tiling};
@@ -186,6 +193,7 @@ ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling) {
   return layout;
 }
 
+/// Microseconds that a model of the hardware gives for one run. The layout knows how many blocks are resident.
 double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits) {
   const Tiling& tiling = layout.tiling;
   int64_t region = layout.region_h * layout.region_w;
@@ -222,6 +230,8 @@ double estimate_microseconds(const InvertedResidual& block, const ResidualLayout
   return fixed + work * (1 + 0.5 * (per_processor - 1));
 }
 
+}  // namespace
+
 std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits,
                                          const std::set<std::string>* wanted) {
   constexpr int64_t kMostSplits = 16;
@@ -256,13 +266,14 @@ std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const De
           if (layout.shared_bytes > limits.shared_bytes) continue;
           layout.resident = resident_blocks(block, layout, limits);
           layout.microseconds = estimate_microseconds(block, layout, limits);
-          // With fewer tiles the weights come nearly as often, and blocks wait for their input as long.
-          constexpr int64_t kManyTiles = 2;
-          bool many = blocks_of(block, layout.tiling) >= kManyTiles * layout.resident;
-          ResidualLayout persistent = layout;
-          bool can_persist = make_persistent(block, persistent, limits);
-          bool persists = can_persist && (wanted ? is_wanted(true) : many);
-          if (persists) layouts.push_back(persistent);
+          // With fewer tiles the weights come nearly as often, and blocks wait for their input as long; with few blocks
+          // for a column of tiles their number is rounded too far down.
+          constexpr int64_t kManyTiles = 2, kManyBlocks = 4;
+          std::optional<ResidualLayout> persistent = persistent_of(block, layout, limits);
+          bool many = blocks_of(block, layout.tiling) >= kManyTiles * layout.resident && persistent &&
+                      persistent->resident >= kManyBlocks * ceil_div(block.image[1], width) * splits;
+          bool persists = persistent && (wanted ? is_wanted(true) : many);
+          if (persists) layouts.push_back(*persistent);
           if (wanted ? is_wanted(false) : !persists) layouts.push_back(layout);
         }
       }

@@ -58,15 +58,12 @@ struct ResidualLayout {
   int64_t squeeze_at = 0, excite_at = 0, squeeze_bias_at = 0, excite_bias_at = 0, pool_at = 0, means_at = 0,
           partial_at = 0, exchanged_at = 0, squeezed_at = 0;
   int64_t resident = 0;     ///< Blocks that run at once on the device that rank_layouts was told of.
-  int64_t together = 1;     ///< Of persistent ones on one SM, which they are to leave registers for.
+  int64_t together = 1;     ///< Of persistent ones on one SM: how many have to find registers.
   double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 
 /// Blocks of a cluster: those that share the hidden channels of a projection.
 int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout);
-ResidualLayout lay_out(const InvertedResidual& block, const Tiling& tiling);
-/// Microseconds that a model of the hardware gives for one run.
-double estimate_microseconds(const InvertedResidual& block, const ResidualLayout& layout, const DeviceLimits& limits);
 /// Every layout that fits the device, the one that should be fastest first; with `wanted` only those of these names.
 std::vector<ResidualLayout> rank_layouts(const InvertedResidual& block, const DeviceLimits& limits,
                                          const std::set<std::string>* wanted = nullptr);

@@ -16,7 +16,7 @@
 namespace torchweld::cuda {
 namespace {
 
-constexpr int64_t kPixel = 4;  // numbers, the picture's channels filled up
+constexpr int64_t kPixel = kPictureChannels;  // numbers, the picture's channels filled up
 
 /// A block taken apart. Pairs are height and width.
 struct StemParts {

@@ -75,6 +75,8 @@ Parts take_apart(const Node& node) {
   parts.packed = cuda::packed_inputs_of(node, parts.body, eaten);
   const TensorType& x = node.input(parts.x)->type;
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "an empty tensor");
+  bool as_it_lies = is_stem(parts.conv, node.input(parts.weight)->type) && !is_channels_last(x);
+  expect(!as_it_lies, "a picture that lies in another layout than the result");
   expect(parts.conv.groups == 1 || parts.conv.groups != x.shape[1], "depthwise (cuDNN is several times too slow)");
   return parts;
 }

@@ -287,6 +287,15 @@ std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {
        .window = 5,
        .activation = "silu",
        .projects = false},
+      {.name = "many_no_expansion", .batch = 64, .height = 57, .width = 55, .in = 32, .out = 16, .expands = false},
+      {.name = "many_no_expansion_added",
+       .batch = 64,
+       .height = 57,
+       .width = 55,
+       .in = 32,
+       .out = 32,
+       .expands = false,
+       .adds_input = true},
       {.name = "one_pixel", .batch = 5, .height = 1, .width = 1, .in = 16, .hidden = 32, .out = 16, .adds_input = true},
   };
   const std::vector<PooledSpec> pooled{

@@ -170,6 +170,8 @@ void add_conv_cases(Maker& make) {
   make.weighted("depthwise_chunks", conv2d(1, 1, 192), make.type({2, 192, 17, 9}, true), {{192, 1, 3, 3}, {192}}, true);
   make.weighted("depthwise_dilated", conv2d(1, 2, 64, 2), make.type({1, 64, 13, 10}, true), {{64, 1, 3, 3}}, true);
   make.weighted("depthwise_dilated5s2", conv2d(2, 3, 64, 2), make.type({2, 64, 21, 12}, true), {{64, 1, 5, 5}}, true);
+  make.weighted("depthwise_dilated36", conv2d(1, 36, 16, 36), make.type({1, 16, 40, 37}, true), {{16, 1, 3, 3}}, true);
+  make.weighted("depthwise_dilated130", conv2d(1, 130, 8, 130), make.type({1, 8, 9, 133}, true), {{8, 1, 3, 3}}, true);
   for (int64_t pitch : {44, 43}) {
     TensorType sliced = make.type({2, 40, 11, 9}, true);
     sliced.strides = {11 * 9 * pitch, 1, 9 * pitch, pitch};

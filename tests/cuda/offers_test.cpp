@@ -1,6 +1,7 @@
 // Which tactics are asked for offers; no GPU is needed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "kernels/cuda/own_kernel.h"
@@ -92,13 +93,13 @@ std::set<std::string> names_for(const Node& node, const std::string& tactic, con
   return names;
 }
 
-/// What is on offer for `make(1)` by its name is on offer, alone, at every batch size, and as the same device code.
+/// What is on offer for a batch size by its name is on offer, alone, at every other one, and as the same device code.
 template <class Make>
-void expect_wanted_at_every_batch(const std::string& tactic, Make make) {
+void expect_wanted_at_every_batch(const std::string& tactic, Make make, int64_t offered_at = 1) {
   std::vector<std::string> programs;
   cuda::CollectPrograms collecting([&](const cuda::Program& program) { programs.push_back(program.text); });
-  Case one = make(1);
-  Offers offers = offers_for(one.node(), {}, tactic);
+  Case first = make(offered_at);
+  Offers offers = offers_for(first.node(), {}, tactic);
   EXPECT_FALSE(offers.offers().empty()) << tactic;
   for (const Offers::Offer& offer : offers.offers()) {
     programs.clear();
@@ -118,6 +119,22 @@ void expect_wanted_at_every_batch(const std::string& tactic, Make make) {
       EXPECT_EQ(programs, code) << c.name << " " << offer.config << " at batch " << batch;
     }
   }
+}
+
+TEST(Offers, BlocksOfManyTilesArePersistent) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  auto make = [](int64_t batch) {
+    return make_block(
+        ResidualSpec{.name = "residual", .batch = batch, .height = 28, .width = 28, .in = 32, .hidden = 192, .out = 32},
+        c10::kHalf, false);
+  };
+  auto persistent = [&](int64_t batch) {
+    std::set<std::string> names = names_for(make(batch).node(), "cuda_inverted_residual", {});
+    return std::count_if(names.begin(), names.end(), [](auto& name) { return name.ends_with(" persistent"); });
+  };
+  EXPECT_EQ(persistent(1), 0);
+  EXPECT_GT(persistent(64), 0);
+  expect_wanted_at_every_batch("cuda_inverted_residual", make, 64);
 }
 
 TEST(Offers, BlocksTakeWantedConfigurationsAtEveryBatchSize) {

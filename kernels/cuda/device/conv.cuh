@@ -75,15 +75,30 @@ __device__ __forceinline__ void take_row(const Staged<V, X> (&input)[span], cons
   }
 }
 
-// Whether one of neighbouring results reads the input that lies `at` behind the first one's first.
+// Which inputs along one dimension neighbouring results read, counted from the first one's first; dilation leaves gaps.
 template <int results, int stride, int taps, int dilation>
-__device__ __forceinline__ constexpr bool is_read(int at) {
-  for (int t = 0; t < results; ++t) {
-    const int behind = at - t * stride;
-    if (behind >= 0 && behind % dilation == 0 && behind / dilation < taps) return true;
+struct Reads {
+  static constexpr int span = (results - 1) * stride + (taps - 1) * dilation + 1;
+  __device__ __forceinline__ static constexpr bool has(int at) {
+    for (int t = 0; t < results; ++t) {
+      const int behind = at - t * stride;
+      if (behind >= 0 && behind % dilation == 0 && behind / dilation < taps) return true;
+    }
+    return false;
   }
-  return false;
-}
+  __device__ __forceinline__ static constexpr int before(int end) {
+    int number = 0;
+    for (int at = 0; at < end; ++at) number += has(at);
+    return number;
+  }
+  static constexpr int count = before(span);
+  // Where the `number`-th of them lies.
+  __device__ __forceinline__ static constexpr int place(int number) {
+    int at = 0;
+    for (; number > 0 || !has(at); ++at) number -= has(at);
+    return at;
+  }
+};
 
 // Calls step(Number<first>{}) and so on for as long as it returns true: a loop that is unrolled whatever its size.
 template <int number>
@@ -98,6 +113,7 @@ __device__ __forceinline__ void unrolled(const Step& step) {
 }
 
 // A word of memory, or zeros without reading. By predicates: branches would keep other loads from starting meanwhile.
+// Volatile, so that it stays behind wait_for_previous.
 __device__ __forceinline__ void fetch_if(bool wanted, const uint4* p, uint4& word) {
   asm volatile(
       "{\n\t.reg .pred wanted;\n\tsetp.ne.s32 wanted, %5, 0;\n\tmov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;\n\t"
@@ -193,28 +209,32 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
   E by_words = elements;
   by_words.aligned = true;
   constexpr int last_row = (Win::rows - 1) * Win::dilation_h;
-  constexpr int span_h = (tile_h - 1) * Win::stride_h + last_row + 1;
-  constexpr int span_w = (tile_w - 1) * Win::stride_w + (Win::columns - 1) * Win::dilation_w + 1;
+  using Rows = Reads<tile_h, Win::stride_h, Win::rows, Win::dilation_h>;
+  using Columns = Reads<tile_w, Win::stride_w, Win::columns, Win::dilation_w>;
   // As many rows as registers allow.
-  constexpr int ahead = span_w * sizeof(W) <= 32 ? 2 : span_w * sizeof(W) <= 128 ? 1 : 0;
-  Staged<V, X> input[ahead + 1][span_w];
-  auto fetch = [&](int a) {
-    if (!is_read<tile_h, Win::stride_h, Win::rows, Win::dilation_h>(a)) return;
-    const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
+  constexpr int row_bytes = Columns::count * static_cast<int>(sizeof(W));
+  constexpr int ahead = row_bytes <= 32 ? 2 : row_bytes <= 128 ? 1 : 0;
+  Staged<V, X> input[ahead + 1][Columns::span];
+  auto fetch = [&](auto number) {
+    constexpr int n = decltype(number)::value;
+    if constexpr (n < Rows::count) {
+      constexpr int a = Rows::place(n);
+      const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
 #pragma unroll
-    for (int c = 0; c < span_w; ++c) {
-      if (!is_read<tile_w, Win::stride_w, Win::columns, Win::dilation_w>(c)) continue;
-      const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
-      fetch_if(wanted, reinterpret_cast<const W*>(base + a * p.in[1] + c * p.in[2]),
-               input[a % (ahead + 1)][c].words[0]);
+      for (int c = 0; c < Columns::span; ++c) {
+        if (!Columns::has(c)) continue;
+        const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
+        fetch_if(wanted, reinterpret_cast<const W*>(base + a * p.in[1] + c * p.in[2]),
+                 input[n % (ahead + 1)][c].words[0]);
+      }
     }
+    return true;
   };
   A sum[tile_h][tile_w][V];
-#pragma unroll
-  for (int a = 0; a < ahead; ++a) fetch(a);
-  unrolled<0, span_h>([&](auto row) {
-    constexpr int a = decltype(row)::value;
-    if constexpr (a + ahead < span_h) fetch(a + ahead);
+  unrolled<0, ahead>(fetch);
+  unrolled<0, Rows::count>([&](auto number) {
+    constexpr int n = decltype(number)::value, a = Rows::place(n);
+    fetch(Number<n + ahead>{});
 #pragma unroll
     for (int t = 0; t < tile_h; ++t) {
       const int below = a - t * Win::stride_h;
@@ -223,7 +243,7 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
 #pragma unroll
         for (int i = 0; i < tile_w * V; ++i) sum[t][i / V][i % V] = bias[i % V];
       }
-      take_row<Win, tile_w, V, span_w>(input[a % (ahead + 1)], filters.row(below / Win::dilation_h), sum[t]);
+      take_row<Win, tile_w, V, Columns::span>(input[n % (ahead + 1)], filters.row(below / Win::dilation_h), sum[t]);
       if (below < last_row) continue;
       if (i1 + t >= p.out_height) return false;
 #pragma unroll

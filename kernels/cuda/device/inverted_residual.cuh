@@ -9,7 +9,7 @@
 //   in, hidden, out                      channels; `hidden` are those of one of the `splits` shares of the work
 //   rows, columns, stride_*, dilation_*, pad_*        of the depthwise window
 //   tile_h, tile_w, splits, warps        a block's results; shares of the hidden channels; warps of a block
-//   persistent                           blocks take tiles one below the other, with the same weights
+//   persistent                           a block takes every gridDim.y-th row's tile of its column, of all samples
 //   group_h, group_w, width              results and channels that a thread computes at once in the depthwise part
 //   *_at                                 where things lie in shared memory, in bytes; those of weights from weights_at
 //   *_step                               elements from row to row of matrices in shared memory
@@ -413,6 +413,7 @@ __device__ __forceinline__ void depthwise_results(unsigned char* memory) {
 template <class C, class Params>
 __device__ __forceinline__ void inverted_residual(const typename C::S* x, typename C::S* y, const Params& p) {
   using S = typename C::S;
+  static_assert(C::expands || C::projects, "not a depthwise convolution alone");
   extern __shared__ __align__(128) unsigned char memory[];
   const unsigned base = shared_address(memory);
   int line = static_cast<int>(blockIdx.y);
@@ -425,7 +426,7 @@ __device__ __forceinline__ void inverted_residual(const typename C::S* x, typena
     line += static_cast<int>(gridDim.y);
     const bool more = C::persistent && line < p.lines;
     if (more) place = TilePlace<C>(line, p);
-    // The next input comes as soon as nobody reads this one.
+    // The next input comes when the last has read this one: the expansion, or the depthwise part, or the addition.
     if (more && C::expands && !C::adds_input) bring_input<C>(x, memory, base, place, p);
     if constexpr (C::projects) {
       depthwise_results<C>(memory);

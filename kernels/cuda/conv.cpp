@@ -28,6 +28,7 @@ struct ConvParts {
   LazyTensor bias;  ///< Undefined when there is none.
   std::vector<size_t> packed;
   bool channels_last = false;
+  int width = 1;  ///< Of a depthwise convolution: channels that a thread can move at once, as operands allow it.
   Loops loops;
 };
 
@@ -119,7 +120,7 @@ struct DepthwiseTile {
   }
 };
 
-/// How many channels a thread can move at once; the widest where operands allow it.
+/// See ConvParts::width.
 int depthwise_width(const ConvParts& parts) {
   Loops loops = parts.loops;
   loops.choose_width(width_of(parts, parts.x.shape[1]), false);
@@ -141,8 +142,7 @@ int64_t chunk_of(const ConvParts& parts, int width) {
 std::unique_ptr<Kernel> make_depthwise(const Node& node, ConvParts parts, DepthwiseTile tile) {
   const Conv& conv = parts.conv;
   Loops& loops = parts.loops;
-  loops.width = depthwise_width(parts);
-  if (tile.channels > 0) loops.width = std::min(loops.width, tile.channels);
+  loops.width = tile.channels > 0 ? std::min(parts.width, tile.channels) : parts.width;
   int64_t rows = parts.weight.size(2);
   int64_t columns = parts.weight.size(3);
   std::string window = "tw::Window<" +
@@ -240,7 +240,7 @@ int64_t taps_of(const ConvParts& parts) { return parts.weight.size(2) * parts.we
 /// Channels whose filters take at most so many registers, but no fewer than a register holds.
 int channels_in(const ConvParts& parts, int64_t registers) {
   auto element = static_cast<int64_t>(c10::elementSize(parts.x.dtype));
-  int channels = depthwise_width(parts);
+  int channels = parts.width;
   auto needed = [&] { return taps_of(parts) * channels * std::max<int64_t>(element, 4) / 4; };  // Widened to f32.
   while (channels > 1 && channels * element > 4 && needed() > registers) channels /= 2;
   return channels;
@@ -294,14 +294,15 @@ void propose_depthwise(const Node& node, const KernelContext& context, Offers& o
   expect(parts.channels_last && (parts.x.strides[1] == 1 || parts.x.shape[1] == 1), "not channels-last");
   constexpr int64_t kLargestWindow = 121;
   expect(taps_of(parts) <= kLargestWindow, "a window of more than 121 elements");
+  parts.width = depthwise_width(parts);
   std::vector<DepthwiseTile> tiles = depthwise_tiles(parts, context.wanted);
   expect(!tiles.empty(), kNoneWanted);
   // More results per thread read less, fewer fill the machine. The largest tile that leaves enough threads comes first:
   // of those that go down many rows these must fill it, since each takes long.
   constexpr int64_t kEnoughThreads = 1 << 13, kManyThreads = 1 << 16;
-  const int width = depthwise_width(parts);
   auto fills = [&](const DepthwiseTile& tile) {
-    int64_t results = static_cast<int64_t>(tile.height) * tile.width * (tile.channels > 0 ? tile.channels : width);
+    int64_t results =
+        static_cast<int64_t>(tile.height) * tile.width * (tile.channels > 0 ? tile.channels : parts.width);
     return parts.loops.positions() / results >= (tile.is_tall() ? kManyThreads : kEnoughThreads);
   };
   std::stable_partition(tiles.begin(), tiles.end(), fills);

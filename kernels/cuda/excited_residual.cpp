@@ -81,10 +81,6 @@ Block take_apart(const Node& node) {
   return block;
 }
 
-int64_t tiles_of(const ResidualParts& parts, const ResidualLayout& layout) {
-  return ceil_div(parts.sizes.image[0], layout.tiling.height) * ceil_div(parts.sizes.image[1], layout.tiling.width);
-}
-
 /// Bytes of shared memory that no two blocks of threads on one processor can have.
 int64_t share_of_one(const DeviceLimits& limits) { return round_up(limits.shared_bytes / 2, 16); }
 
@@ -101,7 +97,7 @@ std::unique_ptr<Kernel> make_excited_residual(const Node& node, const Block& blo
                                               const DeviceLimits& limits) {
   const auto& [first, second, alone] = way;
   const InvertedResidual& sizes = block.first.parts.sizes;
-  int64_t tiles = tiles_of(block.first.parts, first);
+  int64_t tiles = tiles_of(sizes, first.tiling);
   int64_t sums_bytes = sizes.batch * tiles * sizes.hidden * static_cast<int64_t>(sizeof(float));
   constexpr int64_t kMost = int64_t{1} << 31;
   expect(sums_bytes < kMost, "too many sums for 32-bit offsets");
@@ -125,8 +121,7 @@ std::unique_ptr<Kernel> make_excited_residual(const Node& node, const Block& blo
 /// 2 of 11 us; without clusters it makes no difference).
 std::vector<bool> ways_to_share(const Block& block, const ResidualLayout& first, const ResidualLayout& second,
                                 const DeviceLimits& limits, bool tune) {
-  const InvertedResidual& sizes = block.first.parts.sizes;
-  int64_t blocks = sizes.batch * tiles_of(block.first.parts, first) * first.tiling.splits;
+  int64_t blocks = blocks_of(block.first.parts.sizes, first.tiling);
   int64_t alone = share_of_one(limits);
   constexpr int64_t kReserved = 1024;
   bool fits = first.shared_bytes <= alone && alone + second.shared_bytes + kReserved <= limits.shared_bytes;
@@ -183,7 +178,8 @@ void propose_excited_residual(const Node& node, const KernelContext& context, Of
   for (const ResidualLayout& first : firsts) {
     for (const ResidualLayout& second : seconds) {
       constexpr double kPerByte = 1.7e-5;  // Microseconds; see estimate_microseconds.
-      int64_t bytes = tiles_of(block->first.parts, first) * second.hidden * static_cast<int64_t>(sizeof(float));
+      int64_t tiles = tiles_of(block->first.parts.sizes, first.tiling);
+      int64_t bytes = tiles * second.hidden * static_cast<int64_t>(sizeof(float));
       double expected = first.microseconds + second.microseconds + kPerByte * static_cast<double>(bytes);
       for (bool alone : ways_to_share(*block, first, second, limits, context.tune)) {
         Way way{first, second, alone};

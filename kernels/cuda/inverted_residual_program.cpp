@@ -317,8 +317,10 @@ Program residual_program(const Node& node, const ResidualParts& parts, const Res
                                                 : "inverted_residual";
   return {name,
           std::string("#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"") +
-              (sums ? "excited_residual.cuh" : "inverted_residual.cuh") +
-              "\"\nstruct Params {\n  const void* weights;\n  int height, width, out_height, out_width, tiles_h;\n"
+              (sums          ? "excited_residual"
+               : parts.scale ? "scaled_projection"
+                             : "inverted_residual") +
+              ".cuh\"\nstruct Params {\n  const void* weights;\n  int height, width, out_height, out_width, tiles_h;\n"
               "  int x[3], y[3], added[3], gates, tiles, lines;\n};\n" +
               emit_config(parts, l) + "extern \"C\" __global__ void __launch_bounds__(" + threads + ") kernel(" +
               emit_pointers(node, parts.packed) + (sums ? "float* sums, " : "") +

@@ -80,11 +80,6 @@ int64_t resident_blocks(const InvertedResidual& block, const ResidualLayout& lay
   return std::max<int64_t>(clusters, 1) * tiling.splits;
 }
 
-/// Blocks of threads, of one tile each.
-int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling) {
-  return ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width) * block.batch * tiling.splits;
-}
-
 /// The layout with blocks that take several tiles. Nothing where that cannot be, for clusters and where tiles are
 /// counted by blocks, or does not pay, since registers leave room for much fewer of these blocks than of others.
 std::optional<ResidualLayout> persistent_of(const InvertedResidual& block, ResidualLayout layout,
@@ -117,6 +112,14 @@ double depthwise_cycles(const InvertedResidual& block, const ResidualLayout& lay
 std::string Tiling::text() const {
   return std::to_string(height) + "x" + std::to_string(width) + " split" + std::to_string(splits) + " warps" +
          std::to_string(warps) + (persistent ? " persistent" : "");
+}
+
+int64_t tiles_of(const InvertedResidual& block, const Tiling& tiling) {
+  return ceil_div(block.image[0], tiling.height) * ceil_div(block.image[1], tiling.width);
+}
+
+int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling) {
+  return block.batch * tiles_of(block, tiling) * tiling.splits;
 }
 
 int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout) {

@@ -62,6 +62,10 @@ struct ResidualLayout {
   double microseconds = 0;  ///< What rank_layouts expects one run to take on an H100.
 };
 
+/// Tiles of one sample's result.
+int64_t tiles_of(const InvertedResidual& block, const Tiling& tiling);
+/// Blocks of threads where each takes one tile.
+int64_t blocks_of(const InvertedResidual& block, const Tiling& tiling);
 /// Blocks of a cluster: those that share the hidden channels of a projection.
 int64_t cluster_of(const InvertedResidual& block, const ResidualLayout& layout);
 /// Every layout that fits the device, the one that should be fastest first; with `wanted` only those of these names.

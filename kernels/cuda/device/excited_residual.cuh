@@ -12,7 +12,7 @@
 // and functions after_squeeze(acc), after_excite(acc). Sums are f32 [samples][tiles][channels].
 #pragma once
 
-#include "inverted_residual.cuh"
+#include "scaled_projection.cuh"
 #include "small_products.cuh"
 
 namespace tw {

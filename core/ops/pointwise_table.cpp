@@ -132,7 +132,7 @@ constexpr auto kBool = PointwiseFn::Result::kBool;
 //   for integers and bool: tw::bitwise_not (bool: logical not)
 std::vector<PointwiseFn> unary_rows() {
   return {
-      {"relu", 1, kSame, "a < T(0) ? T(0) : a", unary<at::relu>, {"aten::relu"}, false, kBools},
+      {"relu", 1, kSame, "tw::max(a, T(0))", unary<at::relu>, {"aten::relu"}, false, kBools},
       {"neg", 1, kSame, "-a", unary<at::neg>, {"aten::neg", "aten::negative"}, false, kBools},
       {"abs", 1, kSame, "tw::abs(a)", unary<at::abs>, {"aten::abs", "aten::absolute"}, false, kBools},
       {"sign", 1, kSame, "T((T(0) < a) - (a < T(0)))", unary<at::sign>, {"aten::sign", "aten::sgn"}},

@@ -36,6 +36,8 @@ struct GemmProblem {
   /// Sizes of the image with the padding that windows reach, for kPixels.
   int64_t padded_height() const { return (out_height - 1) * stride[0] + window[0]; }
   int64_t padded_width() const;
+  /// Pairs of columns, of which the first begins at an even one of the image.
+  int64_t padded_pairs() const { return (padded_width() + padding[1] % 2 + 1) / 2; }
   /// True when a result needs one pixel of x, and that always exists.
   bool is_pointwise() const { return taps() == 1 && padding[0] == 0 && padding[1] == 0; }
   /// True when that pixel is the one behind that of the result before.

@@ -27,7 +27,7 @@ std::string numbers(std::initializer_list<int64_t> list) {
 constexpr const char* kParameters =
     "  const void* weights;\n  const float* bias;\n  int in[4];\n  int rows, outputs, height, width;\n"
     "  int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;\n"
-    "  tw::Divider out_width, out_height, lines, line_width;\n  int splits, vector_reads, stage_count;\n";
+    "  tw::Divider out_width, out_height, lines, line_width, line_pairs;\n  int splits, vector_reads, stage_count;\n";
 
 constexpr const char* kNormParameters =
     "  const float* column_sums;\n  const float* norm_weight;\n  const float* norm_bias;\n  float eps;\n";
@@ -49,7 +49,7 @@ Arguments arguments_of(const GemmParts& parts, const GemmConfig& config, const P
   };
   add({p.in[0], p.in[1], p.in[2], p.in[3], p.rows(), p.outputs, p.height, p.width});
   add({p.stride[0], p.stride[1], p.padding[0], p.padding[1], p.dilation[0], p.dilation[1]});
-  for (int64_t size : {p.out_width, p.out_height, p.padded_height(), p.padded_width()})
+  for (int64_t size : {p.out_width, p.out_height, p.padded_height(), p.padded_width(), p.padded_pairs()})
     add_size(arguments, size, "int");
   add({config.splits, p.vector_reads, config.stage_count(p)});
   for (size_t i = 2; i < packed.size(); ++i) arguments.add(packed[i].defined() ? packed[i].data_ptr() : nullptr);

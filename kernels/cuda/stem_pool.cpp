@@ -12,11 +12,20 @@
 #include "kernels/cuda/block_parts.h"
 #include "kernels/cuda/own_kernel.h"
 #include "kernels/cuda/packed_bytes.h"
+#include "kernels/cuda/warpgroup_multiply.h"
 
 namespace torchweld::cuda {
 namespace {
 
 constexpr int64_t kPixel = kPictureChannels;  // numbers, the picture's channels filled up
+constexpr int64_t kSegment = 64;              // channels in a row of weights for warpgroups
+constexpr int64_t kRowBytes = 128;            // of such a row
+
+/// Whether a pair of the picture's columns is a word in every row.
+bool has_pairs(const TensorType& x) {
+  const int64_t channel_step = x.shape[1] == 1 ? 0 : x.strides[1];
+  return x.strides[3] == 1 && (x.shape[3] | x.strides[0] | x.strides[2] | channel_step) % 2 == 0;
+}
 
 /// A block taken apart. Pairs are height and width.
 struct StemParts {
@@ -74,15 +83,25 @@ struct StemLayout {
   int64_t row_tiles = 1, channel_tiles = 1;
   int64_t warps = 4;
   int64_t slices = 1;
+  bool warpgroups = false;
 
   int64_t channels = 0, padded = 0;  ///< Of one slice.
   int64_t weight_step = 0, bias_at = 0, weights_bytes = 0, shared_bytes = 0;
+  int64_t steps = 0;     ///< Of 16 numbers along k.
   int64_t resident = 1;  ///< Blocks of one SM at once.
   double cycles = 0;     ///< Of one run, by StemSearch::estimate.
 
   std::string text() const {
     return std::to_string(tile_h) + "x" + std::to_string(tile_w) + " slice" + std::to_string(slices) + " warps" +
-           std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" + std::to_string(channel_tiles);
+           std::to_string(warps) + " each" + std::to_string(row_tiles) + "x" + std::to_string(channel_tiles) +
+           (warpgroups ? " warpgroups" : "");
+  }
+
+  /// Where number `k` of the weights of a row (see channel_of_row) lies, in bytes from the slice's first.
+  int64_t place_of_weight(int64_t row, int64_t k) const {
+    if (!warpgroups) return (row * weight_step + k) * 2;
+    int64_t chunk = (row % kSegment / 8) ^ (k % 8);  // 128-byte swizzle, see device/warpgroup.cuh
+    return (row / kSegment * steps * 16 + k) * kRowBytes + chunk * 16 + row % 8 * 2;
   }
 };
 
@@ -120,6 +139,7 @@ class StemSearch {
 
  private:
   void add(int64_t height, int64_t width, int64_t slices) {
+    add_warpgroups(height, width, slices);
     for (int64_t channel_tiles : {1, 2, 3, 4}) {
       for (int64_t row_tiles : {1, 2, 3, 4}) {
         for (int64_t warps : {4, 8, 12, 16}) {
@@ -129,10 +149,28 @@ class StemSearch {
                        .channel_tiles = channel_tiles,
                        .warps = warps,
                        .slices = slices};
-          if ((!wanted_ || wanted_->count(l.text())) && complete(l)) layouts_.push_back(l);
+          keep(l);
         }
       }
     }
+  }
+  /// All channels to each warp.
+  void add_warpgroups(int64_t height, int64_t width, int64_t slices) {
+    constexpr int64_t kMostChannels = 128;
+    constexpr int kWarpgroups = 9;
+    int64_t padded = round_up(parts_.channels() / slices, 16);
+    if (limits_.major != kWarpgroups || padded > kMostChannels) return;
+    for (int64_t warps : {4, 8, 12, 16}) {
+      keep({.tile_h = height,
+            .tile_w = width,
+            .channel_tiles = padded / 16,
+            .warps = warps,
+            .slices = slices,
+            .warpgroups = true});
+    }
+  }
+  void keep(StemLayout l) {
+    if ((!wanted_ || wanted_->count(l.text())) && complete(l)) layouts_.push_back(l);
   }
 
   /// False when the layout cannot run, or leaves warps without work.
@@ -151,19 +189,24 @@ class StemSearch {
     int64_t row_steps = ceil_div(parts_.window[1], kPixel), steps = parts_.window[0] * row_steps;
     int64_t patch_w = round_up((region_w - 1) * conv.stride[1] + row_steps * kPixel, 2);
     int64_t patch = span(region_h, conv.stride[0], parts_.window[0], 1) * patch_w;
-    int64_t units = ceil_div(positions, l.row_tiles * 16) * (l.padded / 16 / l.channel_tiles);
+    int64_t units = ceil_div(positions, (l.warpgroups ? 4 : l.row_tiles) * 16) * (l.padded / 16 / l.channel_tiles);
+    if (l.warpgroups) units *= 4;
     constexpr int64_t kStep = 16, kBarrier = 16, kPad = 8, kFewWarps = 4;
+    l.steps = steps;
     l.weight_step = steps * kStep + kPad;
-    l.bias_at = l.padded * l.weight_step * 2;
+    l.bias_at = l.warpgroups ? ceil_div(l.padded, kSegment) * steps * kStep * kRowBytes : l.padded * l.weight_step * 2;
     l.weights_bytes = l.bias_at + l.padded * 4;
     int64_t result_step = l.padded % 32 == 0 ? l.padded + 16 : l.padded;
-    l.shared_bytes = kBarrier + l.weights_bytes + patch * kPixel * 2 + positions * result_step * 2;
+    constexpr int64_t kAlignment = 1024;
+    l.shared_bytes =
+        kBarrier + l.weights_bytes + patch * kPixel * 2 + positions * result_step * 2 + (l.warpgroups ? kAlignment : 0);
     if (l.shared_bytes > limits_.shared_bytes || (units < l.warps && l.warps > kFewWarps)) return false;
     constexpr int64_t kReserved = 1024, kThreads = 2048, kRegisters = 65536;
     // Of a thread: sums, operands and what else the convolution holds; the pool needs about a hundred.
     constexpr int64_t kLeast = 104;
-    int64_t registers =
-        std::max(kLeast, round_up(8 * l.row_tiles * l.channel_tiles + 5 * l.row_tiles + 4 * l.channel_tiles + 60, 8));
+    constexpr int64_t kPixelsAtATime = 32;
+    int64_t operands = l.warpgroups ? kPixelsAtATime : 5 * l.row_tiles + 4 * l.channel_tiles;
+    int64_t registers = std::max(kLeast, round_up(8 * l.row_tiles * l.channel_tiles + operands + 60, 8));
     l.resident = std::min({limits_.shared_bytes / (l.shared_bytes + kReserved), kThreads / (32 * l.warps),
                            kRegisters / (registers * 32 * l.warps)});
     if (l.resident < 1) return false;
@@ -180,17 +223,19 @@ class StemSearch {
     double threads = 32 * warps, each = number(l.row_tiles * l.channel_tiles);
     int64_t pooled = l.tile_h * l.tile_w * l.channels / 8;
     // What a tile takes of an SM that is always busy.
-    double products =
-        std::max(3.2 * each, 4.3 * number(l.row_tiles + l.channel_tiles)) * rounds * warps * number(steps);
+    constexpr double kWarpgroup = 1.4;
+    double step = l.warpgroups ? kWarpgroup * std::max(16.0, number(l.padded) / 4) / 4
+                               : std::max(3.2 * each, 4.3 * number(l.row_tiles + l.channel_tiles));
+    double products = step * rounds * warps * number(steps);
     double results = 9 * number(ceil_div(positions * l.padded, 128));
     double pooling = 1.25 * number(ceil_div(pooled, 32) * (pool.kernel[0] * pool.kernel[1] * 4 + 16));
-    double gathering = 46 * number(ceil_div(patch, 32));
+    double gathering = (has_pairs(parts_.x) ? 14 : 46) * number(ceil_div(patch, 32));
     double busy = products + results + pooling + gathering;
     // What it takes at least, one thing waiting for the other.
-    double alone = std::max(products, rounds * number(steps) * (54 + 11 * each)) +
+    double alone = std::max(products, rounds * number(steps) * (l.warpgroups ? 50 : 54 + 11 * each)) +
                    std::max(results, 300 * rounds * each) +
                    std::max(pooling, 130 * std::ceil(number(pooled) / threads)) +
-                   std::max(gathering, 460 * std::ceil(number(patch) / threads));
+                   std::max(gathering, 460 * std::ceil(number(patch) / (has_pairs(parts_.x) ? 2 : 1) / threads));
     // What blocks cost before their first tiles: their start, and their weights from L2.
     double start = 760 + number(l.weights_bytes) / 11.5;
     int64_t tiles = ceil_div(parts_.out.shape[2], l.tile_h) * ceil_div(parts_.out.shape[3], l.tile_w) *
@@ -224,7 +269,7 @@ at::Tensor pack_weights(const StemParts& parts, const StemLayout& l) {
       const float* filter = numbers + (slice * l.channels + channel) * in * height * width;
       for (int64_t i = 0; i < in * height * width; ++i) {
         int64_t c = i / (height * width), y = i / width % height, x = i % width;
-        bytes.put(at + (r * l.weight_step + y * row + x * kPixel + c) * 2, filter[i]);
+        bytes.put(at + l.place_of_weight(r, y * row + x * kPixel + c), filter[i]);
       }
     }
     for (int64_t c = 0; bias.defined() && c < l.channels; ++c)
@@ -237,7 +282,7 @@ std::string emit_config(const StemParts& parts, const StemLayout& l) {
   const Conv& conv = parts.conv_op();
   const MaxPool& pool = parts.pool_op();
   return "struct Config {\n  using S = " + storage_type(parts.x.dtype) + ";\n" +
-         emit_constants({{"in", parts.conv.weight.size(1)}, {"channels", l.channels}}) +
+         emit_constants({{"in", parts.conv.weight.size(1)}, {"channels", l.channels}, {"pairs", has_pairs(parts.x)}}) +
          emit_constants({{"rows", parts.window[0]},
                          {"columns", parts.window[1]},
                          {"stride_h", conv.stride[0]},
@@ -256,23 +301,28 @@ std::string emit_config(const StemParts& parts, const StemLayout& l) {
                          {"tile_w", l.tile_w},
                          {"row_tiles", l.row_tiles},
                          {"channel_tiles", l.channel_tiles},
-                         {"warps", l.warps}}) +
-         emit_after(parts.conv, "after_conv", false) + emit_after(parts.pool, "after_pool", false) + "};\n";
+                         {"warps", l.warps},
+                         {"warpgroups", l.warpgroups}}) +
+         (l.warpgroups ? "  using Multiply = StemMultiply;\n" : "") + emit_after(parts.conv, "after_conv", false) +
+         emit_after(parts.pool, "after_pool", false) + "};\n";
 }
 
 Program program_of(const Node& node, const StemParts& parts, const StemLayout& l) {
-  return {"stem_pool",
-          "#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"stem_pool.cuh\"\n"
-          "struct Params {\n  const void* weights;\n  int height, width, conv_height, conv_width, out_height, "
-          "out_width, tiles_h, tiles_w, tiles;\n  int x[4], y[3];\n};\n" +
-              emit_config(parts, l) +
-              "static_assert(tw::StemSizes<Config>::shared_bytes == " + std::to_string(l.shared_bytes) +
-              " && tw::StemSizes<Config>::weights_bytes == " + std::to_string(l.weights_bytes) +
-              ", \"what the host says\");\n" + "extern \"C\" __global__ void __launch_bounds__(" +
-              std::to_string(32 * l.warps) + ", " + std::to_string(l.resident) + ") kernel(" +
-              emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  tw::stem_pool<Config>(x" +
-              std::to_string(parts.x_index) + ", y0, p);\n}\n",
-          true};
+  return {
+      "stem_pool",
+      "#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"stem_pool.cuh\"\n"
+      "struct Params {\n  const void* weights;\n  int height, width, conv_height, conv_width, out_height, "
+      "out_width, tiles_h, tiles_w, tiles;\n  int x[4], y[3];\n};\n" +
+          (l.warpgroups ? emit_warpgroup_multiply("StemMultiply", parts.x.dtype, l.padded, WarpgroupRows::kRegisters)
+                        : "") +
+          emit_config(parts, l) +
+          "static_assert(tw::StemSizes<Config>::shared_bytes == " + std::to_string(l.shared_bytes) +
+          " && tw::StemSizes<Config>::weights_bytes == " + std::to_string(l.weights_bytes) +
+          ", \"what the host says\");\n" + "extern \"C\" __global__ void __launch_bounds__(" +
+          std::to_string(32 * l.warps) + ", " + std::to_string(l.resident) + ") kernel(" +
+          emit_pointers(node, parts.packed) + "const __grid_constant__ Params p) {\n  tw::stem_pool<Config>(x" +
+          std::to_string(parts.x_index) + ", y0, p);\n}\n",
+      true};
 }
 
 std::unique_ptr<Kernel> make_stem_pool(const Node& node, const StemParts& parts, const StemLayout& l,

@@ -47,7 +47,7 @@ std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const st
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 
 /// Every how manieth case of a list is to be run: TORCHWELD_CASE_STRIDE, for compute-sanitizer, under which all take
-/// hours; 1 without.
+/// hours; 1 without. With it LibTorch computes without cuDNN from then on, some of whose kernels fail under racecheck.
 size_t case_stride();
 
 }  // namespace torchweld::cuda_tests

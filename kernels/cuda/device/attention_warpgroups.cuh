@@ -60,17 +60,6 @@ struct AttentionWarpOfGroup : AttentionWarp<T, M, causal, alike> {
     T::Values::close();
     T::Values::finish(this->out);
   }
-
- private:
-  // The instruction reads registers when it runs: what is in them must have been computed ahead of begin().
-  template <class V, int tiles>
-  __device__ __forceinline__ static void have_all_ready(V (&values)[tiles][4]) {
-#pragma unroll
-    for (int j = 0; j < tiles; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) have_ready(values[j][e]);
-    }
-  }
 };
 
 }  // namespace tw

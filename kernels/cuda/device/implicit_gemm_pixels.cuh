@@ -2,6 +2,7 @@
 #pragma once
 
 #include "implicit_gemm_operands.cuh"
+#include "pixel_pairs.cuh"
 
 namespace tw {
 
@@ -18,7 +19,7 @@ struct GemmPixels {
   static constexpr bool vectors = false;
   static_assert(T::warps_k == 1, "no warps share k");
   const S* x;
-  int first_line, pixels;
+  int first_line, lines;
   unsigned line_bytes;
   unsigned first[T::m_tiles][2];  // Address of this lane's word of the first tap, for rows g and g + 8.
 
@@ -33,7 +34,7 @@ struct GemmPixels {
     x = data;
     first_line = line_of(p, pixel_of<D>(p, work.first_row));
     const int last = line_of(p, pixel_of<D>(p, min(work.first_row + T::rows, p.rows) - 1));
-    pixels = (last - first_line + window_rows) * static_cast<int>(p.line_width.size);
+    lines = last - first_line + window_rows;
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < T::m_tiles * 2; ++i) {
@@ -47,7 +48,7 @@ struct GemmPixels {
     line_bytes = p.line_width.size * pitch;
     have_ready(line_bytes);
     have_ready(first_line);
-    have_ready(pixels);
+    have_ready(lines);
   }
 
   // Four channels of a group lie side by side.
@@ -55,9 +56,24 @@ struct GemmPixels {
   __device__ __forceinline__ bool are_words(const Params& p) const {
     return D::channels == 4 && p.in[3] == 1 && (p.in[0] | p.in[1] | p.in[2]) % 4 == 0 && is_aligned<4>(x);
   }
+  // Neighbouring columns do, and a pair of them is a word.
+  template <class Params>
+  __device__ __forceinline__ bool are_pairs(const Params& p) const {
+    const int channel_step = D::channels == 1 ? 0 : p.in[3];
+    return p.in[2] == 1 && (p.in[0] | p.in[1] | channel_step | p.width) % 2 == 0 && is_aligned<2>(x);
+  }
+  template <class Params>
+  __device__ __forceinline__ bool is_there(const Params& p, int row, int column) const {
+    return static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
+           static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+  }
   template <class Params>
   __device__ __forceinline__ void gather(const Params& p, const GemmWork&, const GemmShared& at) {
+    if constexpr (sizeof(S) == 2 && D::tile_groups == 1) {
+      if (are_pairs(p)) return gather_pairs(p, at);
+    }
     const bool words = are_words(p);
+    const int pixels = lines * static_cast<int>(p.line_width.size);
 #pragma unroll 4
     for (int item = threadIdx.x; item < pixels * D::tile_groups; item += T::threads) {
       const int index = item / D::tile_groups, group = item % D::tile_groups;
@@ -66,8 +82,7 @@ struct GemmPixels {
       divide(first_line + line, p.lines, image, row);
       row -= p.pad_h;
       column -= p.pad_w;
-      const bool there = static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
-                         static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+      const bool there = is_there(p, row, column);
       const S* from = x + (image * p.in[0] + row * p.in[1] + column * p.in[2] + group * D::channels * p.in[3]);
       union {
         S elements[4];
@@ -80,6 +95,24 @@ struct GemmPixels {
         for (int c = 0; c < 4; ++c) pixel.elements[c] = there && c < D::channels ? from[c * p.in[3]] : narrow<S>(0.f);
       }
       store_pixel(at.rows + index * pitch + group * pixel_bytes, pixel.word);
+    }
+  }
+  // The first pair of a padded line begins before it where the padding is odd.
+  template <class Params>
+  __device__ __forceinline__ void gather_pairs(const Params& p, const GemmShared& at) {
+    const int before = p.pad_w % 2, width = p.line_width.size;
+#pragma unroll 4
+    for (int item = threadIdx.x; item < lines * static_cast<int>(p.line_pairs.size); item += T::threads) {
+      int line, number, image, row;
+      divide(item, p.line_pairs, line, number);
+      divide(first_line + line, p.lines, image, row);
+      row -= p.pad_h;
+      const int place = 2 * number - before, column = place - p.pad_w;
+      PixelPair<S, D::channels> pair;
+      pair.template read<true>(x + (image * p.in[0] + row * p.in[1] + column), p.in[3], is_there(p, row, column));
+      const unsigned to = at.rows + (line * width + place) * pitch;
+      if (place >= 0) store_pixel(to, pair.first());
+      if (place + 1 < width) store_pixel(to + pitch, pair.second());
     }
   }
   __device__ __forceinline__ static void store_pixel(unsigned to, uint2 v) {

@@ -6,17 +6,23 @@
 // The host gives a struct C of constants (see kernels/cuda/stem_pool.cpp):
 //   S                                    storage type: f16 or bf16
 //   in, channels                         channels of the picture, at most 4; channels of the result in one slice
+//   pairs                                whether columns of the picture lie side by side, an even number of them, and
+//                                        all else at even distances
 //   rows, columns, stride_h, stride_w, pad_h, pad_w                        of the convolution's window
 //   pool_rows, pool_columns, pool_stride_*, pool_pad_*, pool_dilation_*    of the pool's window
 //   tile_h, tile_w                       pooled results of a tile
 //   row_tiles, channel_tiles             16 positions, and 16 channels, of the convolution that a warp computes at once
 //   warps                                of a block
+//   warpgroups, Multiply                 whether four warps multiply together (sm_90a only), each 16 positions by all
+//                                        channels, and by what (see kernels/cuda/warpgroup_multiply.h)
 // and functions after_conv(acc), after_pool(acc).
 #pragma once
 
 #include "block.cuh"
 #include "math.cuh"
 #include "mma.cuh"
+#include "pixel_pairs.cuh"
+#include "warpgroup.cuh"
 
 namespace tw {
 
@@ -36,12 +42,13 @@ struct StemSizes {
   // Odd multiples of 16 bytes, and of 32 bytes, so that neighbouring rows begin in different banks.
   static constexpr int weight_step = steps * 16 + 8;
   static constexpr int result_step = padded % 32 == 0 ? padded + 16 : padded;
-  static constexpr int weights_at = 16;  // Behind the barrier.
-  static constexpr int bias_at = weights_at + padded * weight_step * 2;
-  static constexpr int weights_bytes = padded * (weight_step * 2 + 4);
-  static constexpr int patch_at = weights_at + weights_bytes;
+  // Weights of 64 channels, for warpgroups: rows of 128 bytes.
+  static constexpr int segment = steps * 16 * 128, alignment = C::warpgroups ? 1024 : 16;
+  static constexpr int bias_at = C::warpgroups ? (padded + 63) / 64 * segment : padded * weight_step * 2;
+  static constexpr int weights_bytes = bias_at + padded * 4;
+  static constexpr int barrier_at = weights_bytes, patch_at = barrier_at + 16;
   static constexpr int results_at = patch_at + patch_h * patch_w * pixel_bytes;
-  static constexpr int shared_bytes = results_at + positions * result_step * 2;
+  static constexpr int shared_bytes = results_at + positions * result_step * 2 + (C::warpgroups ? alignment : 0);
 };
 
 // Where a tile lies.
@@ -65,7 +72,7 @@ struct StemPlace {
 
 // Brings a tile's patch from a picture of any strides into shared memory, with zeros for what lies outside. The first
 // pixels of each thread are under way between fetch and put.
-template <class C>
+template <class C, bool pairs = C::pairs>
 struct StemPatch {
   using S = typename C::S;
   using Sizes = StemSizes<C>;
@@ -123,6 +130,77 @@ struct StemPatch {
   }
 };
 
+// The same where pairs of neighbouring columns are words; the first pair begins at an even column of the picture.
+template <class C>
+struct StemPatch<C, true> {
+  using S = typename C::S;
+  using Sizes = StemSizes<C>;
+  static constexpr int line_pairs = Sizes::patch_w / 2 + 1, count = Sizes::patch_h * line_pairs;
+  static constexpr int rounds = (count + Sizes::threads - 1) / Sizes::threads, ahead = rounds < 6 ? rounds : 6;
+  int offsets[ahead];  // From the sample's first element; negative outside of the picture.
+  PixelPair<S, C::in> held[ahead];
+
+  template <class Params>
+  __device__ __forceinline__ static int offset_of(int i, const StemPlace<C>& place, const Params& p) {
+    const int row = place.picture_row() + i / line_pairs, column = (place.picture_column() & ~1) + i % line_pairs * 2;
+    const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
+                        static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+    return inside ? row * p.x[1] + column : -1;
+  }
+  template <class Params>
+  __device__ __forceinline__ void find(const StemPlace<C>& place, const Params& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) {
+      offsets[r] = offset_of(static_cast<int>(threadIdx.x) + r * Sizes::threads, place, p);
+      asm volatile("" ::"r"(offsets[r]));
+    }
+  }
+  template <class Params>
+  __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
+    if (is_aligned<2>(sample)) {
+      fetch<true>(sample, p);
+    } else {
+      fetch<false>(sample, p);
+    }
+  }
+  template <bool aligned, class Params>
+  __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) held[r].template read<aligned>(sample + offsets[r], p.x[3], offsets[r] >= 0);
+  }
+  template <class Params>
+  __device__ __forceinline__ void put(unsigned char* memory, const S* sample, const StemPlace<C>& place,
+                                      const Params& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r) store(memory, static_cast<int>(threadIdx.x) + r * Sizes::threads, place, held[r]);
+    if constexpr (rounds > ahead) {
+      if (is_aligned<2>(sample)) {
+        put_rest<true>(memory, sample, place, p);
+      } else {
+        put_rest<false>(memory, sample, place, p);
+      }
+    }
+  }
+  template <bool aligned, class Params>
+  __device__ __forceinline__ static void put_rest(unsigned char* memory, const S* sample, const StemPlace<C>& place,
+                                                  const Params& p) {
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x) + ahead * Sizes::threads; i < count; i += Sizes::threads) {
+      const int offset = offset_of(i, place, p);
+      PixelPair<S, C::in> pair;
+      pair.template read<aligned>(sample + offset, p.x[3], offset >= 0);
+      store(memory, i, place, pair);
+    }
+  }
+  __device__ __forceinline__ static void store(unsigned char* memory, int i, const StemPlace<C>& place,
+                                               const PixelPair<S, C::in>& pair) {
+    const int column = i % line_pairs * 2 - (place.picture_column() & 1);
+    uint2* to = reinterpret_cast<uint2*>(memory + Sizes::patch_at) + (i / line_pairs * Sizes::patch_w + column);
+    if (i < count && column >= 0 && column < Sizes::patch_w) to[0] = pair.first();
+    if (i < count && column + 1 < Sizes::patch_w) to[1] = pair.second();
+  }
+};
+
 // Rows of the region as tensor cores take them: 16 positions, 4 pixels of each.
 template <class C>
 struct StemRows {
@@ -161,28 +239,67 @@ struct StemRows {
   }
 };
 
-// The convolution of the whole region; minus infinity outside of its image, where the pool has its padding.
+// Four neighbouring channels of this lane in each 16: their biases, as the sums of both positions of a fragment.
+template <class C, int tiles>
+__device__ __forceinline__ void begin_sums(const unsigned char* memory, int first_channel,
+                                           float (&sums)[2 * tiles][4]) {
+  const float* bias = reinterpret_cast<const float*>(memory + StemSizes<C>::bias_at);
+#pragma unroll
+  for (int j = 0; j < tiles; ++j) {
+    const float4 add = *reinterpret_cast<const float4*>(bias + first_channel + j * 16 + threadIdx.x % 4 * 4);
+    const float four[4] = {add.x, add.y, add.z, add.w};
+#pragma unroll
+    for (int e = 0; e < 8; ++e) sums[2 * j + e / 4][e % 4] = four[e / 4 * 2 + e % 2];
+  }
+}
+
+// Keeps the results of one position, `tiles` times 16 channels, which are the halves `h` of `sums`; minus infinity
+// outside of the convolution's image, where the pool has its padding.
+template <class C, int tiles, class Params>
+__device__ __forceinline__ void keep_results(unsigned char* memory, const StemPlace<C>& place, const Params& p,
+                                             int position, int first_channel, int h,
+                                             const float (&sums)[2 * tiles][4]) {
+  using S = typename C::S;
+  using Sizes = StemSizes<C>;
+  if (position >= Sizes::positions) return;
+  S* results = reinterpret_cast<S*>(memory + Sizes::results_at) + position * Sizes::result_step;
+  const int row = place.region_row() + position / Sizes::region_w;
+  const int column = place.region_column() + position % Sizes::region_w;
+  const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(p.conv_height) &&
+                      static_cast<unsigned>(column) < static_cast<unsigned>(p.conv_width);
+  const unsigned nothing = pair_of<S>(-INFINITY, -INFINITY);
+#pragma unroll
+  for (int j = 0; j < tiles; ++j) {
+    const float* left = sums[2 * j] + 2 * h;
+    const float* right = sums[2 * j + 1] + 2 * h;
+    float v[4] = {left[0], left[1], right[0], right[1]};
+    C::after_conv(v);
+    const unsigned words[2] = {pair_of<S>(v[0], v[1]), pair_of<S>(v[2], v[3])};
+    *reinterpret_cast<uint2*>(results + first_channel + j * 16 + threadIdx.x % 4 * 4) = {inside ? words[0] : nothing,
+                                                                                         inside ? words[1] : nothing};
+  }
+}
+
+// The convolution of the whole region, warp by warp.
 template <class C, class Params>
-__device__ __forceinline__ void convolve_region(unsigned char* memory, unsigned base, const StemPlace<C>& place,
-                                                const Params& p) {
+__device__ __forceinline__ void convolve_by_warps(unsigned char* memory, unsigned base, const StemPlace<C>& place,
+                                                  const Params& p) {
   using S = typename C::S;
   using Sizes = StemSizes<C>;
   constexpr int M = C::row_tiles, N = C::channel_tiles, across = Sizes::padded / 16 / N;
   static_assert(across * N * 16 == Sizes::padded, "channels are shared out evenly");
   constexpr int units = (Sizes::positions + M * 16 - 1) / (M * 16) * across;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const float* bias = reinterpret_cast<const float*>(memory + Sizes::bias_at);
-  S* results = reinterpret_cast<S*>(memory + Sizes::results_at);
   for (int unit = warp; unit < units; unit += C::warps) {
     const int first_channel = unit % across * (N * 16), first_position = unit / across * (M * 16);
     StemRows<C> rows[M];
 #pragma unroll
     for (int i = 0; i < M; ++i) rows[i].find(base, first_position + i * 16);
-    const unsigned weights = base + Sizes::weights_at +
-                             ((first_channel + lane % 8 + lane / 16 * 8) * Sizes::weight_step + lane / 8 % 2 * 8) * 2;
-    float sum[M][N][2][4];
+    const unsigned weights =
+        base + ((first_channel + lane % 8 + lane / 16 * 8) * Sizes::weight_step + lane / 8 % 2 * 8) * 2;
+    float sum[M][2 * N][4];
 #pragma unroll
-    for (int i = 0; i < M * N * 8; ++i) sum[i / (N * 8)][i / 8 % N][i / 4 % 2][i % 4] = 0.f;
+    for (int i = 0; i < M; ++i) begin_sums<C, N>(memory, first_channel, sum[i]);
 #pragma unroll 1
     for (int r = 0; r < C::rows; ++r) {
 #pragma unroll
@@ -198,35 +315,68 @@ __device__ __forceinline__ void convolve_region(unsigned char* memory, unsigned 
 #pragma unroll
           for (int j = 0; j < N; ++j) {
             const unsigned left[2] = {b[j][0], b[j][1]}, right[2] = {b[j][2], b[j][3]};
-            multiply_add<S>(sum[i][j][0], a, left);
-            multiply_add<S>(sum[i][j][1], a, right);
+            multiply_add<S>(sum[i][2 * j], a, left);
+            multiply_add<S>(sum[i][2 * j + 1], a, right);
           }
         }
       }
     }
 #pragma unroll
-    for (int i = 0; i < M; ++i) {
+    for (int i = 0; i < M * 2; ++i)
+      keep_results<C, N>(memory, place, p, first_position + i * 8 + lane / 4, first_channel, i % 2, sum[i / 2]);
+  }
+}
+
+// The same warpgroup by warpgroup; the tensor cores read weights from shared memory themselves, once for 64 positions.
+template <class C, class Params>
+__device__ __forceinline__ void convolve_by_warpgroups(unsigned char* memory, unsigned base, const StemPlace<C>& place,
+                                                       const Params& p) {
+  using Sizes = StemSizes<C>;
+  constexpr int N = Sizes::padded / 16, units = (Sizes::positions + 63) / 64;
+  // Rows of the window whose pixels are in registers at a time.
+  constexpr int together = Sizes::row_steps < 8 ? 8 / Sizes::row_steps : 1;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int unit = warp / 4; unit < units; unit += C::warps / 4) {
+    const int first_position = unit * 64 + warp % 4 * 16;
+    StemRows<C> rows;
+    rows.find(base, first_position);
+    float sum[2 * N][4];
+    begin_sums<C, N>(memory, 0, sum);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int position = first_position + i * 16 + lane / 4 + h * 8;
-        if (position >= Sizes::positions) continue;
-        const int row = place.region_row() + position / Sizes::region_w;
-        const int column = place.region_column() + position % Sizes::region_w;
-        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(p.conv_height) &&
-                            static_cast<unsigned>(column) < static_cast<unsigned>(p.conv_width);
+    for (int first = 0; first < C::rows; first += together) {
+      constexpr int most = together * Sizes::row_steps;
+      const int count = (C::rows - first < together ? C::rows - first : together) * Sizes::row_steps;
+      unsigned a[most][4];
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const int channel = first_channel + j * 16 + lane % 4 * 4;
-          const float4 add = *reinterpret_cast<const float4*>(bias + channel);
-          const float(&c)[2][4] = sum[i][j];
-          float v[4] = {c[0][2 * h] + add.x, c[0][2 * h + 1] + add.y, c[1][2 * h] + add.z, c[1][2 * h + 1] + add.w};
-          C::after_conv(v);
+      for (int s = 0; s < most; ++s) {
+        if (s < count) rows.load(a[s], first + s / Sizes::row_steps, s % Sizes::row_steps);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) v[e] = inside ? v[e] : -INFINITY;
-          write<4>(results + position * Sizes::result_step + channel, true, v);
-        }
+        for (int e = 0; e < 4; ++e) a[s][e] = s < count ? a[s][e] : 0;
       }
+      have_all_ready(a);
+      have_all_ready(sum);
+      C::Multiply::begin();
+#pragma unroll
+      for (int s = 0; s < most; ++s) {
+        if (s < count)
+          C::Multiply::run(sum, a[s],
+                           place_in_shared(base + (first * Sizes::row_steps + s) * 16 * 128, Sizes::segment));
+      }
+      C::Multiply::close();
+      C::Multiply::finish(sum);
     }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) keep_results<C, N>(memory, place, p, first_position + h * 8 + lane / 4, 0, h, sum);
+  }
+}
+
+template <class C, class Params>
+__device__ __forceinline__ void convolve_region(unsigned char* memory, unsigned base, const StemPlace<C>& place,
+                                                const Params& p) {
+  if constexpr (C::warpgroups) {
+    convolve_by_warpgroups<C>(memory, base, place, p);
+  } else {
+    convolve_by_warps<C>(memory, base, place, p);
   }
 }
 
@@ -293,14 +443,15 @@ __device__ __forceinline__ void fetch_stem_weights(const unsigned char* weights,
   using Sizes = StemSizes<C>;
   if constexpr (has_bulk_copies) {
     if (threadIdx.x == 0) {
-      init_barrier(base, 1);
+      const unsigned barrier = base + Sizes::barrier_at;
+      init_barrier(barrier, 1);
       barriers_ready();
-      expect_bytes(base, Sizes::weights_bytes);
-      copy_bulk(base + Sizes::weights_at, weights, Sizes::weights_bytes, base);
+      expect_bytes(barrier, Sizes::weights_bytes);
+      copy_bulk(base, weights, Sizes::weights_bytes, barrier);
     }
   } else {
     for (int i = threadIdx.x; i < Sizes::weights_bytes / 16; i += Sizes::threads)
-      copy_async16(base + Sizes::weights_at + i * 16, weights + i * 16, true);
+      copy_async16(base + i * 16, weights + i * 16, true);
     commit_copies();
   }
 }
@@ -309,7 +460,8 @@ __device__ __forceinline__ void fetch_stem_weights(const unsigned char* weights,
 template <class C, class Params>
 __device__ __forceinline__ void stem_pool(const typename C::S* x, typename C::S* y, const Params& p) {
   using Sizes = StemSizes<C>;
-  extern __shared__ __align__(128) unsigned char memory[];
+  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* memory = shared + (Sizes::alignment - shared_address(shared) % Sizes::alignment) % Sizes::alignment;
   const unsigned base = shared_address(memory);
   const int slice = static_cast<int>(blockIdx.y);
   fetch_stem_weights<C>(static_cast<const unsigned char*>(p.weights) + slice * Sizes::weights_bytes, base);
@@ -324,7 +476,7 @@ __device__ __forceinline__ void stem_pool(const typename C::S* x, typename C::S*
   patch.put(memory, sample_of(place), place, p);
   wait_for_copies<0>();
   __syncthreads();
-  if constexpr (has_bulk_copies) wait_for_phase(base, 0);
+  if constexpr (has_bulk_copies) wait_for_phase(base + Sizes::barrier_at, 0);
   for (;;) {
     convolve_region<C>(memory, base, place, p);
     __syncthreads();

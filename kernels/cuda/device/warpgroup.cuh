@@ -2,7 +2,19 @@
 // place c ^ r % 8 ("128-byte swizzle").
 #pragma once
 
+#include "staged.cuh"
+
 namespace tw {
+
+// The instruction reads registers when it runs: what is in them must have been computed ahead of begin().
+template <class V, int tiles>
+__device__ __forceinline__ void have_all_ready(V (&values)[tiles][4]) {
+#pragma unroll
+  for (int j = 0; j < tiles; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) have_ready(values[j][e]);
+  }
+}
 
 // Writes to shared memory by this thread become visible to the tensor cores' own reads (after the next barrier).
 __device__ __forceinline__ void show_to_tensor_cores() {

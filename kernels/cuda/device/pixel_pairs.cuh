@@ -1,0 +1,39 @@
+// Pictures of at most four channels whose columns lie side by side: read by words that hold one channel's numbers of
+// two neighbouring pixels, stored as pixels of four numbers.
+#pragma once
+
+#include "types.cuh"
+
+namespace tw {
+
+// S: f16 or bf16.
+template <class S, int channels>
+struct PixelPair {
+  static_assert(sizeof(S) == 2 && channels <= 4, "two numbers are a word");
+  unsigned words[channels];  // The first pixel's number in the lower half.
+
+  // `from`: the first pixel's first channel, `step`: elements from channel to channel. `aligned`: the words are.
+  // Zeros unless `there`.
+  template <bool aligned>
+  __device__ __forceinline__ void read(const S* from, int step, bool there) {
+    const unsigned short* numbers = reinterpret_cast<const unsigned short*>(from);
+#pragma unroll
+    for (int c = 0; c < channels; ++c) {
+      words[c] = 0;
+      if constexpr (aligned) {
+        if (there) words[c] = *reinterpret_cast<const unsigned*>(numbers + c * step);
+      } else {
+        if (there) words[c] = numbers[c * step] | numbers[c * step + 1] << 16;
+      }
+    }
+  }
+  __device__ __forceinline__ unsigned word(int c) const { return c < channels ? words[c < channels ? c : 0] : 0; }
+  __device__ __forceinline__ uint2 first() const {
+    return {__byte_perm(word(0), word(1), 0x5410), __byte_perm(word(2), word(3), 0x5410)};
+  }
+  __device__ __forceinline__ uint2 second() const {
+    return {__byte_perm(word(0), word(1), 0x7632), __byte_perm(word(2), word(3), 0x7632)};
+  }
+};
+
+}  // namespace tw

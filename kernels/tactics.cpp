@@ -27,7 +27,7 @@
 #include "kernels/cuda/regroup.h"
 #include "kernels/cuda/resize.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/stem_pool.h"
+#include "kernels/cuda/stem.h"
 #include "kernels/cudnn/conv.h"
 #endif
 
@@ -50,7 +50,7 @@ const std::vector<Tactic>& tactics() {
       {"cuda_inverted_residual", c10::kCUDA, cuda::propose_inverted_residual},
       {"cuda_squeeze_excite", c10::kCUDA, cuda::propose_squeeze_excite},
       {"cuda_pooled_linear", c10::kCUDA, cuda::propose_pooled_linear},
-      {"cuda_stem_pool", c10::kCUDA, cuda::propose_stem_pool},
+      {"cuda_stem", c10::kCUDA, cuda::propose_stem},
       {"cuda_deferred_norm", c10::kCUDA, cuda::propose_deferred_norm},
       {"cuda_depthwise", c10::kCUDA, cuda::propose_depthwise},
       {"cuda_few_rows", c10::kCUDA, cuda::propose_few_rows},

@@ -15,9 +15,11 @@
 namespace torchweld::cuda {
 namespace {
 
-/// A constant that the block reads as the value `inner` of its body.
-const LazyTensor& constant_input(const Node& block, const Value* inner) {
-  const LazyTensor* tensor = inner->producer() ? nullptr : lazy_constant_of(block.input(inner->index()));
+/// A constant that a part of the block, or the block as its only part, reads as this value.
+const LazyTensor& constant_input(const Node& block, const Node& part, const Value* read) {
+  const bool alone = &block == &part;
+  const LazyTensor* tensor = nullptr;
+  if (alone || !read->producer()) tensor = lazy_constant_of(alone ? read : block.input(read->index()));
   expect(tensor != nullptr, "weights are not constant");
   return *tensor;
 }
@@ -30,8 +32,8 @@ BlockPart take_part(const Node& block, const Node& part) {
   const Node& anchor = result.anchor();
   auto outer = [&](size_t i) { return part.input(anchor_input(result.body, i)); };
   result.x = outer(0);
-  if (anchor.inputs().size() > 1) result.weight = constant_input(block, outer(1));
-  if (anchor.inputs().size() > 2) result.bias = constant_input(block, outer(2));
+  if (anchor.inputs().size() > 1) result.weight = constant_input(block, part, outer(1));
+  if (anchor.inputs().size() > 2) result.bias = constant_input(block, part, outer(2));
   for (size_t i = 0; i < part.inputs().size(); ++i) {
     const auto& users = result.body.graph->inputs()[i]->users();
     bool read = std::any_of(users.begin(), users.end(), [&](const Node* user) { return user != &anchor; });

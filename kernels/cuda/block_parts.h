@@ -20,7 +20,7 @@ namespace torchweld::cuda {
 struct BlockPart {
   Body body;                     ///< Of the part alone; its inputs are the part's.
   const Node* node;              ///< The part, a node of the block's body.
-  const Value* x;                ///< What the anchor reads, a value of the block's body.
+  const Value* x;                ///< What the anchor reads, a value of the graph that `node` is in.
   LazyTensor weight;             ///< Undefined when the anchor takes none.
   LazyTensor bias;               ///< Undefined when there is none.
   const Value* added = nullptr;  ///< The one other value that pointwise nodes read; null when there is none.
@@ -28,8 +28,8 @@ struct BlockPart {
   const Node& anchor() const { return *body.anchor; }
 };
 
-/// Takes apart a node of a block's body. Throws Unsupported when weights are not constant, or when pointwise nodes read
-/// more than numbers and one other tensor.
+/// Takes apart a node of a block's body, or a node that is no block, as `block` and `part`. Throws Unsupported when
+/// weights are not constant, or when pointwise nodes read more than numbers and one other tensor.
 BlockPart take_part(const Node& block, const Node& part);
 
 /// `part` of the block's body as the last node of a graph of its own, with copies of its constants and the types that

@@ -19,7 +19,7 @@
 #include "kernels/cuda/excited_residual.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
-#include "kernels/cuda/stem_pool.h"
+#include "kernels/cuda/stem.h"
 #include "tests/cuda/blocks.h"
 #include "tests/cuda/conv_nodes.h"
 #include "tests/cuda/transformer_nodes.h"
@@ -92,7 +92,7 @@ BlockTime time_block(const Case& c, size_t most) {
   offers.set_tactic("block");
   offer([&](const Node& n, Offers& o) { cuda::propose_excited_residual(n, {}, o); });
   offer([&](const Node& n, Offers& o) { cuda::offer_inverted_residuals(n, most, o); });
-  offer([&](const Node& n, Offers& o) { cuda::offer_stem_pools(n, most, o); });
+  offer([&](const Node& n, Offers& o) { cuda::offer_stems(n, most, o); });
   offer([&](const Node& n, Offers& o) { cuda::propose_squeeze_excite(n, {}, o); });
   offer([&](const Node& n, Offers& o) { cuda::propose_pooled_linear(n, {}, o); });
   std::vector<Timed> times = time_offers(c.node(), offers);

@@ -19,7 +19,7 @@
 #include "kernels/cuda/implicit_gemm.h"
 #include "kernels/cuda/inverted_residual.h"
 #include "kernels/cuda/pooled_blocks.h"
-#include "kernels/cuda/stem_pool.h"
+#include "kernels/cuda/stem.h"
 
 namespace torchweld::cuda_tests {
 namespace {
@@ -188,7 +188,7 @@ std::vector<NamedTactic> block_tactics() {
           {"inverted_residual", cuda::propose_inverted_residual},
           {"squeeze_excite", cuda::propose_squeeze_excite},
           {"pooled_linear", cuda::propose_pooled_linear},
-          {"stem_pool", cuda::propose_stem_pool},
+          {"stem", cuda::propose_stem},
           {"implicit_gemm", cuda::propose_implicit_gemm}};
 }
 

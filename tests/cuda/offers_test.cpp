@@ -150,9 +150,24 @@ TEST(Offers, BlocksTakeWantedConfigurationsAtEveryBatchSize) {
         ResidualSpec{.name = "excited", .batch = batch, .in = 40, .hidden = 240, .out = 40, .squeezed = 10}, c10::kHalf,
         false);
   });
-  expect_wanted_at_every_batch("cuda_stem_pool", [](int64_t batch) {
+  expect_wanted_at_every_batch("cuda_stem", [](int64_t batch) {
     return make_block(StemSpec{.name = "stem", .batch = batch, .height = 224, .width = 224}, c10::kHalf, false);
   });
+}
+
+TEST(Offers, PicturesGoToStems) {
+  cuda::CollectPrograms nothing_is_compiled([](const cuda::Program&) {});
+  for (int64_t channels : {3, 4, 5}) {
+    for (int64_t window : {1, 3}) {
+      Case c = conv_case({.name = "picture",
+                          .x = {1, channels, 64, 64},
+                          .outputs = 32,
+                          .window = {window, window},
+                          .x_is_nchw = true},
+                         c10::kHalf, kDevice, false);
+      EXPECT_EQ(offers_for(c.node(), {}, "cuda_stem").offers().empty(), channels == 5 || window == 1) << c.name;
+    }
+  }
 }
 
 /// A depthwise convolution of a window of so many rows and columns, of square images of this size.

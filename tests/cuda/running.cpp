@@ -29,6 +29,7 @@
 #include "kernels/cuda/regroup.h"
 #include "kernels/cuda/resize.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/stem.h"
 #include "kernels/cudnn/conv.h"
 
 namespace torchweld::cuda_tests {
@@ -142,6 +143,7 @@ std::vector<NamedTactic> own_tactics() {
           {"implicit_gemm", cuda::propose_implicit_gemm},
           {"deferred_norm", cuda::propose_deferred_norm},
           {"pool", cuda::propose_pool},
+          {"stem", cuda::propose_stem},
           {"resize", cuda::propose_resize},
           {"reduce", cuda::propose_reduce},
           {"rows", cuda::propose_rows},

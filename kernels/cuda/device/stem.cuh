@@ -1,9 +1,9 @@
-// A convolution of few input channels with pointwise functions and a max pool after it, as one kernel: a block of
-// threads takes tiles of pooled results, one after the other, and what the convolution gives for a tile's windows stays
-// in its shared memory, rounded to the storage type as if it were written. Where windows of neighbouring tiles overlap,
-// both compute the convolution.
+// A convolution of few input channels with pointwise functions and a max pool after it, as one kernel; without a pool,
+// windows of one position stand for it. A block of threads takes tiles of pooled results, one after the other, and what
+// the convolution gives for a tile's windows stays in its shared memory, rounded to the storage type as if it were
+// written. Where windows of neighbouring tiles overlap, both compute the convolution.
 //
-// The host gives a struct C of constants (see kernels/cuda/stem_pool.cpp):
+// The host gives a struct C of constants (see kernels/cuda/stem.cpp):
 //   S                                    storage type: f16 or bf16
 //   in, channels                         channels of the picture, at most 4; channels of the result in one slice
 //   pairs                                whether columns of the picture lie side by side, an even number of them, and
@@ -15,7 +15,8 @@
 //   warps                                of a block
 //   warpgroups, Multiply                 whether four warps multiply together (sm_90a only), each 16 positions by all
 //                                        channels, and by what (see kernels/cuda/warpgroup_multiply.h)
-// and functions after_conv(acc), after_pool(acc).
+//   finishes_pool                        whether pointwise functions follow the pool
+// and functions after_conv(acc) and, if so, after_pool(acc).
 #pragma once
 
 #include "block.cuh"
@@ -253,6 +254,17 @@ __device__ __forceinline__ void begin_sums(const unsigned char* memory, int firs
   }
 }
 
+// Whether a position is one of the convolution's image. Windows of a single position never read others.
+template <class C, class Params>
+__device__ __forceinline__ bool is_inside(const StemPlace<C>& place, const Params& p, int position) {
+  using Sizes = StemSizes<C>;
+  if constexpr (C::pool_rows * C::pool_columns == 1) return true;
+  const int row = place.region_row() + position / Sizes::region_w;
+  const int column = place.region_column() + position % Sizes::region_w;
+  return static_cast<unsigned>(row) < static_cast<unsigned>(p.conv_height) &&
+         static_cast<unsigned>(column) < static_cast<unsigned>(p.conv_width);
+}
+
 // Keeps the results of one position, `tiles` times 16 channels, which are the halves `h` of `sums`; minus infinity
 // outside of the convolution's image, where the pool has its padding.
 template <class C, int tiles, class Params>
@@ -263,10 +275,7 @@ __device__ __forceinline__ void keep_results(unsigned char* memory, const StemPl
   using Sizes = StemSizes<C>;
   if (position >= Sizes::positions) return;
   S* results = reinterpret_cast<S*>(memory + Sizes::results_at) + position * Sizes::result_step;
-  const int row = place.region_row() + position / Sizes::region_w;
-  const int column = place.region_column() + position % Sizes::region_w;
-  const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(p.conv_height) &&
-                      static_cast<unsigned>(column) < static_cast<unsigned>(p.conv_width);
+  const bool inside = is_inside(place, p, position);
   const unsigned nothing = pair_of<S>(-INFINITY, -INFINITY);
 #pragma unroll
   for (int j = 0; j < tiles; ++j) {
@@ -300,7 +309,7 @@ __device__ __forceinline__ void convolve_by_warps(unsigned char* memory, unsigne
     float sum[M][2 * N][4];
 #pragma unroll
     for (int i = 0; i < M; ++i) begin_sums<C, N>(memory, first_channel, sum[i]);
-#pragma unroll 1
+#pragma unroll(Sizes::steps <= 4 ? C::rows : 1)
     for (int r = 0; r < C::rows; ++r) {
 #pragma unroll
       for (int s = 0; s < Sizes::row_steps; ++s) {
@@ -429,11 +438,16 @@ __device__ __forceinline__ void pool_region(const unsigned char* memory, typenam
       best.word.z = larger_pair<S>(best.word.z, one.z);
       best.word.w = larger_pair<S>(best.word.w, one.w);
     }
+    S* to = image + (row * p.y[1] + column * p.y[2] + chunk * 8);
+    if (!C::finishes_pool && aligned) {
+      *reinterpret_cast<uint4*>(to) = best.word;
+      continue;
+    }
     float v[8];
 #pragma unroll
     for (int e = 0; e < 8; ++e) v[e] = widen(best.elements[e]);
-    C::after_pool(v);
-    write<8>(image + (row * p.y[1] + column * p.y[2] + chunk * 8), aligned, v);
+    if constexpr (C::finishes_pool) C::after_pool(v);
+    write<8>(to, aligned, v);
   }
 }
 
@@ -458,7 +472,7 @@ __device__ __forceinline__ void fetch_stem_weights(const unsigned char* weights,
 
 // Block y takes a slice of the channels.
 template <class C, class Params>
-__device__ __forceinline__ void stem_pool(const typename C::S* x, typename C::S* y, const Params& p) {
+__device__ __forceinline__ void stem(const typename C::S* x, typename C::S* y, const Params& p) {
   using Sizes = StemSizes<C>;
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* memory = shared + (Sizes::alignment - shared_address(shared) % Sizes::alignment) % Sizes::alignment;

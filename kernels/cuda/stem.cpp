@@ -22,7 +22,7 @@ constexpr int64_t kPixel = kPictureChannels;  // numbers, the picture's channels
 constexpr int64_t kSegment = 64;              // channels in a row of weights for warpgroups
 constexpr int64_t kRowBytes = 128;            // of such a row
 
-/// Whether a pair of the picture's columns is a word in every row.
+/// Whether a pair of the picture's columns is a word in every row, which the code finds out by itself.
 bool has_pairs(const TensorType& x) {
   const int64_t channel_step = x.shape[1] == 1 ? 0 : x.strides[1];
   return x.strides[3] == 1 && (x.shape[3] | x.strides[0] | x.strides[2] | channel_step) % 2 == 0;
@@ -63,13 +63,14 @@ StemParts take_block_apart(const Node& node) {
   return parts;
 }
 
-/// True for a convolution of few channels, alone or with pointwise nodes after it.
+/// True for a convolution of few channels whose windows overlap, alone or with pointwise nodes after it.
 bool is_lone_stem(const Node& node) {
   auto* fused = node.as<Fused>();
   const Node* anchor = fused ? anchor_of(*fused) : &node;
-  if (block_of(node) || !anchor || !anchor->as<Conv>()) return false;
+  auto* conv = anchor ? anchor->as<Conv>() : nullptr;
+  if (!conv) return false;
   const TensorType& weight = anchor->input(1)->type;
-  return is_stem(*anchor->as<Conv>(), weight) && weight.shape[2] * weight.shape[3] > 1;
+  return is_stem(*conv, weight) && (weight.shape[2] > conv->stride[0] || weight.shape[3] > conv->stride[1]);
 }
 
 StemParts take_apart(const Node& node) {
@@ -146,7 +147,8 @@ class StemSearch {
       if (parts_.channels() / 8 % slices != 0) continue;
       for (int64_t height : kSizes) {
         for (int64_t width : kSizes) {
-          bool fits = height <= width && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
+          bool flat = height <= width || width >= parts_.out.shape[3];
+          bool fits = flat && height <= 2 * parts_.out.shape[2] && width <= 2 * parts_.out.shape[3];
           if (fits && (!wanted_ || tiles_.count({height, width, slices}))) add(height, width, slices);
         }
       }
@@ -301,7 +303,8 @@ std::string emit_config(const StemParts& parts, const StemLayout& l) {
   const Conv& conv = parts.conv_op();
   const MaxPool& pool = parts.pool_op;
   return "struct Config {\n  using S = " + storage_type(parts.x.dtype) + ";\n" +
-         emit_constants({{"in", parts.conv.weight.size(1)}, {"channels", l.channels}, {"pairs", has_pairs(parts.x)}}) +
+         emit_constants(
+             {{"in", parts.conv.weight.size(1)}, {"channels", l.channels}, {"pairs", parts.x.strides[3] == 1}}) +
          emit_constants({{"rows", parts.window[0]},
                          {"columns", parts.window[1]},
                          {"stride_h", conv.stride[0]},
@@ -329,7 +332,7 @@ std::string emit_config(const StemParts& parts, const StemLayout& l) {
 
 Program program_of(const Node& node, const StemParts& parts, const StemLayout& l) {
   return {
-      "stem_pool",
+      "stem",
       "#include \"types.cuh\"\n#include \"math.cuh\"\n#include \"stem.cuh\"\n"
       "struct Params {\n  const void* weights;\n  int height, width, conv_height, conv_width, out_height, "
       "out_width, tiles_h, tiles_w, tiles;\n  int x[4], y[3];\n};\n" +
@@ -402,6 +405,9 @@ void offer_stems(const Node& node, size_t most, Offers& offers, const std::set<s
 
 void propose_stem(const Node& node, const KernelContext& context, Offers& offers) {
   constexpr size_t kOffers = 8;
+  // Others are ahead for some sizes; a block has no others.
+  const bool chosen = context.tune || context.wanted || block_of(node);
+  expect(chosen || !is_lone_stem(node), "kernels are not timed");
   offer_stems(node, context.tune ? kOffers : 1, offers, context.wanted);
 }
 

@@ -48,6 +48,16 @@ const std::vector<Stage>& stages_of(const std::string& network) {
 
 }  // namespace
 
+namespace {
+
+std::vector<Case> made(const std::vector<StemSpec>& specs, c10::ScalarType dtype, bool constants_on_device) {
+  std::vector<Case> cases;
+  for (const StemSpec& spec : specs) cases.push_back(make_block(spec, dtype, constants_on_device));
+  return cases;
+}
+
+}  // namespace
+
 std::vector<Case> stem_cases(c10::ScalarType dtype, bool constants_on_device) {
   const std::vector<StemSpec> specs{
       {.name = "stem", .batch = 2, .height = 45, .width = 51},
@@ -130,10 +140,76 @@ std::vector<Case> stem_cases(c10::ScalarType dtype, bool constants_on_device) {
        .pool_stride = {3, 3},
        .pool_padding = {2, 2}},
       {.name = "stem_one_pixel", .batch = 5, .height = 4, .width = 3, .out = 8},
+      {.name = "stem_cropped_even", .batch = 2, .height = 40, .width = 36, .cropped = 6},
+      {.name = "stem_cropped_odd", .batch = 2, .height = 21, .width = 36, .out = 32, .cropped = 3},
+      {.name = "lone",
+       .batch = 3,
+       .height = 38,
+       .width = 46,
+       .out = 32,
+       .window = {3, 3},
+       .padding = {1, 1},
+       .activation = "relu6",
+       .pool = {}},
+      {.name = "lone_odd",
+       .batch = 2,
+       .height = 37,
+       .width = 45,
+       .out = 24,
+       .window = {5, 5},
+       .padding = {2, 2},
+       .activation = "silu",
+       .biased = false,
+       .pool = {}},
+      {.name = "lone_cropped",
+       .batch = 2,
+       .height = 30,
+       .width = 44,
+       .in = 4,
+       .out = 16,
+       .window = {3, 3},
+       .padding = {0, 1},
+       .cropped = 4,
+       .pool = {}},
+      {.name = "lone_narrow",
+       .batch = 2,
+       .height = 70,
+       .width = 9,
+       .in = 1,
+       .out = 8,
+       .activation = "relu",
+       .pool = {}},
   };
-  std::vector<Case> cases;
-  for (const StemSpec& spec : specs) cases.push_back(make_block(spec, dtype, constants_on_device));
-  return cases;
+  return made(specs, dtype, constants_on_device);
+}
+
+std::vector<Case> wide_stem_cases(c10::ScalarType dtype, bool constants_on_device) {
+  const std::vector<StemSpec> specs{
+      {.name = "wide", .batch = 2, .height = 62, .width = 70},
+      {.name = "wide_odd", .batch = 2, .height = 45, .width = 51, .biased = false},
+      {.name = "wide_96", .height = 66, .width = 58, .out = 96, .activation = "gelu"},
+      {.name = "wide_window11",
+       .batch = 2,
+       .height = 75,
+       .width = 92,
+       .out = 128,
+       .window = {11, 11},
+       .stride = {4, 4},
+       .padding = {2, 2},
+       .biased = false,
+       .pool_padding = {0, 0}},
+      {.name = "wide_lone", .batch = 3, .height = 38, .width = 46, .window = {3, 3}, .padding = {1, 1}, .pool = {}},
+      {.name = "wide_lone_odd",
+       .batch = 2,
+       .height = 37,
+       .width = 45,
+       .out = 80,
+       .window = {5, 5},
+       .padding = {2, 2},
+       .activation = "hardswish",
+       .pool = {}},
+  };
+  return made(specs, dtype, constants_on_device);
 }
 
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device) {

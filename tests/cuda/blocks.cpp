@@ -172,9 +172,11 @@ Case make_block(const SiblingsSpec& spec, c10::ScalarType dtype, bool constants_
 Case make_block(const StemSpec& spec, c10::ScalarType dtype, bool constants_on_device) {
   Builder build(dtype, constants_on_device);
   Value* v = build.input({spec.batch, spec.in, spec.height, spec.width});
-  if (!spec.channels_last) v->type.strides = contiguous_strides(v->type.shape);
+  if (!spec.channels_last)
+    v->type.strides = contiguous_strides({spec.batch, spec.in, spec.height + spec.cropped, spec.width + spec.cropped});
   Conv conv{.stride = spec.stride, .padding = spec.padding, .dilation = {1, 1}, .output_padding = {0, 0}};
   v = build.activation(build.conv(v, conv, spec.out, spec.window, spec.biased), spec.activation);
+  if (spec.pool.empty()) return build.finish(spec.name, {v});
   v = build.max_pool(v, {.kernel = spec.pool,
                          .stride = spec.pool_stride,
                          .padding = spec.pool_padding,

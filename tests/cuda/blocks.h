@@ -85,7 +85,8 @@ struct StemSpec {
   std::string activation = "relu";
   bool biased = true;
   bool channels_last = false;  ///< The picture's layout.
-  Dims pool = {3, 3};
+  int64_t cropped = 0;         ///< The picture is a part of one with so many more columns and rows.
+  Dims pool = {3, 3};          ///< Empty for a convolution alone.
   Dims pool_stride = {2, 2};
   Dims pool_padding = {1, 1};
   Dims pool_dilation = {1, 1};
@@ -104,6 +105,8 @@ Case make_block(const StemSpec& spec, c10::ScalarType dtype, bool constants_on_d
 std::vector<Case> block_cases(c10::ScalarType dtype, bool constants_on_device);
 /// The same for stems with their pools.
 std::vector<Case> stem_cases(c10::ScalarType dtype, bool constants_on_device);
+/// Some of more channels, as warpgroups take them in one piece.
+std::vector<Case> wide_stem_cases(c10::ScalarType dtype, bool constants_on_device);
 /// The different blocks of a network at 224 x 224, batch 1, each with how often it occurs: "MobileNetV2",
 /// "MobileNetV3-L" or "EfficientNet-B0".
 std::vector<std::pair<Case, int>> blocks_of_network(const std::string& network);

@@ -11,6 +11,7 @@
 #include <iostream>
 #include <map>
 #include <regex>
+#include <set>
 
 #include "conversion/passes/groups.h"
 #include "conversion/workers.h"
@@ -18,6 +19,7 @@
 #include "core/ops/constant.h"
 #include "core/ops/fused.h"
 #include "kernels/cuda/own_kernel.h"
+#include "kernels/cuda/stem.h"
 #include "tests/cuda/blocks.h"
 #include "tests/cuda/running.h"
 #include "tests/tolerance.h"
@@ -35,6 +37,24 @@ Offers offers_of(const Case& c) {
       offers.refuse(reason.what());
     }
   }
+  return offers;
+}
+
+/// Kernels of some sizes in which warpgroups multiply.
+Offers stems_by_warpgroups(const Case& c) {
+  constexpr size_t kAll = 1 << 20, kSome = 7;
+  Offers all;
+  all.set_tactic("stem");
+  cuda::offer_stems(c.node(), kAll, all);
+  std::vector<std::string> names;
+  for (const Offers::Offer& offer : all.offers()) {
+    if (offer.config.ends_with("warpgroups")) names.push_back(offer.config);
+  }
+  std::set<std::string> wanted;
+  for (size_t i = 0; i < std::min(names.size(), kSome); ++i) wanted.insert(names[i * names.size() / kSome]);
+  Offers offers;
+  offers.set_tactic("stem");
+  cuda::offer_stems(c.node(), 0, offers, &wanted);
   return offers;
 }
 
@@ -79,8 +99,8 @@ void expect_like(const Case& c, const Kernel& kernel, const std::vector<at::Tens
 }
 
 /// Runs every offer of every case, with tensors at each of the offsets, and compares. `put` changes the first input.
-void expect_meaning(const std::vector<Case>& cases, const std::vector<int64_t>& offsets, void (*put)(at::Tensor&)) {
-  compile_ahead(cases, block_programs);
+void expect_meaning(const std::vector<Case>& cases, const std::vector<int64_t>& offsets, void (*put)(at::Tensor&),
+                    Offers (*offers_of_case)(const Case&) = offers_of) {
   int ran = 0;
   for (size_t number = 0; number < cases.size(); number += case_stride()) {
     const Case& c = cases[number];
@@ -93,7 +113,7 @@ void expect_meaning(const std::vector<Case>& cases, const std::vector<int64_t>& 
     }
     std::vector<at::Tensor> eager = run_aten(*c.graph, inputs);
     std::vector<at::Tensor> reference = run_f64(*c.graph, inputs);
-    Offers offers = offers_of(c);
+    Offers offers = offers_of_case(c);
     for (const auto& [tactic, reason] : offers.refusals())
       std::cout << c.name << ": " << tactic << ": " << reason << "\n";
     EXPECT_FALSE(offers.offers().empty()) << c.name;
@@ -161,6 +181,7 @@ TEST(BlockCode, CompilesForEveryArchitectureWithTensorCores) { expect_compiles(b
 
 TEST(BlockCode, StemsCompileForEveryArchitectureWithTensorCores) {
   expect_compiles(stem_cases, 4);
+  expect_compiles(wide_stem_cases, 4);
   expect_compiles(stems_of_networks, 4);
 }
 
@@ -172,13 +193,31 @@ class CudaBlocks : public ::testing::TestWithParam<c10::ScalarType> {
   c10::InferenceMode inference_;
 };
 
-TEST_P(CudaBlocks, MeanWhatTheirPartsMean) { expect_meaning(block_cases(GetParam(), true), {0, 1}, nullptr); }
+TEST_P(CudaBlocks, MeanWhatTheirPartsMean) {
+  std::vector<Case> cases = block_cases(GetParam(), true);
+  compile_ahead(cases, block_programs);
+  expect_meaning(cases, {0, 1}, nullptr);
+}
 
-TEST_P(CudaBlocks, KeepNanAndInfinities) { expect_meaning(block_cases(GetParam(), true), {0}, put_specials); }
+TEST_P(CudaBlocks, KeepNanAndInfinities) {
+  std::vector<Case> cases = block_cases(GetParam(), true);
+  compile_ahead(cases, block_programs);
+  expect_meaning(cases, {0}, put_specials);
+}
 
-TEST_P(CudaBlocks, StemsMeanWhatTheirPartsMean) { expect_meaning(stem_cases(GetParam(), true), {0, 1}, nullptr); }
+TEST_P(CudaBlocks, StemsMeanWhatTheirPartsMean) {
+  std::vector<Case> cases = stem_cases(GetParam(), true);
+  compile_ahead(cases, block_programs);
+  expect_meaning(cases, {0, 1}, nullptr);
+  expect_meaning(cases, {0, 1}, put_lone_specials);
+}
 
-TEST_P(CudaBlocks, StemsKeepNanAndInfinities) { expect_meaning(stem_cases(GetParam(), true), {0}, put_lone_specials); }
+TEST_P(CudaBlocks, StemsByWarpgroupsMeanWhatTheirPartsMean) {
+  if (cuda::arch_of_device(0) != "sm_90a") GTEST_SKIP() << "no warpgroups";
+  std::vector<Case> cases = wide_stem_cases(GetParam(), true);
+  expect_meaning(cases, {0, 1}, nullptr, stems_by_warpgroups);
+  expect_meaning(cases, {0, 1}, put_lone_specials, stems_by_warpgroups);
+}
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaBlocks, ::testing::Values(c10::kHalf, c10::kBFloat16),
                          [](const auto& info) { return dtype_name(info.param); });

@@ -109,7 +109,7 @@ struct GemmPixels {
       row -= p.pad_h;
       const int place = 2 * number - before, column = place - p.pad_w;
       PixelPair<S, D::channels> pair;
-      pair.template read<true>(x + (image * p.in[0] + row * p.in[1] + column), p.in[3], is_there(p, row, column));
+      pair.read(x + (image * p.in[0] + row * p.in[1] + column), p.in[3], is_there(p, row, column));
       const unsigned to = at.rows + (line * width + place) * pitch;
       if (place >= 0) store_pixel(to, pair.first());
       if (place + 1 < width) store_pixel(to + pitch, pair.second());

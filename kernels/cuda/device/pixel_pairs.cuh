@@ -12,19 +12,18 @@ struct PixelPair {
   static_assert(sizeof(S) == 2 && channels <= 4, "two numbers are a word");
   unsigned words[channels];  // The first pixel's number in the lower half.
 
-  // `from`: the first pixel's first channel, `step`: elements from channel to channel. `aligned`: the words are.
-  // Zeros unless `there`.
-  template <bool aligned>
+  // `from`: the first pixel's first channel, `step`: elements from channel to channel. Zeros unless `there`.
   __device__ __forceinline__ void read(const S* from, int step, bool there) {
+#pragma unroll
+    for (int c = 0; c < channels; ++c) words[c] = there ? *reinterpret_cast<const unsigned*>(from + c * step) : 0;
+  }
+  // The same number by number; the second pixel may be outside of the picture where the first is not.
+  __device__ __forceinline__ void read_apart(const S* from, int step, bool first, bool second) {
     const unsigned short* numbers = reinterpret_cast<const unsigned short*>(from);
 #pragma unroll
     for (int c = 0; c < channels; ++c) {
-      words[c] = 0;
-      if constexpr (aligned) {
-        if (there) words[c] = *reinterpret_cast<const unsigned*>(numbers + c * step);
-      } else {
-        if (there) words[c] = numbers[c * step] | numbers[c * step + 1] << 16;
-      }
+      words[c] = first ? numbers[c * step] : 0;
+      if (first && second) words[c] |= numbers[c * step + 1] << 16;
     }
   }
   __device__ __forceinline__ unsigned word(int c) const { return c < channels ? words[c < channels ? c : 0] : 0; }

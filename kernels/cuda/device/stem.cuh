@@ -6,8 +6,7 @@
 // The host gives a struct C of constants (see kernels/cuda/stem.cpp):
 //   S                                    storage type: f16 or bf16
 //   in, channels                         channels of the picture, at most 4; channels of the result in one slice
-//   pairs                                whether columns of the picture lie side by side, an even number of them, and
-//                                        all else at even distances
+//   pairs                                whether columns of the picture lie side by side
 //   rows, columns, stride_h, stride_w, pad_h, pad_w                        of the convolution's window
 //   pool_rows, pool_columns, pool_stride_*, pool_pad_*, pool_dilation_*    of the pool's window
 //   tile_h, tile_w                       pooled results of a tile
@@ -131,43 +130,50 @@ struct StemPatch {
   }
 };
 
-// The same where pairs of neighbouring columns are words; the first pair begins at an even column of the picture.
+// The same by pairs of columns that lie side by side; the first pair begins at an even column of the picture. Where all
+// pairs are words they are read as such.
 template <class C>
 struct StemPatch<C, true> {
   using S = typename C::S;
   using Sizes = StemSizes<C>;
   static constexpr int line_pairs = Sizes::patch_w / 2 + 1, count = Sizes::patch_h * line_pairs;
   static constexpr int rounds = (count + Sizes::threads - 1) / Sizes::threads, ahead = rounds < 6 ? rounds : 6;
-  int offsets[ahead];  // From the sample's first element; negative outside of the picture.
+  struct Pair {
+    int offset;   // From the sample's first element; negative outside of the picture.
+    bool second;  // Whether the second pixel is in the picture, if the first is.
+  };
+  Pair pairs[ahead];
   PixelPair<S, C::in> held[ahead];
 
   template <class Params>
-  __device__ __forceinline__ static int offset_of(int i, const StemPlace<C>& place, const Params& p) {
+  __device__ __forceinline__ static bool are_words(const S* x, const Params& p) {
+    return (p.x[0] | p.x[1] | (C::in == 1 ? 0 : p.x[3]) | p.width) % 2 == 0 && is_aligned<2>(x);
+  }
+  template <class Params>
+  __device__ __forceinline__ static Pair pair_of_item(int i, const StemPlace<C>& place, const Params& p) {
     const int row = place.picture_row() + i / line_pairs, column = (place.picture_column() & ~1) + i % line_pairs * 2;
     const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
                         static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
-    return inside ? row * p.x[1] + column : -1;
+    return {inside ? row * p.x[1] + column : -1, column + 1 < p.width};
   }
   template <class Params>
   __device__ __forceinline__ void find(const StemPlace<C>& place, const Params& p) {
 #pragma unroll
     for (int r = 0; r < ahead; ++r) {
-      offsets[r] = offset_of(static_cast<int>(threadIdx.x) + r * Sizes::threads, place, p);
-      asm volatile("" ::"r"(offsets[r]));
+      pairs[r] = pair_of_item(static_cast<int>(threadIdx.x) + r * Sizes::threads, place, p);
+      asm volatile("" ::"r"(pairs[r].offset));
     }
   }
   template <class Params>
   __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
-    if (is_aligned<2>(sample)) {
-      fetch<true>(sample, p);
-    } else {
-      fetch<false>(sample, p);
-    }
-  }
-  template <bool aligned, class Params>
-  __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
+    if (are_words(sample, p)) {
 #pragma unroll
-    for (int r = 0; r < ahead; ++r) held[r].template read<aligned>(sample + offsets[r], p.x[3], offsets[r] >= 0);
+      for (int r = 0; r < ahead; ++r) held[r].read(sample + pairs[r].offset, p.x[3], pairs[r].offset >= 0);
+    } else {
+#pragma unroll
+      for (int r = 0; r < ahead; ++r)
+        held[r].read_apart(sample + pairs[r].offset, p.x[3], pairs[r].offset >= 0, pairs[r].second);
+    }
   }
   template <class Params>
   __device__ __forceinline__ void put(unsigned char* memory, const S* sample, const StemPlace<C>& place,
@@ -175,22 +181,22 @@ struct StemPatch<C, true> {
 #pragma unroll
     for (int r = 0; r < ahead; ++r) store(memory, static_cast<int>(threadIdx.x) + r * Sizes::threads, place, held[r]);
     if constexpr (rounds > ahead) {
-      if (is_aligned<2>(sample)) {
-        put_rest<true>(memory, sample, place, p);
-      } else {
-        put_rest<false>(memory, sample, place, p);
-      }
-    }
-  }
-  template <bool aligned, class Params>
-  __device__ __forceinline__ static void put_rest(unsigned char* memory, const S* sample, const StemPlace<C>& place,
-                                                  const Params& p) {
+      auto put_rest = [&](auto read) {
 #pragma unroll 2
-    for (int i = static_cast<int>(threadIdx.x) + ahead * Sizes::threads; i < count; i += Sizes::threads) {
-      const int offset = offset_of(i, place, p);
-      PixelPair<S, C::in> pair;
-      pair.template read<aligned>(sample + offset, p.x[3], offset >= 0);
-      store(memory, i, place, pair);
+        for (int i = static_cast<int>(threadIdx.x) + ahead * Sizes::threads; i < count; i += Sizes::threads) {
+          const Pair pair = pair_of_item(i, place, p);
+          PixelPair<S, C::in> pixels;
+          read(pixels, sample + pair.offset, pair);
+          store(memory, i, place, pixels);
+        }
+      };
+      if (are_words(sample, p)) {
+        put_rest([&](auto& pixels, const S* from, Pair pair) { pixels.read(from, p.x[3], pair.offset >= 0); });
+      } else {
+        put_rest([&](auto& pixels, const S* from, Pair pair) {
+          pixels.read_apart(from, p.x[3], pair.offset >= 0, pair.second);
+        });
+      }
     }
   }
   __device__ __forceinline__ static void store(unsigned char* memory, int i, const StemPlace<C>& place,

@@ -1,5 +1,6 @@
-// What is known about the speed of kernels: node and device -> tactic, configuration, microseconds; and of plans, with
-// and without parallel branches. A text file that people can read, diff, merge, edit and ship.
+// What is known about the speed of kernels: node and device -> tactic, configuration, microseconds; of plans, with and
+// without parallel branches; and of engines beside LibTorch. A text file that people can read, diff, merge, edit and
+// ship.
 #pragma once
 
 #include <map>

@@ -186,7 +186,7 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
     engine->build(segment.module._ivalue(), *signature, progress);
     timings.merge(engine->timings().text());
     if (options.optimization_level < kNeverSlowerLevel || is_disabled("leave_slow_segments")) return "";
-    std::string reason = engine->leave_if_slower(segment.module._ivalue(), kContestMilliseconds);
+    std::string reason = engine->leave_if_slower(segment.module._ivalue(), kContestMilliseconds, timings);
     return reason.empty() ? "" : "slower than LibTorch: " + reason;
   } catch (const Unsupported& reason) {
     return reason.what();

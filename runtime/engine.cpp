@@ -10,7 +10,6 @@
 #include <set>
 
 #include "conversion/device.h"
-#include "conversion/measure.h"
 #include "core/environment.h"
 #include "core/error.h"
 #include "runtime/rehearsal.h"
@@ -164,28 +163,6 @@ void Engine::build(const c10::IValue& segment, const CallSignature& signature,
   std::lock_guard lock(plan_mutex_);
   add(plan(segment, signature, state_.options.optimization_level > 0, progress));
   state_.signatures.push_back(signature);
-}
-
-std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms) try {
-  constexpr double kMargin = 1.05;
-  c10::NoGradGuard no_grad;  // as in run(): LibTorch would keep what a gradient needs
-  std::vector<at::Tensor> tensors;
-  std::vector<c10::IValue> arguments;
-  for (const TensorType& type : state_.signatures.front().tensors) {
-    tensors.push_back(random_tensor(type));
-    arguments.emplace_back(tensors.back());
-  }
-  std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
-  c10::Device device = executor->plan().device;
-  executor->run(tensors);  // What it throws, run() would replace by LibTorch.
-  Contest times =
-      contest([&] { run(segment, arguments); }, [&] { run_in_torch(segment, arguments); }, device, budget_ms);
-  if (times.first <= kMargin * times.second) return "";
-  leave_to_torch();
-  return "measured " + std::to_string(std::lround(times.first)) + " us as an engine, " +
-         std::to_string(std::lround(times.second)) + " us in LibTorch";
-} catch (const std::exception&) {
-  return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
 }
 
 void Engine::leave_to_torch() {

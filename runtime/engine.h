@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "conversion/measure.h"
 #include "conversion/precedents.h"
 #include "conversion/timing_cache.h"
 #include "core/options.h"
@@ -48,9 +49,9 @@ class Engine : public torch::CustomClassHolder {
   void build(const c10::IValue& segment, const CallSignature& signature,
              const std::function<void(size_t, size_t)>& progress);
   /// Times the engine beside LibTorch's run of `segment`, on random data of the first signature and for about
-  /// `budget_ms`. When LibTorch is clearly faster it gets all calls from now on, the engine gives up all that it holds,
-  /// and the reason is returned.
-  std::string leave_if_slower(const c10::IValue& segment, double budget_ms);
+  /// `budget_ms`, unless `timings` knows both; adds them there. When LibTorch is clearly faster it gets all calls from
+  /// now on, the engine gives up all that it holds, and the reason is returned.
+  std::string leave_if_slower(const c10::IValue& segment, double budget_ms, TimingCache& timings);
   /// Makes the plans of all remembered signatures that are still missing.
   void build_remembered(const c10::IValue& segment);
   /// Adds what is known about the timing of kernels.
@@ -113,6 +114,8 @@ class Engine : public torch::CustomClassHolder {
   std::string outside_range(const CallSignature& signature) const;
   /// False for a signature that comes for the first time where signatures were not known at compile.
   bool is_worth_a_plan(const CallSignature& signature);
+  /// Times calls of the engine beside LibTorch's run of `segment`, for about `budget_ms`. Throws what they throw.
+  Contest race_libtorch(const c10::IValue& segment, Executor& executor, double budget_ms);
   /// Gives all calls to LibTorch for good, and up what is known and held for them.
   void leave_to_torch();
   void warn_once(const std::string& reason);

@@ -1,4 +1,5 @@
 // How an engine comes to plans: at compile, at a call, and in the background.
+#include <c10/core/GradMode.h>
 #include <c10/util/hash.h>
 #include <torch/csrc/jit/api/function_impl.h>
 
@@ -50,21 +51,20 @@ std::vector<ImportArgument> import_arguments(const c10::IValue& segment, const C
 constexpr const char* kParallel = "parallel_branches";
 constexpr const char* kSerial = "one_stream";
 
-/// The timing cache's key of whether a plan's branches pay as parallel ones: what its steps are, in any order. Which
-/// kernels run them is not part of it.
-std::string branches_key(const Plan& plan) {
+/// What a plan's steps are, in any order, and with `kernels` what runs them, as a part of keys of the timing cache.
+std::string steps_digest(const Plan& plan, bool kernels = false) {
   std::vector<std::string> steps;
   for (const Step& step : plan.steps) {
     std::string& text = steps.emplace_back(step.op());
     for (int slot : step.inputs) text += " " + to_string(plan.slots[slot].type);
     text += " ->";
     for (int slot : step.outputs) text += " " + to_string(plan.slots[slot].type);
+    if (kernels) text += " by " + step.tactic;
   }
   std::sort(steps.begin(), steps.end());
   std::string text;
   for (const std::string& step : steps) text += step + "\n";
-  return device_name(plan.device) + " | branches of " + std::to_string(plan.steps.size()) + " steps, " +
-         c10::sha1(text).str();
+  return std::to_string(plan.steps.size()) + " steps, " + c10::sha1(text).str();
 }
 
 /// Where plans are made that no call waits for. What its thread uses until it is stopped must be loaded before it.
@@ -100,7 +100,7 @@ std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> pl
   constexpr double kMilliseconds = 30;
   auto serial = std::make_shared<Executor>(plan, state_.options.cuda_graphs);
   if (!serial->records() || is_disabled("parallel_branches")) return serial;
-  std::string key = branches_key(*plan);
+  std::string key = device_name(plan->device) + " | branches of " + steps_digest(*plan);
   std::optional<TimingCache::Entry> known = timings_.find(key);
   if (known ? known->tactic != kParallel : !tune) return serial;
   std::shared_ptr<const Plan> in_lanes = with_parallel_branches(*plan);
@@ -114,6 +114,43 @@ std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> pl
   log(3, state_.name + ": " + std::to_string(times->first) + " us on one stream, " + std::to_string(times->second) +
              " us on " + std::to_string(in_lanes->lanes) + ": " + (pays ? kParallel : kSerial));
   return pays ? parallel : serial;
+}
+
+std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms, TimingCache& timings) try {
+  constexpr double kMargin = 1.05;
+  std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
+  const c10::Device device = executor->plan().device;
+  const std::string ours = device_name(device) + " | an engine of " + steps_digest(executor->plan(), /*kernels=*/true);
+  const std::string theirs =
+      device_name(device) + " | LibTorch " TORCHWELD_TORCH_VERSION " in place of " + steps_digest(executor->plan());
+  std::optional<TimingCache::Entry> engine = timings.find(ours);
+  std::optional<TimingCache::Entry> torch = timings.find(theirs);
+  if (!engine || !torch) {
+    Contest times = race_libtorch(segment, *executor, budget_ms);
+    engine = TimingCache::Entry{"engine", "", times.first};
+    torch = TimingCache::Entry{"libtorch", "", times.second};
+    timings.set(ours, *engine);
+    timings.set(theirs, *torch);
+  }
+  if (engine->microseconds <= kMargin * torch->microseconds) return "";
+  leave_to_torch();
+  return "measured " + std::to_string(std::lround(engine->microseconds)) + " us as an engine, " +
+         std::to_string(std::lround(torch->microseconds)) + " us in LibTorch";
+} catch (const std::exception&) {
+  return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
+}
+
+Contest Engine::race_libtorch(const c10::IValue& segment, Executor& executor, double budget_ms) {
+  c10::NoGradGuard no_grad;  // as in run(): LibTorch would keep what a gradient needs
+  std::vector<at::Tensor> tensors;
+  std::vector<c10::IValue> arguments;
+  for (const TensorType& type : state_.signatures.front().tensors) {
+    tensors.push_back(random_tensor(type));
+    arguments.emplace_back(tensors.back());
+  }
+  executor.run(tensors);  // What it throws, run() would replace by LibTorch.
+  return contest([&] { run(segment, arguments); }, [&] { run_in_torch(segment, arguments); }, executor.plan().device,
+                 budget_ms);
 }
 
 std::shared_ptr<const Engine::Entry> Engine::plan_at_call(const c10::IValue& segment, const CallSignature& signature,

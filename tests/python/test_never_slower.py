@@ -29,8 +29,8 @@ class Net(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def compiled_with_a_wait(side, level):
-    """(net, its trace compiled, the sides on which the operator runs from now on)."""
+def compiled_with_a_wait(side, level, **options):
+    """(net, its trace compiled, the sides on which the operator runs from now on, what compiles the trace again)."""
     sides = []
 
     def slow(x):
@@ -43,9 +43,14 @@ def compiled_with_a_wait(side, level):
         net, x = Net(ops.slow).eval(), torch.randn(2, 4)
         trace = torch.jit.trace(net, x, check_trace=False)
         rows = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
-        compiled = torchweld.compile(trace, [rows], optimization_level=level)
+
+        def compile():
+            sides.clear()
+            return torchweld.compile(trace, [rows], optimization_level=level, **options)
+
+        compiled = compile()
         sides.clear()
-        yield net, compiled, sides
+        yield net, compiled, sides, compile
 
 
 @pytest.mark.parametrize(
@@ -58,7 +63,7 @@ def compiled_with_a_wait(side, level):
 )
 def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, runs_in):
     monkeypatch.setenv("TORCHWELD_DISABLE", "")
-    with compiled_with_a_wait(side, level) as (net, compiled, sides):
+    with compiled_with_a_wait(side, level) as (net, compiled, sides, _):
         report = torchweld.explain(compiled)
         left = [f.op for f in report.fallbacks if f.reason.startswith("slower than LibTorch: measured ")]
         assert left == (["segment_0"] if runs_in == "LibTorch" else []), report.text
@@ -79,6 +84,20 @@ def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, 
                 ours = module(x)
                 assert sides == [runs_in]
                 same(ours, net(x))
+
+
+@pytest.mark.parametrize("side", ["engine", "LibTorch"])
+def test_what_is_in_the_timing_cache_is_not_raced_again(monkeypatch, tmp_path, side):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+    timings = tmp_path / "timings"
+    with compiled_with_a_wait(side, 3, timing_cache=timings) as (_, compiled, sides, compile):
+        reasons = [f.reason for f in torchweld.explain(compiled).fallbacks]
+        assert len(reasons) == (side == "engine")
+        assert reasons == [f.reason for f in torchweld.explain(compile()).fallbacks]
+        in_torch = sides.count("LibTorch")
+        timings.unlink()
+        compile()
+        assert sides.count("LibTorch") > in_torch, "both run to be timed"
 
 
 def test_libtorch_is_timed_as_calls_run_it(monkeypatch):

@@ -111,7 +111,7 @@ void expect_meaning(const std::vector<Case>& cases, const std::vector<int64_t>& 
       inputs.push_back(place(value->type, 0));
       inputs.back().copy_(numbers);
     }
-    std::vector<at::Tensor> eager = run_aten(*c.graph, inputs);
+    std::vector<at::Tensor> eager = run_eager(*c.graph, inputs);
     std::vector<at::Tensor> reference = run_f64(*c.graph, inputs);
     Offers offers = offers_of_case(c);
     for (const auto& [tactic, reason] : offers.refusals())

@@ -1,6 +1,5 @@
 #include "tests/cuda/running.h"
 
-#include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
@@ -52,31 +51,42 @@ std::vector<cuda::Program> programs_of(const Case& c, const std::vector<NamedTac
   return programs;
 }
 
-std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
+namespace {
+
+/// The values of a graph by ATen in host memory, with what is floating as f64 where `widened`.
+std::vector<at::Tensor> run_on_host(const Graph& graph, const std::vector<at::Tensor>& inputs, bool widened) {
   std::unordered_map<const Value*, at::Tensor> values;
-  auto widen = [](const at::Tensor& t) {
-    return t.is_floating_point() && t.dim() > 0 ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
+  auto fetch = [&](const at::Tensor& t, bool numbers) {
+    return widened && t.is_floating_point() && (numbers || t.dim() > 0) ? t.to(c10::kCPU, c10::kDouble) : t.cpu();
   };
-  for (size_t i = 0; i < inputs.size(); ++i)
-    values[graph.inputs()[i].get()] =
-        inputs[i].to(c10::kCPU, inputs[i].is_floating_point() ? c10::kDouble : inputs[i].scalar_type());
+  for (size_t i = 0; i < inputs.size(); ++i) values[graph.inputs()[i].get()] = fetch(inputs[i], true);
   for (const auto& node : graph.nodes()) {
     std::vector<at::Tensor> arguments;
     for (const Value* v : node->inputs()) arguments.push_back(values.at(v));
     std::vector<at::Tensor> results;
     auto* cast = node->as<Cast>();
     if (auto* fused = node->as<Fused>()) {
-      results = run_f64(*fused->body, arguments);
-    } else if (cast && c10::isFloatingType(cast->dtype)) {
+      results = run_on_host(*fused->body, arguments, widened);
+    } else if (widened && cast && c10::isFloatingType(cast->dtype)) {
       results = {arguments[0].to(c10::kDouble)};
     } else {
       results = node->attrs.def().aten(node->attrs.data(), arguments);
     }
-    for (size_t i = 0; i < results.size(); ++i) values[node->output(i)] = widen(results[i]);
+    for (size_t i = 0; i < results.size(); ++i) values[node->output(i)] = fetch(results[i], false);
   }
   std::vector<at::Tensor> outputs;
   for (const Value* v : graph.outputs()) outputs.push_back(values.at(v));
   return outputs;
+}
+
+}  // namespace
+
+std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs) {
+  return run_on_host(graph, inputs, true);
+}
+
+std::vector<at::Tensor> run_eager(const Graph& graph, const std::vector<at::Tensor>& inputs) {
+  return case_stride() > 1 ? run_on_host(graph, inputs, false) : run_aten(graph, inputs);
 }
 
 at::Tensor place(const TensorType& type, int64_t offset) {
@@ -129,9 +139,7 @@ std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers
 
 size_t case_stride() {
   const char* wanted = std::getenv("TORCHWELD_CASE_STRIDE");
-  if (!wanted) return 1;
-  at::globalContext().setUserEnabledCuDNN(false);
-  return std::max(std::stoul(wanted), 1UL);
+  return wanted ? std::max(std::stoul(wanted), 1UL) : 1;
 }
 
 std::vector<NamedTactic> own_tactics() {

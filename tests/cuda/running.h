@@ -33,6 +33,9 @@ void compile_ahead(const std::vector<Case>& list, std::vector<cuda::Program> (*p
 /// The meaning of a graph with all floating-point numbers in f64, on the CPU: LibTorch's CUDA functions hold some
 /// constants in f32 even when they compute in f64.
 std::vector<at::Tensor> run_f64(const Graph& graph, const std::vector<at::Tensor>& inputs);
+/// The graph by ATen in its own types: on the device, but in host memory under a case_stride(), for kernels of
+/// LibTorch's libraries fail under racecheck.
+std::vector<at::Tensor> run_eager(const Graph& graph, const std::vector<at::Tensor>& inputs);
 /// A tensor of this type whose memory starts `offset` elements after an aligned address, with as many behind it.
 at::Tensor place(const TensorType& type, int64_t offset);
 /// All of the memory that a tensor is a part of, as one row.
@@ -47,7 +50,7 @@ std::vector<at::Tensor> run_kernel(const Case& c, const Kernel& kernel, const st
 std::vector<std::future<std::unique_ptr<Kernel>>> build_all(const Offers& offers);
 
 /// Every how manieth case of a list is to be run: TORCHWELD_CASE_STRIDE, for compute-sanitizer, under which all take
-/// hours; 1 without. With it LibTorch computes without cuDNN from then on, some of whose kernels fail under racecheck.
+/// hours; 1 without.
 size_t case_stride();
 
 }  // namespace torchweld::cuda_tests

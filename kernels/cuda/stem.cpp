@@ -207,15 +207,16 @@ class StemSearch {
     int64_t region_h = span(l.tile_h, pool.stride[0], pool.kernel[0], pool.dilation[0]);
     int64_t region_w = span(l.tile_w, pool.stride[1], pool.kernel[1], pool.dilation[1]);
     int64_t positions = region_h * region_w;
-    int64_t row_steps = ceil_div(parts_.window[1], kPixel), steps = parts_.window[0] * row_steps;
+    int64_t row_steps = ceil_div(parts_.window[1], kPixel);
+    l.steps = parts_.window[0] * row_steps;
     int64_t patch_w = round_up((region_w - 1) * conv.stride[1] + row_steps * kPixel, 2);
     int64_t patch = span(region_h, conv.stride[0], parts_.window[0], 1) * patch_w;
     int64_t units = ceil_div(positions, (l.warpgroups ? 4 : l.row_tiles) * 16) * (l.padded / 16 / l.channel_tiles);
     if (l.warpgroups) units *= 4;
     constexpr int64_t kStep = 16, kBarrier = 16, kPad = 8, kFewWarps = 4;
-    l.steps = steps;
-    l.weight_step = steps * kStep + kPad;
-    l.bias_at = l.warpgroups ? ceil_div(l.padded, kSegment) * steps * kStep * kRowBytes : l.padded * l.weight_step * 2;
+    l.weight_step = l.steps * kStep + kPad;
+    l.bias_at =
+        l.warpgroups ? ceil_div(l.padded, kSegment) * l.steps * kStep * kRowBytes : l.padded * l.weight_step * 2;
     l.weights_bytes = l.bias_at + l.padded * 4;
     int64_t result_step = l.padded % 32 == 0 ? l.padded + 16 : l.padded;
     constexpr int64_t kAlignment = 1024;
@@ -231,13 +232,13 @@ class StemSearch {
     l.resident = std::min({limits_.shared_bytes / (l.shared_bytes + kReserved), kThreads / (32 * l.warps),
                            kRegisters / (registers * 32 * l.warps)});
     if (l.resident < 1) return false;
-    l.cycles = estimate(l, positions, patch, steps, units);
+    l.cycles = estimate(l, positions, patch, units);
     return true;
   }
 
   /// Cycles of an H100 (1755 MHz). The numbers are fitted to 480 layouts of four stems, of batch 1 and 32, whose
   /// pictures lie in pairs: the model is off by 6 % on average, and the fastest was among its first twelve.
-  double estimate(const StemLayout& l, int64_t positions, int64_t patch, int64_t steps, int64_t units) const {
+  double estimate(const StemLayout& l, int64_t positions, int64_t patch, int64_t units) const {
     auto number = [](int64_t n) { return static_cast<double>(n); };
     const MaxPool& pool = parts_.pool_op;
     const bool pairs = has_pairs(parts_.x);
@@ -247,13 +248,13 @@ class StemSearch {
     // What a tile takes of an SM that is always busy.
     double step = l.warpgroups ? 1.7 * std::max(16.0, number(l.padded) / 4) / 4
                                : std::max(3.1 * each, 4.3 * number(l.row_tiles + l.channel_tiles));
-    double products = step * rounds * warps * number(steps);
+    double products = step * rounds * warps * number(l.steps);
     double results = 6.3 * number(ceil_div(positions * l.padded, 128));
     double pooling = 0.54 * number(ceil_div(pooled, 32) * (pool.kernel[0] * pool.kernel[1] * 4 + 16));
     double gathering = (pairs ? 32 : 46) * number(ceil_div(patch, 32));
     double busy = products + results + pooling + gathering;
     // What it takes at least, one thing waiting for the other.
-    double alone = std::max(products, rounds * number(steps) * (l.warpgroups ? 58 : 11 + 11 * each)) +
+    double alone = std::max(products, rounds * number(l.steps) * (l.warpgroups ? 58 : 11 + 11 * each)) +
                    std::max(results, 60 * rounds * each) +
                    std::max(pooling, 540 * std::ceil(number(pooled) / threads)) +
                    std::max(gathering, 410 * std::ceil(number(patch) / (pairs ? 2 : 1) / threads));

@@ -169,7 +169,9 @@ std::optional<CallSignature> signature_of(const SegmentModule& segment, const Pr
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }
 
-/// Returns why LibTorch runs the segment; empty when its engine does.
+constexpr const char* kSlower = "slower than LibTorch: ";
+
+/// Gives the segment an engine. Returns why LibTorch runs the segment all the same; empty when the engine does.
 std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
                           TimingCache& timings, const std::function<void(size_t, size_t)>& progress) {
   EngineState state;
@@ -178,16 +180,22 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   state.ranges = ranges_of(segment, probes);
   auto engine = c10::make_intrusive<Engine>(state);
   engine->timings().merge(timings.text());
-  segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(),
-                                    c10::IValue(engine));
+  const c10::IValue attribute(engine);
+  if (segment.module.hasattr("engine")) {
+    segment.module.setattr("engine", attribute);
+  } else {
+    segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(), attribute);
+  }
   auto signature = signature_of(segment, probes.front());
   if (!signature) return "";
   try {
     engine->build(segment.module._ivalue(), *signature, progress);
+    const bool races = options.optimization_level >= kNeverSlowerLevel && !is_disabled("leave_slow_segments");
+    std::string reason = races ? engine->why_libtorch(segment.module._ivalue(), kContestMilliseconds) : "";
     timings.merge(engine->timings().text());
-    if (options.optimization_level < kNeverSlowerLevel || is_disabled("leave_slow_segments")) return "";
-    std::string reason = engine->leave_if_slower(segment.module._ivalue(), kContestMilliseconds, timings);
-    return reason.empty() ? "" : "slower than LibTorch: " + reason;
+    if (reason.empty()) return "";
+    engine->leave_to_torch();
+    return kSlower + reason;
   } catch (const Unsupported& reason) {
     return reason.what();
   } catch (const InternalError& error) {
@@ -197,6 +205,17 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   } catch (const c10::Error& error) {
     return error.what_without_backtrace();
   }
+}
+
+/// The same; where LibTorch is faster than an engine in reduced precision, as it may be on a CPU without instructions
+/// for it, an engine in the module's own is tried.
+std::string attach_fastest_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
+                                  TimingCache& timings, const std::function<void(size_t, size_t)>& progress) {
+  std::string reason = attach_engine(segment, probes, options, timings, progress);
+  Options own = options;
+  own.enabled_precisions = {c10::kFloat};
+  if (!reason.starts_with(kSlower) || own.enabled_precisions == options.enabled_precisions) return reason;
+  return attach_engine(segment, probes, own, timings, progress).empty() ? "" : reason;
 }
 
 /// The module is worth more than its timings: where these cannot be written now, that is a warning.
@@ -282,7 +301,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
         tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total),
              share);
       };
-      std::string left = attach_engine(segments[i], analysis.probes, options, timings, step);
+      std::string left = attach_fastest_engine(segments[i], analysis.probes, options, timings, step);
       if (!left.empty()) {
         report.fallbacks.push_back({segments[i].name, left, ""});
         count_in_engines(report, -parts[i]->operations, -parts[i]->flops);

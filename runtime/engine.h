@@ -49,9 +49,11 @@ class Engine : public torch::CustomClassHolder {
   void build(const c10::IValue& segment, const CallSignature& signature,
              const std::function<void(size_t, size_t)>& progress);
   /// Times the engine beside LibTorch's run of `segment`, on random data of the first signature and for about
-  /// `budget_ms`, unless `timings` knows both; adds them there. When LibTorch is clearly faster it gets all calls from
-  /// now on, the engine gives up all that it holds, and the reason is returned.
-  std::string leave_if_slower(const c10::IValue& segment, double budget_ms, TimingCache& timings);
+  /// `budget_ms`, unless timings() has both; adds them there. The reason to leave_to_torch() where LibTorch is clearly
+  /// faster, else empty.
+  std::string why_libtorch(const c10::IValue& segment, double budget_ms);
+  /// Gives all calls to LibTorch for good, and up what is known and held for them.
+  void leave_to_torch();
   /// Makes the plans of all remembered signatures that are still missing.
   void build_remembered(const c10::IValue& segment);
   /// Adds what is known about the timing of kernels.
@@ -116,8 +118,6 @@ class Engine : public torch::CustomClassHolder {
   bool is_worth_a_plan(const CallSignature& signature);
   /// Times calls of the engine beside LibTorch's run of `segment`, for about `budget_ms`. Throws what they throw.
   Contest race_libtorch(const c10::IValue& segment, Executor& executor, double budget_ms);
-  /// Gives all calls to LibTorch for good, and up what is known and held for them.
-  void leave_to_torch();
   void warn_once(const std::string& reason);
   static std::vector<at::Tensor> run_in_torch(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
   /// The same for sizes that run so only a few times: without LibTorch's own optimisation, whose compiler takes
@@ -139,7 +139,8 @@ class Engine : public torch::CustomClassHolder {
 
 /// What torchweld::run says to other arguments than its own.
 inline constexpr const char* kWrongArguments =
-    "torchweld::run takes a segment of a compiled module and a tuple of its inputs";
+    "torchweld::run takes a segment of a compiled module and a tuple of its inputs; torch.jit.freeze and "
+    "torch.jit.optimize_for_inference belong before torchweld.compile, not behind it";
 /// The engine of a segment module. Throws Error when there is none.
 c10::intrusive_ptr<Engine> engine_of(const c10::IValue& segment);
 

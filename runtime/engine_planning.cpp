@@ -116,24 +116,23 @@ std::shared_ptr<Executor> Engine::faster_executor(std::shared_ptr<const Plan> pl
   return pays ? parallel : serial;
 }
 
-std::string Engine::leave_if_slower(const c10::IValue& segment, double budget_ms, TimingCache& timings) try {
+std::string Engine::why_libtorch(const c10::IValue& segment, double budget_ms) try {
   constexpr double kMargin = 1.05;
   std::shared_ptr<Executor> executor = executor_for(state_.signatures.front());
   const c10::Device device = executor->plan().device;
   const std::string ours = device_name(device) + " | an engine of " + steps_digest(executor->plan(), /*kernels=*/true);
   const std::string theirs =
       device_name(device) + " | LibTorch " TORCHWELD_TORCH_VERSION " in place of " + steps_digest(executor->plan());
-  std::optional<TimingCache::Entry> engine = timings.find(ours);
-  std::optional<TimingCache::Entry> torch = timings.find(theirs);
+  std::optional<TimingCache::Entry> engine = timings_.find(ours);
+  std::optional<TimingCache::Entry> torch = timings_.find(theirs);
   if (!engine || !torch) {
     Contest times = race_libtorch(segment, *executor, budget_ms);
     engine = TimingCache::Entry{"engine", "", times.first};
     torch = TimingCache::Entry{"libtorch", "", times.second};
-    timings.set(ours, *engine);
-    timings.set(theirs, *torch);
+    timings_.set(ours, *engine);
+    timings_.set(theirs, *torch);
   }
   if (engine->microseconds <= kMargin * torch->microseconds) return "";
-  leave_to_torch();
   return "measured " + std::to_string(std::lround(engine->microseconds)) + " us as an engine, " +
          std::to_string(std::lround(torch->microseconds)) + " us in LibTorch";
 } catch (const std::exception&) {

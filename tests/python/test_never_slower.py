@@ -125,3 +125,49 @@ def test_libtorch_is_timed_as_calls_run_it(monkeypatch):
         compiled = torchweld.compile(trace, [torchweld.Input((2, 4))])
         assert compiled.segment_0.weight.requires_grad and torch.is_grad_enabled()
     assert seen == {"engine": {False}, "LibTorch": {False}}
+
+
+def test_the_modules_own_precision_is_tried_before_libtorch(monkeypatch, tmp_path):
+    """The timing cache stands for a clock: in it one engine after the other is slow."""
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+    timings = tmp_path / "timings"
+    net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Tanh()).eval()
+    trace = torch.jit.trace(net, torch.randn(2, 8))
+
+    def compile():
+        compiled = torchweld.compile(
+            trace, [torchweld.Input((2, 8))], enabled_precisions={torch.bfloat16}, timing_cache=timings
+        )
+        return torchweld.explain(compiled)
+
+    def take(microseconds):
+        """Sets these times of the engines in the file; returns how many it has."""
+        lines, engines = timings.read_text().splitlines(), 0
+        for i, line in enumerate(lines):
+            if " | an engine of " in line or " | LibTorch " in line:
+                key, tactic, config, _ = line.split("\t")
+                ours = " | an engine of " in line
+                lines[i] = "\t".join([key, tactic, config, str(microseconds if ours else 100.0)])
+                engines += ours
+        timings.write_text("".join(line + "\n" for line in lines))
+        return engines
+
+    compile()
+    assert take(1000.0) >= 1
+    compile()
+    assert take(1000.0) == 2, "the other engine was timed, too"
+    assert [f.reason for f in compile().fallbacks] == [
+        "slower than LibTorch: measured 1000 us as an engine, 100 us in LibTorch"
+    ]
+    reduced = take(10.0) and compile()
+    assert reduced.fallbacks == [] and "bf16" in reduced.text, reduced.text
+    lines = timings.read_text().splitlines()
+    engines = [i for i, line in enumerate(lines) if " | an engine of " in line]
+    slow_in_bf16 = []
+    for slow in engines:
+        changed = [line.replace("\t10", "\t1000") if i == slow else line for i, line in enumerate(lines)]
+        timings.write_text("".join(line + "\n" for line in changed))
+        report = compile()
+        assert report.fallbacks == []
+        slow_in_bf16.append("bf16" not in report.text)
+    assert sorted(slow_in_bf16) == [False, True], "where one is slow the other runs"

@@ -25,6 +25,13 @@ Error not_writable(const std::string& path, const std::string& why) {
   return Error("the timing cache cannot be written to " + path + " (" + why + "); name a writable file");
 }
 
+std::string print_time(double microseconds) {
+  std::ostringstream out;
+  out.imbue(std::locale::classic());
+  out << microseconds;
+  return out.str();
+}
+
 /// The microseconds of an entry; nothing when the field is anything else than a time.
 std::optional<double> parse_time(const std::string& field) {
   double time = 0;
@@ -60,12 +67,10 @@ TimingCache::Entries parse_entries(const std::string& text) {
 }
 
 std::string print_entries(const TimingCache::Entries& entries) {
-  std::ostringstream out;
-  out.imbue(std::locale::classic());
-  for (const auto& [key, entry] : entries) {
-    out << key << '\t' << entry.tactic << '\t' << entry.config << '\t' << entry.microseconds << '\n';
-  }
-  return out.str();
+  std::string text;
+  for (const auto& [key, entry] : entries)
+    text += key + '\t' + entry.tactic + '\t' + entry.config + '\t' + print_time(entry.microseconds) + '\n';
+  return text;
 }
 
 /// The content of a file; empty when there is none.
@@ -151,6 +156,8 @@ std::set<std::string> TimingCache::configs() const {
 }
 
 void TimingCache::set(const std::string& key, Entry entry) {
+  // Of a number in memory and its text one must not choose otherwise than the other.
+  entry.microseconds = parse_time(print_time(entry.microseconds)).value_or(entry.microseconds);
   std::lock_guard lock(mutex_);
   entries_[key] = std::move(entry);
 }

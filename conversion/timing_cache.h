@@ -28,6 +28,7 @@ class TimingCache {
   std::optional<Entry> find(const std::string& key) const;
   /// The configurations of all entries.
   std::set<std::string> configs() const;
+  /// Microseconds are kept with six digits, as in the text.
   void set(const std::string& key, Entry entry);
   void erase(const std::string& key);
   void clear();

@@ -123,18 +123,16 @@ std::string Engine::why_libtorch(const c10::IValue& segment, double budget_ms) t
   const std::string ours = device_name(device) + " | an engine of " + steps_digest(executor->plan(), /*kernels=*/true);
   const std::string theirs =
       device_name(device) + " | LibTorch " TORCHWELD_TORCH_VERSION " in place of " + steps_digest(executor->plan());
-  std::optional<TimingCache::Entry> engine = timings_.find(ours);
-  std::optional<TimingCache::Entry> torch = timings_.find(theirs);
-  if (!engine || !torch) {
+  if (!timings_.find(ours) || !timings_.find(theirs)) {
     Contest times = race_libtorch(segment, *executor, budget_ms);
-    engine = TimingCache::Entry{"engine", "", times.first};
-    torch = TimingCache::Entry{"libtorch", "", times.second};
-    timings_.set(ours, *engine);
-    timings_.set(theirs, *torch);
+    timings_.set(ours, {"engine", "", times.first});
+    timings_.set(theirs, {"libtorch", "", times.second});
   }
-  if (engine->microseconds <= kMargin * torch->microseconds) return "";
-  return "measured " + std::to_string(std::lround(engine->microseconds)) + " us as an engine, " +
-         std::to_string(std::lround(torch->microseconds)) + " us in LibTorch";
+  const double engine = timings_.find(ours)->microseconds;
+  const double torch = timings_.find(theirs)->microseconds;
+  if (engine <= kMargin * torch) return "";
+  return "measured " + std::to_string(std::lround(engine)) + " us as an engine, " + std::to_string(std::lround(torch)) +
+         " us in LibTorch";
 } catch (const std::exception&) {
   return "";  // An operator that raises on random numbers, as a Cholesky decomposition does, cannot be measured.
 }

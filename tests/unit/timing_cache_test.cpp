@@ -133,6 +133,15 @@ TEST(TimingCache, TextReadsBack) {
   EXPECT_FALSE(again.find("cpu | tanh(f32[2])").has_value());
 }
 
+TEST(TimingCache, TimesAreKeptAsTheTextHasThem) {
+  TimingCache cache;
+  cache.set("node", {"tactic", "config", 10117.4999});
+  TimingCache read;
+  read.merge(cache.text());
+  EXPECT_EQ(cache.find("node"), read.find("node"));
+  EXPECT_EQ(cache.find("node")->microseconds, 10117.5);
+}
+
 TEST(TimingCache, AnEmptyConfigurationReadsBack) {
   TimingCache cache;
   cache.set("key", {"aten", "", 0});

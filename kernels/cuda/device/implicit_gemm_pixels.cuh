@@ -56,12 +56,6 @@ struct GemmPixels {
   __device__ __forceinline__ bool are_words(const Params& p) const {
     return D::channels == 4 && p.in[3] == 1 && (p.in[0] | p.in[1] | p.in[2]) % 4 == 0 && is_aligned<4>(x);
   }
-  // Neighbouring columns do, and a pair of them is a word.
-  template <class Params>
-  __device__ __forceinline__ bool are_pairs(const Params& p) const {
-    const int channel_step = D::channels == 1 ? 0 : p.in[3];
-    return p.in[2] == 1 && (p.in[0] | p.in[1] | channel_step | p.width) % 2 == 0 && is_aligned<2>(x);
-  }
   template <class Params>
   __device__ __forceinline__ bool is_there(const Params& p, int row, int column) const {
     return static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
@@ -70,7 +64,7 @@ struct GemmPixels {
   template <class Params>
   __device__ __forceinline__ void gather(const Params& p, const GemmWork&, const GemmShared& at) {
     if constexpr (sizeof(S) == 2 && D::tile_groups == 1) {
-      if (are_pairs(p)) return gather_pairs(p, at);
+      if (p.in[2] == 1 && pairs_are_words<D::channels>(x, p.in, p.width)) return gather_pairs(p, at);
     }
     const bool words = are_words(p);
     const int pixels = lines * static_cast<int>(p.line_width.size);

@@ -6,6 +6,13 @@
 
 namespace tw {
 
+// Of columns that lie side by side: whether a pair of them, the first an even one, is a word everywhere. `steps`:
+// elements from image to image, from row to row, from column to column and from channel to channel.
+template <int channels, class S>
+__device__ __forceinline__ bool pairs_are_words(const S* x, const int (&steps)[4], int width) {
+  return (steps[0] | steps[1] | (channels == 1 ? 0 : steps[3]) | width) % 2 == 0 && is_aligned<2>(x);
+}
+
 // S: f16 or bf16.
 template <class S, int channels>
 struct PixelPair {

@@ -126,10 +126,6 @@ struct StemPatch<C, true> {
   PixelPair<S, C::in> held[ahead];
 
   template <class Params>
-  __device__ __forceinline__ static bool are_words(const S* x, const Params& p) {
-    return (p.x[0] | p.x[1] | (C::in == 1 ? 0 : p.x[3]) | p.width) % 2 == 0 && is_aligned<2>(x);
-  }
-  template <class Params>
   __device__ __forceinline__ static Pair pair_of_item(int i, const StemPlace<C>& place, const Params& p) {
     const int row = place.picture_row() + i / line_pairs, column = (place.picture_column() & ~1) + i % line_pairs * 2;
     const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
@@ -146,7 +142,7 @@ struct StemPatch<C, true> {
   }
   template <class Params>
   __device__ __forceinline__ void fetch(const S* sample, const Params& p) {
-    if (are_words(sample, p)) {
+    if (pairs_are_words<C::in>(sample, p.x, p.width)) {
 #pragma unroll
       for (int r = 0; r < ahead; ++r) held[r].read(sample + pairs[r].offset, p.x[3], pairs[r].offset >= 0);
     } else {
@@ -170,7 +166,7 @@ struct StemPatch<C, true> {
           store(memory, i, place, pixels);
         }
       };
-      if (are_words(sample, p)) {
+      if (pairs_are_words<C::in>(sample, p.x, p.width)) {
         put_rest([&](auto& pixels, const S* from, Pair pair) { pixels.read(from, p.x[3], pair.offset >= 0); });
       } else {
         put_rest([&](auto& pixels, const S* from, Pair pair) {

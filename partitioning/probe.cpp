@@ -38,6 +38,11 @@ std::string plain_class_name(const std::string& qualified) {
   return name;
 }
 
+bool is_plain(const c10::IValue& value) {
+  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
+         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList();
+}
+
 class Observer final : public ImportObserver {
  public:
   Observer(Probe& result, const Options& options, const Writes& writes, bool wants_likely_results)
@@ -64,18 +69,32 @@ class Observer final : public ImportObserver {
       entry->second.flops = flops;
     }
     result_.flops += outcome.flops;
-    for (const jit::Value* output : node->outputs()) learn_type(output);
+    for (const jit::Value* output : node->outputs()) learn(output);
   }
 
-  /// Types that are the same whenever the value is computed.
-  void forget_varying_types() {
-    for (const jit::Value* value : varying_) result_.types.erase(value);
+  /// Keeps what is the same whenever it is computed.
+  void forget_varying() {
+    for (const jit::Value* value : varying_) {
+      result_.types.erase(value);
+      result_.plain_values.erase(value);
+    }
   }
 
-  void learn_type(const jit::Value* value) {
+  void learn(const jit::Value* value) {
     const c10::IValue* held = interpreter_->find(value);
-    if (!held || !held->isTensor() || !held->toTensor().defined()) return;
-    const at::Tensor& tensor = held->toTensor();
+    if (!held) {
+      if (result_.plain_values.count(value)) varying_.insert(value);
+    } else if (held->isTensor()) {
+      learn_type(value, held->toTensor());
+    } else if (is_plain(*held)) {
+      auto [known, is_new] = result_.plain_values.emplace(value, held->deepcopy());  // lists go on changing
+      if (!is_new && known->second != *held) varying_.insert(value);
+    }
+  }
+
+ private:
+  void learn_type(const jit::Value* value, const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
     TensorType type = type_of(tensor);
     if (interpreter_->is_symbolic(tensor)) {
       type.device = interpreter_->device();
@@ -87,7 +106,6 @@ class Observer final : public ImportObserver {
     if (!is_new && known->second != type) varying_.insert(value);
   }
 
- private:
   Probe& result_;
   const Options& options_;
   const Writes& writes_;
@@ -234,8 +252,8 @@ Probe interpret(const jit::Graph& graph, const std::vector<c10::IValue>& argumen
   std::vector<c10::IValue> values{arguments.at(0)};
   for (size_t i = 1; i < arguments.size(); ++i) values.push_back(interpreter.make_unknown(arguments[i]));
   interpreter.run(graph, values);
-  for (const jit::Value* input : graph.inputs()) observer.learn_type(input);
-  observer.forget_varying_types();
+  for (const jit::Value* input : graph.inputs()) observer.learn(input);
+  observer.forget_varying();
   return result;
 }
 
@@ -266,6 +284,7 @@ Probe probe(const jit::Graph& graph, const std::vector<c10::IValue>& arguments, 
   Probe result = interpret(graph, arguments, device, options, writes, /*wants_likely_results=*/true);
   Probe sure = interpret(graph, arguments, device, options, writes, /*wants_likely_results=*/false);
   result.types = std::move(sure.types);
+  result.plain_values = std::move(sure.plain_values);
   result.elsewhere.merge(sure.elsewhere);
   return result;
 }

@@ -13,7 +13,7 @@ struct SegmentModule {
   torch::jit::Module module;
   /// What the caller passes, in the order of `forward`'s arguments.
   struct Argument {
-    const torch::jit::Value* value;  ///< Only a key of Probe::types: the value itself may be gone from the graph.
+    const torch::jit::Value* value;  ///< Only a key of a Probe's maps: the value itself may be gone from the graph.
     bool is_tensor;
   };
   std::vector<Argument> inputs;

@@ -27,16 +27,28 @@ void parse_field(TextReader& in, Range& range);
 struct CallSignature {
   std::vector<TensorType> tensors;
   std::vector<c10::IValue> scalars;
-  /// 't' or 's' for each argument, tensor or not: an optional one may be either. Empty when all are tensors, as in
-  /// signatures that are saved.
+  /// 't' or 's' for each argument, tensor or not: an optional one may be either. Empty when all are tensors.
   std::string kinds;
   /// Takes the arguments of torchweld::run apart.
   static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;
+  /// Calls `tensor` with a TensorType or `scalar` with a value, for each argument in the order of the call.
+  void visit(auto&& tensor, auto&& scalar) const {
+    auto type = tensors.begin();
+    auto value = scalars.begin();
+    for (size_t i = 0; i < tensors.size() + scalars.size(); ++i) {
+      if (kinds.empty() || kinds.at(i) == 't') {
+        tensor(*type++);
+      } else {
+        scalar(*value++);
+      }
+    }
+  }
   bool operator==(const CallSignature&) const = default;
   void fields(auto&& f) {
     f("tensors", tensors);
     f("scalars", scalars);
+    f("kinds", kinds);
   }
 };
 void print_field(std::string& out, const CallSignature& signature);

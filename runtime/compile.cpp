@@ -121,8 +121,9 @@ void warn_of_idle_rules(const jit::Module& module, const Options& options) {
 void warn_of_no_engines(const Report& report) {
   if (report.operations_in_engines > 0 || report.fallbacks.empty()) return;
   const Fallback& first = report.fallbacks.front();
-  TORCH_WARN("torchweld: LibTorch runs all of the module: ", first.op, first.source.empty() ? "" : " at ", first.source,
-             ": ", first.reason, "; torchweld.explain(module) has all reasons.");
+  TORCH_WARN("torchweld: no engine was made, and the module runs as before: ", first.op,
+             first.source.empty() ? "" : " at ", first.source, ": ", first.reason,
+             "; torchweld.explain(module) has all reasons.");
 }
 
 void require_no_fallback(const Report& report) {
@@ -157,15 +158,23 @@ std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Pro
   return ranges;
 }
 
-/// The signature at the opt shapes, as kernels read its tensors; nothing when it is known only at run time.
+/// The signature of the call that the probe saw, as kernels read its tensors; nothing when it is known only at run
+/// time.
 std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
   CallSignature signature;
   for (const SegmentModule::Argument& input : segment.inputs) {
-    auto type = probe.types.find(input.value);
-    if (!input.is_tensor || type == probe.types.end()) return std::nullopt;
-    const TensorType& given = type->second;
-    signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
+    if (auto type = probe.types.find(input.value); type != probe.types.end()) {
+      const TensorType& given = type->second;
+      signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
+      signature.kinds += 't';
+    } else if (auto value = probe.plain_values.find(input.value); value != probe.plain_values.end()) {
+      signature.scalars.push_back(value->second);
+      signature.kinds += 's';
+    } else {
+      return std::nullopt;
+    }
   }
+  if (signature.scalars.empty()) signature.kinds.clear();
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }
 

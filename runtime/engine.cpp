@@ -224,7 +224,7 @@ bool Engine::is_remembered(const CallSignature& signature) const {
 }
 
 bool Engine::is_worth_a_plan(const CallSignature& signature) {
-  if (!state_.signatures.empty()) return true;
+  if (signature.scalars.empty() ? !state_.signatures.empty() : is_remembered(signature)) return true;
   std::lock_guard lock(seen_mutex_);
   auto known = std::find(seen_.begin(), seen_.end(), signature);
   if (known != seen_.end()) {

@@ -41,7 +41,8 @@ class Engine : public torch::CustomClassHolder {
   /// made now when it is new and allowed, else by the segment's own TorchScript, with the reason logged once. A plan
   /// for a GPU takes a compiler and is made in the background; until then calls of a new signature run by a plan from
   /// machine code that is there, or, where that is not enough, in TorchScript. An engine whose inputs were not known at
-  /// compile plans for a signature when it comes for the second time: sizes that depend on data may never come again.
+  /// compile plans for a signature when it comes for the second time, and so does every engine for new values of plain
+  /// arguments: sizes that depend on data, or a time that passes, may never come again.
   /// Returns the segment's outputs. Throws Error for a call outside the range when the options say so.
   std::vector<at::Tensor> run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments);
 
@@ -114,7 +115,7 @@ class Engine : public torch::CustomClassHolder {
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
-  /// False for a signature that comes for the first time where signatures were not known at compile.
+  /// False for a signature that comes for the first time and may never come again, see run().
   bool is_worth_a_plan(const CallSignature& signature);
   /// Times calls of the engine beside LibTorch's run of `segment`, for about `budget_ms`. Throws what they throw.
   Contest race_libtorch(const c10::IValue& segment, Executor& executor, double budget_ms);

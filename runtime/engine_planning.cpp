@@ -33,18 +33,9 @@ std::vector<ImportArgument> import_arguments(const c10::IValue& segment, const C
     expect(type.device == signature.tensors.front().device, "inputs are on different devices");
     expect(type.numel() > 0, "an input has no elements");
   }
-  // Arguments of the script stand in the order of the call.
   std::vector<ImportArgument> arguments{segment};
-  size_t tensor = 0;
-  size_t scalar = 0;
-  const torch::jit::Graph& script = script_of(segment);
-  for (size_t i = 1; i < script.inputs().size(); ++i) {
-    if (signature.kinds.empty() || signature.kinds.at(i - 1) == 't') {
-      arguments.emplace_back(signature.tensors.at(tensor++));
-    } else {
-      arguments.emplace_back(signature.scalars.at(scalar++));
-    }
-  }
+  auto add = [&](const auto& argument) { arguments.emplace_back(argument); };
+  signature.visit(add, add);
   return arguments;
 }
 
@@ -141,10 +132,11 @@ Contest Engine::race_libtorch(const c10::IValue& segment, Executor& executor, do
   c10::NoGradGuard no_grad;  // as in run(): LibTorch would keep what a gradient needs
   std::vector<at::Tensor> tensors;
   std::vector<c10::IValue> arguments;
-  for (const TensorType& type : state_.signatures.front().tensors) {
+  auto add_tensor = [&](const TensorType& type) {
     tensors.push_back(random_tensor(type));
     arguments.emplace_back(tensors.back());
-  }
+  };
+  state_.signatures.front().visit(add_tensor, [&](const c10::IValue& value) { arguments.push_back(value); });
   executor.run(tensors);  // What it throws, run() would replace by LibTorch.
   return contest([&] { run(segment, arguments); }, [&] { run_in_torch(segment, arguments); }, executor.plan().device,
                  budget_ms);

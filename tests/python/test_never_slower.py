@@ -8,6 +8,7 @@ import contextlib
 import pathlib
 import sys
 import time
+from typing import List, Optional
 
 import pytest
 import torch
@@ -28,9 +29,19 @@ class Net(torch.nn.Module):
         return torch.relu(self.slow(torch.sigmoid(x) + 1.0) - 4.0)
 
 
+class Shifted(Net):
+    """A segment that is given a number, a list and a tensor that may be missing."""
+
+    def forward(self, x, by: float, sizes: List[int], also: Optional[torch.Tensor] = None):
+        x = self.slow(torch.sigmoid(x) + by).view(sizes)
+        if also is not None:
+            x = x * also
+        return torch.relu(x - 4.0)
+
+
 @contextlib.contextmanager
-def compiled_with_a_wait(side, level, **options):
-    """(net, its trace compiled, the sides on which the operator runs from now on, what compiles the trace again)."""
+def slow_operator(side):
+    """(the namespace of `slow`, which waits on that side; the sides on which it ran)."""
     sides = []
 
     def slow(x):
@@ -40,6 +51,13 @@ def compiled_with_a_wait(side, level, **options):
         return x * 3.0
 
     with operators("slow(Tensor x) -> Tensor", slow=slow, meta_slow=torch.empty_like) as ops:
+        yield ops, sides
+
+
+@contextlib.contextmanager
+def compiled_with_a_wait(side, level, **options):
+    """(net, its trace compiled, the sides on which the operator runs from now on, what compiles the trace again)."""
+    with slow_operator(side) as (ops, sides):
         net, x = Net(ops.slow).eval(), torch.randn(2, 4)
         trace = torch.jit.trace(net, x, check_trace=False)
         rows = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
@@ -84,6 +102,29 @@ def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, 
                 ours = module(x)
                 assert sides == [runs_in]
                 same(ours, net(x))
+
+
+@pytest.mark.parametrize("side", ["engine", "LibTorch"])
+def test_segment_with_plain_arguments_is_timed(monkeypatch, tmp_path, side):
+    monkeypatch.setenv("TORCHWELD_DISABLE", "")
+    call, other = (2.0, [8], torch.ones(8)), (-2.0, [4, 2], None)
+    with slow_operator(side) as (ops, sides):
+        net, x = Shifted(ops.slow).eval(), torch.randn(2, 4)
+        compiled = torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 4)), *call])
+        report = torchweld.explain(compiled)
+        left = [f.reason for f in report.fallbacks if f.reason.startswith("slower than LibTorch: ")]
+        assert len(left) == len(report.fallbacks) == (side == "engine"), report.text
+        assert len(report.engines) == (side == "LibTorch"), report.text
+        assert all("slow" in " ".join(step.op for step in engine.steps) for engine in report.engines), report.text
+        path = str(tmp_path / "net.ts")
+        torch.jit.save(compiled, path)
+        faster = "LibTorch" if left else "engine"
+        for module in (compiled, torchweld.load(path)):
+            for arguments, runs_in in ((call, faster), (other, "LibTorch"), (other, faster), (call, faster)):
+                sides.clear()
+                ours = module(x, *arguments)
+                assert sides == [runs_in]
+                same(ours, net(x, *arguments))
 
 
 @pytest.mark.parametrize("side", ["engine", "LibTorch"])

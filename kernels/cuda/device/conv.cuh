@@ -1,6 +1,7 @@
 // Convolutions without tensor cores: depthwise, and any grouping one result at a time.
 #pragma once
 
+#include "index.cuh"
 #include "staged.cuh"
 #include "types.cuh"
 
@@ -158,8 +159,8 @@ __device__ __forceinline__ void depthwise_by_elements(const X* base, const Param
     for (int tap = 0; tap < Win::rows * Win::columns; ++tap) {
       const int a = down * Win::stride_h + tap / Win::columns * Win::dilation_h;
       const int c = right * Win::stride_w + tap % Win::columns * Win::dilation_w;
-      if (static_cast<unsigned>(top + a) >= static_cast<unsigned>(p.height)) continue;
-      if (static_cast<unsigned>(left + c) >= static_cast<unsigned>(p.width)) continue;
+      if (!is_within(top + a, p.height)) continue;
+      if (!is_within(left + c, p.width)) continue;
       const X* at = base + a * p.in[1] + c * p.in[2];
 #pragma unroll
       for (int k = 0; k < V; ++k) sum[k] += widen(at[k]) * widen(weights[tap * p.channels + k]);
@@ -219,11 +220,11 @@ __device__ __forceinline__ void depthwise(const X* x, const Params& p, const E& 
     constexpr int n = decltype(number)::value;
     if constexpr (n < Rows::count) {
       constexpr int a = Rows::place(n);
-      const bool inside = static_cast<unsigned>(top + a) < static_cast<unsigned>(p.height);
+      const bool inside = is_within(top + a, p.height);
 #pragma unroll
       for (int c = 0; c < Columns::span; ++c) {
         if (!Columns::has(c)) continue;
-        const bool wanted = inside && static_cast<unsigned>(left + c) < static_cast<unsigned>(p.width);
+        const bool wanted = inside && is_within(left + c, p.width);
         fetch_if(wanted, reinterpret_cast<const W*>(base + a * p.in[1] + c * p.in[2]),
                  input[n % (ahead + 1)][c].words[0]);
       }

@@ -90,12 +90,11 @@ __device__ __forceinline__ GemmPixel pixel_of(const Params& p, int m) {
   if (m >= p.rows) return pixel;
 #pragma unroll
   for (int r = 0; r < D::window_rows; ++r) {
-    if (static_cast<unsigned>(pixel.row + r * p.dilation_h) < static_cast<unsigned>(p.height)) pixel.inside |= 1u << r;
+    if (is_within(pixel.row + r * p.dilation_h, p.height)) pixel.inside |= 1u << r;
   }
 #pragma unroll
   for (int s = 0; s < D::window_columns; ++s) {
-    if (static_cast<unsigned>(pixel.column + s * p.dilation_w) < static_cast<unsigned>(p.width))
-      pixel.inside |= 1u << (12 + s);
+    if (is_within(pixel.column + s * p.dilation_w, p.width)) pixel.inside |= 1u << (12 + s);
   }
   return pixel;
 }

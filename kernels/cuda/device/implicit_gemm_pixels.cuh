@@ -58,8 +58,7 @@ struct GemmPixels {
   }
   template <class Params>
   __device__ __forceinline__ bool is_there(const Params& p, int row, int column) const {
-    return static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
-           static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+    return is_within(row, p.height) && is_within(column, p.width);
   }
   template <class Params>
   __device__ __forceinline__ void gather(const Params& p, const GemmWork&, const GemmShared& at) {

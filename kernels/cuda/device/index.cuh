@@ -20,6 +20,11 @@ __device__ __forceinline__ void divide(long long n, long long d, long long& quot
   remainder = n - quotient * d;
 }
 
+// 0 <= i < size, by one comparison.
+__device__ __forceinline__ bool is_within(int i, int size) {
+  return static_cast<unsigned>(i) < static_cast<unsigned>(size);
+}
+
 // How sizes come as arguments when indexes are of type I.
 template <class I>
 struct SizeOf {

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "block.cuh"
+#include "index.cuh"
 #include "mma.cuh"
 
 namespace tw {
@@ -78,8 +79,7 @@ struct TilePlace {
   template <class Params>
   __device__ __forceinline__ bool covers(int pixel, const Params& p) const {
     const int h = top + pixel / region_w, w = left + pixel % region_w;
-    return static_cast<unsigned>(h) < static_cast<unsigned>(p.height) &&
-           static_cast<unsigned>(w) < static_cast<unsigned>(p.width);
+    return is_within(h, p.height) && is_within(w, p.width);
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block.cuh"
+#include "index.cuh"
 #include "pixel_pairs.cuh"
 
 namespace tw {
@@ -68,8 +69,7 @@ struct StemPatch {
   template <class Params>
   __device__ __forceinline__ static int offset_of(int i, const StemPlace<C>& place, const Params& p) {
     const int row = place.picture_row() + i / Sizes::patch_w, column = place.picture_column() + i % Sizes::patch_w;
-    const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
-                        static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+    const bool inside = i < count && is_within(row, p.height) && is_within(column, p.width);
     return inside ? row * p.x[1] + column * p.x[2] : -1;
   }
   template <class Params>
@@ -128,8 +128,7 @@ struct StemPatch<C, true> {
   template <class Params>
   __device__ __forceinline__ static Pair pair_of_item(int i, const StemPlace<C>& place, const Params& p) {
     const int row = place.picture_row() + i / line_pairs, column = (place.picture_column() & ~1) + i % line_pairs * 2;
-    const bool inside = i < count && static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
-                        static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+    const bool inside = i < count && is_within(row, p.height) && is_within(column, p.width);
     return {inside ? row * p.x[1] + column : -1, column + 1 < p.width};
   }
   template <class Params>

@@ -1,6 +1,20 @@
 #include "runtime/call_signature.h"
 
+#include <algorithm>
+#include <bit>
+
 namespace torchweld {
+
+static bool is_same(const c10::IValue& a, const c10::IValue& b) {
+  if (a.isDouble() && b.isDouble()) {
+    return std::bit_cast<uint64_t>(a.toDouble()) == std::bit_cast<uint64_t>(b.toDouble());
+  }
+  if (!a.isDoubleList() || !b.isDoubleList()) return a == b;
+  c10::List<double> left = a.toDoubleList();
+  c10::List<double> right = b.toDoubleList();
+  return std::equal(left.begin(), left.end(), right.begin(), right.end(),
+                    [](double x, double y) { return is_same(x, y); });
+}
 
 void print_field(std::string& out, const Range& range) { out += print_fields(range); }
 void parse_field(TextReader& in, Range& range) { range = parse_fields<Range>(in); }
@@ -21,6 +35,11 @@ CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
   return signature;
 }
 
+bool CallSignature::operator==(const CallSignature& other) const {
+  return tensors == other.tensors && kinds == other.kinds &&
+         std::equal(scalars.begin(), scalars.end(), other.scalars.begin(), other.scalars.end(), is_same);
+}
+
 bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
   size_t tensor = 0;
   size_t scalar = 0;
@@ -37,7 +56,7 @@ bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {
         return false;
       }
     } else {
-      if (scalar == scalars.size() || scalars[scalar++] != argument) return false;
+      if (scalar == scalars.size() || !is_same(scalars[scalar++], argument)) return false;
     }
   }
   return tensor == tensors.size() && scalar == scalars.size();

@@ -34,17 +34,17 @@ struct CallSignature {
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;
   /// Calls `tensor` with a TensorType or `scalar` with a value, for each argument in the order of the call.
   void visit(auto&& tensor, auto&& scalar) const {
-    auto type = tensors.begin();
-    auto value = scalars.begin();
+    size_t passed = 0;  // tensors
     for (size_t i = 0; i < tensors.size() + scalars.size(); ++i) {
       if (kinds.empty() || kinds.at(i) == 't') {
-        tensor(*type++);
+        tensor(tensors.at(passed++));
       } else {
-        scalar(*value++);
+        scalar(scalars.at(i - passed));
       }
     }
   }
-  bool operator==(const CallSignature&) const = default;
+  /// Numbers are the same when their bits are: 0 and -0 have plans of their own, and NaN has one.
+  bool operator==(const CallSignature& other) const;
   void fields(auto&& f) {
     f("tensors", tensors);
     f("scalars", scalars);

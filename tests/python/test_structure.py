@@ -83,6 +83,25 @@ def test_plain_values(flag, text):
     check(Plain(), (x, 2, 0.5, flag, text), (x, 3, 0.25, not flag, "flat"), (x, 2, 0.5, flag, text, 7, [3, 2]))
 
 
+class Divided(nn.Module):
+    def forward(self, x, by: float, each: List[float]):
+        return torch.relu(x) / by + torch.sigmoid(x) / each[0]
+
+
+@pytest.mark.parametrize("first", [0.0, -0.0, float("inf"), float("nan")])
+def test_numbers_that_are_equal_and_not_the_same(first, tmp_path):
+    x, net = torch.tensor([2.0, -1.0]), Divided().eval()
+    compiled = compiled_of(net, [x, first, [first]])
+    path = str(tmp_path / "net.ts")
+    torch.jit.save(compiled, path)
+    for module in (compiled, torchweld.load(path)):
+        assert [len(engine.steps) for engine in torchweld.explain(module).engines] == [1], "planned at compile"
+        for by in (0.0, -0.0, float("nan")):
+            for each in ([0.0], [-0.0]):
+                for _ in range(3):
+                    assert module(x, by, each).tolist() == pytest.approx(net(x, by, each).tolist(), nan_ok=True)
+
+
 def test_keywords_in_any_order_and_defaults():
     x = torch.randn(2, 3)
     net = Plain().eval()

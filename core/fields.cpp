@@ -198,21 +198,17 @@ void parse_field(TextReader& in, bool& value) {
   if (!value) in.require("false");
 }
 
-void parse_field(TextReader& in, int64_t& value) {
-  std::string text = in.number();
+/// By from_chars, which knows "nan" and "inf", and no locale.
+template <class Number>
+static Number parsed(TextReader& in, const std::string& text) {
+  Number value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) in.fail("'" + text + "' is not a whole number");
+  if (error == std::errc() && end == text.data() + text.size()) return value;
+  in.fail("'" + text + (std::is_integral_v<Number> ? "' is not a whole number" : "' is not a number"));
 }
 
-void parse_field(TextReader& in, double& value) {
-  std::string text = in.number();
-  if (text == "nan" || text == "inf" || text == "-inf") {
-    value = text == "nan" ? NAN : text == "inf" ? INFINITY : -INFINITY;
-    return;
-  }
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) in.fail("'" + text + "' is not a number");
-}
+void parse_field(TextReader& in, int64_t& value) { value = parsed<int64_t>(in, in.number()); }
+void parse_field(TextReader& in, double& value) { value = parsed<double>(in, in.number()); }
 
 void parse_field(TextReader& in, std::string& value) { value = in.quoted(); }
 
@@ -284,11 +280,8 @@ void parse_field(TextReader& in, c10::IValue& value) {
     value = list;
   } else {
     std::string text = in.number();
-    if (text.find_first_of(".enf") == std::string::npos) {
-      value = static_cast<int64_t>(std::stoll(text));
-    } else {
-      value = text == "nan" ? NAN : text == "inf" ? INFINITY : text == "-inf" ? -INFINITY : std::stod(text);
-    }
+    value = text.find_first_of(".enf") == std::string::npos ? c10::IValue(parsed<int64_t>(in, text))
+                                                            : c10::IValue(parsed<double>(in, text));
   }
 }
 

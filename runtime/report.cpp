@@ -1,6 +1,8 @@
 #include "runtime/report.h"
 
+#include <charconv>
 #include <cstdio>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -17,10 +19,10 @@ namespace {
 
 constexpr const char* kAttribute = "torchweld_report";
 
+/// In every locale with a point.
 std::string number(double value, int digits) {
-  char buffer[64];
-  std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);
-  return buffer;
+  char buffer[512];
+  return {buffer, std::to_chars(buffer, std::end(buffer), value, std::chars_format::fixed, digits).ptr};
 }
 
 std::string quoted(const std::string& text) {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 
 #include "core/error.h"
 #include "core/ops/constant.h"
@@ -54,11 +56,10 @@ std::string literal(const at::Tensor& number) {
     return value >= 0 ? std::to_string(value) + "ll" : text;
   }
   auto value = number.item<double>();
-  if (std::isfinite(value)) {
-    std::snprintf(text, sizeof text, "%.17e", value);
-  } else {
-    std::snprintf(text, sizeof text, "__longlong_as_double(0x%llxll)", std::bit_cast<unsigned long long>(value));
-  }
+  // Not by printf, which writes a comma in some locales.
+  if (std::isfinite(value))
+    return {text, std::to_chars(text, std::end(text), value, std::chars_format::scientific, 17).ptr};
+  std::snprintf(text, sizeof text, "__longlong_as_double(0x%llxll)", std::bit_cast<unsigned long long>(value));
   return text;
 }
 

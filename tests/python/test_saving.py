@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,37 @@ def test_fresh_process_gives_identical_results(small_net, device, tmp_path, prec
     assert done.stdout.strip() == "1"
     for a, b in zip(results, torch.load(answer), strict=False):
         assert torch.equal(a, b)
+
+
+IN_ANOTHER_LOCALE = '''
+import io, json, locale, sys, torch, torchweld
+locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+scaled = torch.jit.CompilationUnit("""def scaled(x, by: float):
+    return torch.relu(x) * by + 1.25
+""").scaled
+x, buffer = torch.randn(2, 3), io.BytesIO()
+module = torchweld.compile(scaled, [x, 0.5], min_block_size=1)
+torch.jit.save(module, buffer)
+buffer.seek(0)
+module = torch.jit.load(buffer)
+assert "scalars=[0.5]" in str(module.segment_0.engine.__getstate__())
+report = torchweld.explain(module)
+assert json.loads(report.to_json())["operations"] == 3 and "100.0 %" in report.text, report.text
+torch.testing.assert_close(module(x, 0.5), scaled(x, 0.5))
+'''
+
+
+def test_numbers_have_points_in_every_locale(tmp_path):
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("no sources of locales")
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_LOCALE],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LOCPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def through_a_buffer(module, **options):

@@ -51,11 +51,10 @@ class BlockPartitioner {
   Role role(const jit::Node* node) const { return result_.roles.at(node); }
 
   void classify(jit::Node* node) {
-    auto found = probe_.outcomes.find(node);
     Role role = Role::kNeutral;
-    if (found == probe_.outcomes.end()) {
-      role = Role::kTorch;  // never reached for these inputs
-    } else if (const NodeOutcome& outcome = found->second; outcome.kind == Kind::kFailed) {
+    if (!is_reached(node)) {
+      role = Role::kTorch;
+    } else if (const NodeOutcome& outcome = probe_.outcomes.at(node); outcome.kind == Kind::kFailed) {
       role = Role::kTorch;
       if (node->blocks().empty()) reasons_[node] = {node, outcome.reason};
     } else if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr) {
@@ -132,13 +131,14 @@ class BlockPartitioner {
     return node;
   }
 
-  /// Neutral nodes that something outside segments reads.
+  /// Neutral nodes that something outside segments reads, and those that segments read and cannot have copies of.
   void find_live() {
     live_.clear();
+    std::set<const jit::Node*> copied;  // into segments
     for (auto it = nodes_.rbegin(); it != nodes_.rend(); ++it) {
       jit::Node* node = *it;
       if (role(node) != Role::kNeutral) continue;
-      bool copied = can_be_copied(node, result_);
+      const bool can_copy = can_be_copied(node, result_);
       for (const jit::Value* output : node->outputs()) {
         for (const jit::Use& use : output->uses()) {
           if (use.user == block_->return_node()) {
@@ -146,10 +146,8 @@ class BlockPartitioner {
             continue;
           }
           const jit::Node* user = ancestor(use.user);
-          Role r = role(user);
-          if (r == Role::kTorch || (r == Role::kNeutral && live_.count(user)) || (r == Role::kEngine && !copied)) {
-            live_.insert(node);
-          }
+          if (role(user) == Role::kEngine || copied.count(user)) (can_copy ? copied : live_).insert(node);
+          if (role(user) == Role::kTorch || live_.count(user)) live_.insert(node);
         }
       }
     }
@@ -320,6 +318,7 @@ class BlockPartitioner {
         out.dead.push_back(node);
       }
       if (auto reason = reasons_.find(node); reason != reasons_.end()) result_.fallbacks.push_back(reason->second);
+      if (live_.count(node) || !is_reached(node)) report_unreached(node);
     }
     std::vector<jit::Node*> staying;
     for (jit::Node* node : nodes_) {
@@ -347,6 +346,18 @@ class BlockPartitioner {
       out.segments.push_back(std::move(segment));
     }
     result_.blocks.push_back(std::move(out));
+  }
+
+  bool is_reached(const jit::Node* node) const { return probe_.outcomes.count(node) > 0; }
+
+  /// What LibTorch computes in and under the node when other arguments than those of the probe take its branch.
+  void report_unreached(const jit::Node* node) {
+    bool computes = !node->kind().is_prim() && std::any_of(node->outputs().begin(), node->outputs().end(), is_tensor);
+    if (computes && !is_reached(node))
+      result_.fallbacks.push_back({node, "it is in a branch that the inputs given to compile do not take"});
+    for (const jit::Block* block : node->blocks()) {
+      for (const jit::Node* inner : block->nodes()) report_unreached(inner);
+    }
   }
 
   /// Nodes of LibTorch that the segment of this level waits for and that wait for the one before, in program order.
@@ -394,8 +405,7 @@ void partition_block(jit::Block* block, const Memory& memory, const Probe& probe
                      Partition& result, std::vector<Neighbours>& neighbours) {
   BlockPartitioner(block, memory, probe, options, result, neighbours).run();
   for (jit::Node* node : block->nodes()) {
-    bool reached = probe.outcomes.count(node) > 0;
-    if (result.roles.at(node) != Role::kTorch || !reached) continue;
+    if (result.roles.at(node) != Role::kTorch || probe.outcomes.count(node) == 0) continue;
     for (jit::Block* inner : node->blocks()) partition_block(inner, memory, probe, options, result, neighbours);
   }
 }

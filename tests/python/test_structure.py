@@ -88,7 +88,7 @@ class Divided(nn.Module):
         return torch.relu(x) / by + torch.sigmoid(x) / each[0]
 
 
-@pytest.mark.parametrize("first", [0.0, -0.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("first", [0.0, -0.0, 1e-310, float("inf"), float("nan")])
 def test_numbers_that_are_equal_and_not_the_same(first, tmp_path):
     x, net = torch.tensor([2.0, -1.0]), Divided().eval()
     compiled = compiled_of(net, [x, first, [first]])
@@ -100,6 +100,49 @@ def test_numbers_that_are_equal_and_not_the_same(first, tmp_path):
             for each in ([0.0], [-0.0]):
                 for _ in range(3):
                     assert module(x, by, each).tolist() == pytest.approx(net(x, by, each).tolist(), nan_ok=True)
+
+
+class Remembers(nn.Module):
+    """A state that a caller may leave out, as a tuple: a segment cannot be given one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(4, 4)
+
+    def forward(self, x, state: Optional[Tuple[torch.Tensor, torch.Tensor]] = None):
+        if state is None:
+            state = (torch.zeros(1, 2, 4), torch.ones(1, 2, 4) * x.mean())
+        y, state = self.layer(x, state)
+        return torch.sigmoid(y * state[0].clone()) + 1.0, state
+
+
+def test_a_state_that_may_be_left_out():
+    x, state = torch.randn(3, 2, 4), (torch.randn(1, 2, 4), torch.randn(1, 2, 4))
+    check(Remembers(), (x,), (x, state))
+    check(Remembers(), (x, None), (x, state))
+    check(Remembers(), (x, state), (x,))
+
+
+def test_branches_that_are_not_taken_are_reported():
+    class Masked(nn.Module):
+        def forward(self, x, sizes: List[int], mask: Optional[torch.Tensor] = None):
+            x = torch.sigmoid(torch.tanh(x)) * 2.0
+            sizes.append(1)  # the caller's, which a segment cannot change
+            if mask is not None:
+                x = torch.atan(x + mask)
+            return torch.relu(x.reshape(sizes)) * 2.0 - 1.0
+
+    x, net = torch.randn(2, 3), Masked().eval()
+    compiled = compiled_of(net, [x, [6]])
+    for mask in (None, torch.randn(3)):
+        same(compiled(x, [3, 2], mask), net(x, [3, 2], mask))
+    assert "aten::atan" in str(compiled.graph)
+    left = {f.op: f.reason for f in torchweld.explain(compiled).fallbacks}
+    assert (
+        left["aten::atan"]
+        == left["aten::add.Tensor"]
+        == "it is in a branch that the inputs given to compile do not take"
+    )
 
 
 def test_keywords_in_any_order_and_defaults():

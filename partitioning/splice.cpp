@@ -83,7 +83,7 @@ class SegmentBuilder {
     check(!members_.count(value->node()), "a segment's node is read before it is copied");
     check(can_be_input(value, partition_), "a segment reads a value that it cannot be given: " + value->type()->str());
     map_[value] = graph_->addInput()->setType(value->type());
-    inputs_.push_back({value, is_tensor(value)});
+    inputs_.push_back(value);
   }
 
   /// The segment refers to the same submodules and tensors as the module, so nothing is held or saved twice.
@@ -105,7 +105,7 @@ class SegmentBuilder {
   jit::Module module_;
   std::shared_ptr<jit::Graph> graph_ = std::make_shared<jit::Graph>();
   std::unordered_map<const jit::Value*, jit::Value*> map_;
-  std::vector<SegmentModule::Argument> inputs_;
+  std::vector<const jit::Value*> inputs_;
 };
 
 /// Whether something that is not `inside` reads the value, itself or through dead nodes: these are copied to where they
@@ -151,9 +151,9 @@ void insert_call(jit::Graph& graph, const SegmentModule& segment, const std::vec
   get->output()->setType(segment.module.type());
   graph.insertNode(get);
   std::vector<jit::Value*> inputs;
-  for (const SegmentModule::Argument& input : segment.inputs) {
-    auto found = replaced.find(input.value);
-    inputs.push_back(found == replaced.end() ? const_cast<jit::Value*>(input.value) : found->second);
+  for (const jit::Value* input : segment.inputs) {
+    auto found = replaced.find(input);
+    inputs.push_back(found == replaced.end() ? const_cast<jit::Value*>(input) : found->second);
   }
   jit::Node* tuple = graph.insertNode(graph.createTuple(inputs));
   jit::Node* call = graph.create(c10::Symbol::fromQualString("torchweld::run"), {get->output(), tuple->output()});

@@ -11,12 +11,9 @@ namespace torchweld {
 struct SegmentModule {
   std::string name;  ///< Its attribute name in the compiled module, "segment_0".
   torch::jit::Module module;
-  /// What the caller passes, in the order of `forward`'s arguments.
-  struct Argument {
-    const torch::jit::Value* value;  ///< Only a key of a Probe's maps: the value itself may be gone from the graph.
-    bool is_tensor;
-  };
-  std::vector<Argument> inputs;
+  /// What the caller passes, in the order of `forward`'s arguments. Only keys of a Probe's maps: the values themselves
+  /// may be gone from the graph.
+  std::vector<const torch::jit::Value*> inputs;
 };
 
 /// Rewrites `graph` (whose first input is `owner`, the module that the segments' modules will hang at): each segment

@@ -35,9 +35,13 @@ CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
   return signature;
 }
 
-bool CallSignature::operator==(const CallSignature& other) const {
-  return tensors == other.tensors && kinds == other.kinds &&
+bool CallSignature::has_scalars_of(const CallSignature& other) const {
+  return kinds == other.kinds &&
          std::equal(scalars.begin(), scalars.end(), other.scalars.begin(), other.scalars.end(), is_same);
+}
+
+bool CallSignature::operator==(const CallSignature& other) const {
+  return tensors == other.tensors && has_scalars_of(other);
 }
 
 bool CallSignature::matches(c10::ArrayRef<c10::IValue> arguments) const {

@@ -11,11 +11,13 @@
 
 namespace torchweld {
 
-/// Sizes that calls may have, for one tensor input of an engine.
+/// Sizes that calls may have, for one argument of an engine; nothing is known of plain ones.
 struct Range {
+  bool is_known = false;
   Dims min;
   Dims max;
   void fields(auto&& f) {
+    f("is_known", is_known);
     f("min", min);
     f("max", max);
   }
@@ -32,6 +34,8 @@ struct CallSignature {
   /// Takes the arguments of torchweld::run apart.
   static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;
+  /// Whether the arguments that are no tensors are the same.
+  bool has_scalars_of(const CallSignature& other) const;
   /// Calls `tensor` with a TensorType or `scalar` with a value, for each argument in the order of the call.
   void visit(auto&& tensor, auto&& scalar) const {
     size_t passed = 0;  // tensors

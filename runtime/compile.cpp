@@ -136,38 +136,33 @@ void require_no_fallback(const Report& report) {
               "\nChange the model there, or leave require_full_compilation off.");
 }
 
-/// Sizes that an engine's inputs have over the range that was asked for; empty when some are unknown.
-std::vector<Range> ranges_of(const SegmentModule& segment, const std::vector<Probe>& probes) {
-  std::vector<Range> ranges;
-  for (const SegmentModule::Argument& input : segment.inputs) {
-    if (!input.is_tensor) continue;
-    Range range;
-    for (const Probe& probe : probes) {
-      auto type = probe.types.find(input.value);
-      if (type == probe.types.end()) return {};
-      const Dims& shape = type->second.shape;
-      if (range.min.empty()) range = {shape, shape};
-      if (range.min.size() != shape.size()) return {};
-      for (size_t d = 0; d < shape.size(); ++d) {
-        range.min[d] = std::min(range.min[d], shape[d]);
-        range.max[d] = std::max(range.max[d], shape[d]);
-      }
+/// Sizes that an argument of a segment has over the range that was asked for.
+Range range_of(const torch::jit::Value* argument, const std::vector<Probe>& probes) {
+  Range range;
+  for (const Probe& probe : probes) {
+    auto type = probe.types.find(argument);
+    if (type == probe.types.end()) return {};
+    const Dims& shape = type->second.shape;
+    if (!range.is_known) range = {true, shape, shape};
+    if (range.min.size() != shape.size()) return {};
+    for (size_t d = 0; d < shape.size(); ++d) {
+      range.min[d] = std::min(range.min[d], shape[d]);
+      range.max[d] = std::max(range.max[d], shape[d]);
     }
-    ranges.push_back(range);
   }
-  return ranges;
+  return range;
 }
 
 /// The signature of the call that the probe saw, as kernels read its tensors; nothing when it is known only at run
 /// time.
 std::optional<CallSignature> signature_of(const SegmentModule& segment, const Probe& probe) {
   CallSignature signature;
-  for (const SegmentModule::Argument& input : segment.inputs) {
-    if (auto type = probe.types.find(input.value); type != probe.types.end()) {
+  for (const jit::Value* input : segment.inputs) {
+    if (auto type = probe.types.find(input); type != probe.types.end()) {
       const TensorType& given = type->second;
       signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
       signature.kinds += 't';
-    } else if (auto value = probe.plain_values.find(input.value); value != probe.plain_values.end()) {
+    } else if (auto value = probe.plain_values.find(input); value != probe.plain_values.end()) {
       signature.scalars.push_back(value->second);
       signature.kinds += 's';
     } else {
@@ -186,7 +181,7 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   EngineState state;
   state.name = segment.name;
   state.options = options;
-  state.ranges = ranges_of(segment, probes);
+  for (const jit::Value* input : segment.inputs) state.ranges.push_back(range_of(input, probes));
   auto engine = c10::make_intrusive<Engine>(state);
   engine->timings().merge(timings.text());
   const c10::IValue attribute(engine);
@@ -383,9 +378,15 @@ void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
   // At a new shape the first call begins a plan (where sizes depend on data, the second). Two calls that begin none are
   // run by plans: the second of them records the CUDA graph. The limit is for other threads that plan all the time.
   constexpr int kMostCalls = 64;
+  c10::IValue::HashIdentityIValueMap tensors;  // that stay what they are in copies
+  for (const c10::IValue& argument : arguments)
+    for_each_tensor(argument, [&](const at::Tensor& tensor) { tensors[tensor] = tensor; });
   int64_t plans = Background::get().finish();
   for (int calls = 0, quiet = 0; calls < kMostCalls && (calls < 4 || quiet < 2); ++calls) {
-    compiled.forward(arguments);
+    c10::IValue::HashIdentityIValueMap copies = tensors;
+    std::vector<c10::IValue> given;  // with lists of its own, which the module may change
+    for (const c10::IValue& argument : arguments) given.push_back(argument.deepcopy(copies));
+    compiled.forward(std::move(given));
     int64_t now = Background::get().finish();
     quiet = now == plans ? quiet + 1 : 0;
     plans = now;

@@ -204,18 +204,22 @@ void Engine::remove(const std::shared_ptr<const Entry>& entry) {
 }
 
 std::string Engine::outside_range(const CallSignature& signature) const {
-  if (state_.ranges.size() != signature.tensors.size()) return "";
-  for (size_t i = 0; i < state_.ranges.size(); ++i) {
+  std::string reason;
+  size_t place = 0;
+  auto look_at = [&](const TensorType& type) {
+    const size_t i = place++;
+    const Dims& shape = type.shape;
+    if (!reason.empty() || i >= state_.ranges.size() || !state_.ranges[i].is_known) return;
     const Range& range = state_.ranges[i];
-    const Dims& shape = signature.tensors[i].shape;
     bool inside = shape.size() == range.min.size();
     for (size_t d = 0; inside && d < shape.size(); ++d) inside = range.min[d] <= shape[d] && shape[d] <= range.max[d];
-    if (inside) continue;
-    return "Input " + std::to_string(i) + " of " + state_.name + " has shape " + to_string(shape) +
-           ", outside the range " + to_string(range.min) + " to " + to_string(range.max) +
-           " that the module was compiled for; compile it with a wider range, or with outside_range=\"build\".";
-  }
-  return "";
+    if (inside) return;
+    reason = "Input " + std::to_string(i) + " of " + state_.name + " has shape " + to_string(shape) +
+             ", outside the range " + to_string(range.min) + " to " + to_string(range.max) +
+             " that the module was compiled for; compile it with a wider range, or with outside_range=\"build\".";
+  };
+  signature.visit(look_at, [&](const c10::IValue&) { ++place; });
+  return reason;
 }
 
 bool Engine::is_remembered(const CallSignature& signature) const {
@@ -224,7 +228,8 @@ bool Engine::is_remembered(const CallSignature& signature) const {
 }
 
 bool Engine::is_worth_a_plan(const CallSignature& signature) {
-  if (signature.scalars.empty() ? !state_.signatures.empty() : is_remembered(signature)) return true;
+  auto has_its_scalars = [&](const CallSignature& known) { return known.has_scalars_of(signature); };
+  if (std::any_of(state_.signatures.begin(), state_.signatures.end(), has_its_scalars)) return true;
   std::lock_guard lock(seen_mutex_);
   auto known = std::find(seen_.begin(), seen_.end(), signature);
   if (known != seen_.end()) {

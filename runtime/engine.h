@@ -26,7 +26,7 @@ namespace torchweld {
 struct EngineState {
   std::string name;
   Options options;
-  std::vector<Range> ranges;              ///< One per tensor input; empty: every shape is allowed.
+  std::vector<Range> ranges;              ///< One per argument.
   std::vector<CallSignature> signatures;  ///< Planned at compile, the tuned one first.
   std::string timings;                    ///< TimingCache::text: this engine's nodes, and what other plans may want.
   bool left_to_torch = false;             ///< LibTorch was found to be faster and runs every call.

@@ -12,7 +12,7 @@
 namespace torchweld {
 namespace {
 
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kFormatVersion = 2;
 
 #ifdef TORCHWELD_WITH_CUDA
 void append_cubins(const Plan& plan, std::set<std::string>& keys) {

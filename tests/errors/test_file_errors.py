@@ -3,6 +3,7 @@
 import io
 import warnings
 import zipfile
+from typing import Optional
 
 import pytest
 import torch
@@ -95,8 +96,8 @@ def test_newer_format_is_no_damage(saved, tmp_path):
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("/data.pkl"):
-                # The engine's state is a tuple that begins with the format version and a text: BININT1 1, BINUNICODE.
-                at = content.index(b"K\x01X")
+                # The engine's state is a tuple that begins with the format version and a text: BININT1 2, BINUNICODE.
+                at = content.index(b"K\x02X")
                 content = content[:at] + b"K\x63X" + content[at + 3 :]
             new.writestr(name, content)
     with pytest.raises(ValueError, match="saved by a newer Torchweld .engine format 99"):
@@ -137,6 +138,25 @@ def test_outside_range_raises():
     with pytest.raises((ValueError, RuntimeError)) as caught:
         compiled(torch.randn(9, 4))
     assert "outside" in str(caught.value) and "9" in str(caught.value)
+
+
+def test_outside_range_of_tensors_that_may_be_missing():
+    class Masked(torch.nn.Module):
+        def forward(self, x, by: float, mask: Optional[torch.Tensor] = None):
+            x = torch.sigmoid(x) * by
+            return torch.relu(x if mask is None else x + mask) + 1.0
+
+    net, x, mask = Masked().eval(), torch.randn(2, 3), torch.randn(2, 3)
+    with_one = torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 3)), 2.0, mask], outside_range="error")
+    without = torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 3)), 2.0], outside_range="error")
+    for compiled in (with_one, without):
+        for call in ((x, 2.0), (x, 3.0, mask)):
+            assert torch.equal(compiled(*call), net(*call))
+        with pytest.raises(RuntimeError, match=r"Input 0 of segment_0 has shape \[1, 3\], outside the range"):
+            compiled(x[:1], 2.0, mask)
+    with pytest.raises(RuntimeError, match=r"Input [12] of segment_0 has shape \[1, 3\], outside the range"):
+        with_one(x, 2.0, mask[:1])
+    assert torch.equal(without(x, 2.0, mask[:1]), net(x, 2.0, mask[:1])), "no size was given"
 
 
 def test_outside_range_is_built():

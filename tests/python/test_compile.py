@@ -394,6 +394,18 @@ def test_fallback_has_reason_and_source(device):
     assert found and found[0].reason and "test_compile.py" in found[0].source
 
 
+def test_warm_up_leaves_lists_as_they_are():
+    class Grows(torch.nn.Module):
+        def forward(self, x, sizes: List[int]):
+            sizes.append(6)
+            return torch.tanh(torch.relu(x).reshape(sizes)) + 1.0
+
+    net, x, sizes = Grows().eval(), torch.randn(2, 2, 3), [2]
+    compiled = torchweld.compile(torch.jit.script(net), [x, sizes], min_block_size=1)
+    torchweld.warm_up(compiled, [x, sizes])
+    assert sizes == [2] and torch.equal(compiled(x, [2]), net(x, [2]))
+
+
 def test_warm_up(small_net, device):
     compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE])
     x = images(device, 5, 3, 16, 16)

@@ -274,8 +274,8 @@ def test_floors_are_the_tightest_limit():
     assert _floors.floors([few, many], _floors.device_of("a toaster"), torch.float16) == [None, None]
 
 
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, env=os.environ)
+def run(*command, env=os.environ):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -402,7 +402,23 @@ def test_bench_gives_untrained_networks_living_activations():
     assert not any(module.training for module in net.modules()) and layers[1].momentum == 0.1
 
 
-@pytest.mark.skipif(not (PROGRAMS / "run_module").exists(), reason="the C++ examples are not built")
+with_programs = pytest.mark.skipif(not (PROGRAMS / "run_module").exists(), reason="the C++ examples are not built")
+
+
+@with_programs
+def test_cpp_program_beside_an_installed_library(original, tmp_path):
+    prefix, build = tmp_path / "prefix", tmp_path / "build"
+    run("cmake", "--install", PROGRAMS.parent, "--prefix", prefix)
+    paths = f"{prefix};{torch.utils.cmake_prefix_path}"
+    run("cmake", "-S", ROOT / "examples" / "cpp_quickstart", "-B", build, f"-DCMAKE_PREFIX_PATH={paths}")
+    run("cmake", "--build", build, "--target", "run_module")
+    compiled = str(tmp_path / "compiled.ts")
+    torch.jit.save(torchweld.compile(torch.jit.load(original), [torchweld.Input((2, 3, 16, 16))]), compiled)
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    assert "sum" in run(build / "examples" / "run_module", compiled, 2, 16, env=environment)
+
+
+@with_programs
 def test_cpp_quickstart_agrees_with_python(tmp_path):
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)

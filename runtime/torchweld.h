@@ -151,7 +151,8 @@ Report dry_run(const torch::jit::Module& module, const Signature& signature, con
 Report explain(const torch::jit::Module& compiled);
 /// Whether this build makes engines for CUDA; it needs no GPU to say so.
 bool has_cuda();
-/// Plans every engine for these arguments, as the first calls would, and returns when that is done.
+/// Plans every engine for these arguments, as the first calls would, and returns when that is done. It calls the module
+/// some times, so that state which the module keeps goes on; lists and dicts among the arguments stay as they are.
 void warm_up(torch::jit::Module& compiled, std::vector<c10::IValue> arguments);
 
 }  // namespace torchweld

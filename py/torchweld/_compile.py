@@ -105,7 +105,11 @@ def explain(compiled):
 
 
 def warm_up(compiled, inputs):
-    """Plans every engine for these arguments, as the first calls with them would, and returns when that is done."""
+    """Plans every engine for these arguments, as the first calls with them would, and returns when that is done.
+
+    It calls the module some times, so that state which the module keeps goes on; lists and dicts among the inputs stay
+    as they are.
+    """
     _require_script_module(compiled, "warm_up")
     args, kwargs = bind_call(inputs)
     _C.warm_up(compiled._c, args, kwargs)

@@ -37,6 +37,7 @@ class CMakeBuild(build_ext):
             "-DCMAKE_UNITY_BUILD_BATCH_SIZE=12",
             "-DTORCHWELD_TESTS=OFF",
             "-DTORCHWELD_EXAMPLES=OFF",
+            "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=OFF",  # A package lies beside torch, wherever that is.
             f"-DCMAKE_INSTALL_PREFIX={package}",
         ]
         subprocess.check_call(configure + os.environ.get("CMAKE_ARGS", "").split())

@@ -1,6 +1,7 @@
 # Locates LibTorch without its own CMake package, whose CUDA part wants nvcc and a CUDA Toolkit.
 #
-# LibTorch is, in this order: TORCHWELD_TORCH_DIR, a LibTorch folder in CMAKE_PREFIX_PATH, the torch of Python_EXECUTABLE.
+# LibTorch is, in this order: TORCHWELD_TORCH_DIR, a LibTorch folder or its share/cmake in CMAKE_PREFIX_PATH, the torch
+# of Python_EXECUTABLE.
 # Sets TORCH_ROOT, TORCH_VERSION (2.11.0), TORCH_CXX11_ABI (0 or 1), TORCH_WITH_CUDA, TORCH_FROM_PYTHON, SITE_PACKAGES (a
 # list, for headers in pip packages) and the imported target torch_files.
 

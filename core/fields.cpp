@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <type_traits>
 
 #include "core/error.h"
 #include "core/graph.h"
@@ -108,16 +109,11 @@ void print_field(std::string& out, bool value) { out += value ? "true" : "false"
 void print_field(std::string& out, int64_t value) { out += std::to_string(value); }
 
 void print_field(std::string& out, double value) {
-  if (std::isnan(value)) {
-    out += "nan";
-  } else if (std::isinf(value)) {
-    out += value > 0 ? "inf" : "-inf";
-  } else {
-    char buffer[32];
-    std::string text(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);
-    // A whole number keeps a point, so that it reads back as a float.
-    out += text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
-  }
+  char buffer[32];
+  std::string text = "nan";  // which has no sign
+  if (!std::isnan(value)) text.assign(buffer, std::to_chars(buffer, std::end(buffer), value).ptr);
+  // A whole number keeps a point, so that it reads back as a float.
+  out += text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
 }
 
 void print_field(std::string& out, const std::string& value) {
@@ -137,6 +133,12 @@ void print_field(std::string& out, c10::ScalarType value) { out += dtype_name(va
 void print_field(std::string& out, const TensorType& value) { out += to_string(value); }
 
 void print_field(std::string& out, const c10::IValue& value) {
+  auto print_all = [&](c10::ArrayRef<c10::IValue> elements) {
+    for (size_t i = 0; i < elements.size(); ++i) {
+      if (i) out += ", ";
+      print_field(out, elements[i]);
+    }
+  };
   if (value.isNone()) {
     out += "none";
   } else if (value.isBool()) {
@@ -152,8 +154,7 @@ void print_field(std::string& out, const c10::IValue& value) {
     print_field(out, value.toDevice().str());
     out += ")";
   } else if (value.isList()) {
-    // The element kind is told by a letter, because an empty list shows none: i f b t(ensor) o(ptional) s(tring).
-    auto list = value.toListRef();
+    // The element kind is told by a letter, because an empty list shows none: i f b t(ensor) s(tring) o(ther).
     const auto& element = *value.toList().elementType();
     char kind = element.kind() == c10::TypeKind::IntType      ? 'i'
                 : element.kind() == c10::TypeKind::FloatType  ? 'f'
@@ -163,11 +164,12 @@ void print_field(std::string& out, const c10::IValue& value) {
                                                               : 'o';
     out += kind;
     out += "[";
-    for (size_t i = 0; i < list.size(); ++i) {
-      if (i) out += ", ";
-      print_field(out, list[i]);
-    }
+    print_all(value.toListRef());
     out += "]";
+  } else if (value.isTuple()) {
+    out += "(";
+    print_all(value.toTupleRef().elements());
+    out += ")";
   } else {
     check(false, "a generic op holds an argument of kind " + value.tagKind());
   }
@@ -235,14 +237,18 @@ void parse_field(TextReader& in, TensorType& value) {
 }
 
 void parse_field(TextReader& in, c10::IValue& value) {
-  auto parse_list = [&](auto list) {
-    in.require("[");
-    while (!in.accept("]")) {
-      if (!list.empty()) in.require(",");
+  auto parse_all = [&](auto& elements, const char* end) {
+    const TextReader::Level level(in);
+    while (!in.accept(end)) {
+      if (!elements.empty()) in.require(",");
       c10::IValue element;
       parse_field(in, element);
-      list.push_back(element.to<typename decltype(list)::value_type>());
+      elements.push_back(element.to<typename std::decay_t<decltype(elements)>::value_type>());
     }
+  };
+  auto parse_list = [&](auto list) {
+    in.require("[");
+    parse_all(list, "]");
     value = list;
   };
   char next = in.peek();
@@ -268,16 +274,12 @@ void parse_field(TextReader& in, c10::IValue& value) {
     parse_list(c10::List<std::string>());
   } else if (in.accept("t") || in.accept("o")) {
     // Tensor arguments are placeholders (see ops/aten.h): a list of them is kept as a generic list of integers.
-    c10::impl::GenericList list(next == 't' ? c10::TypePtr(c10::TensorType::get())
-                                            : c10::TypePtr(c10::OptionalType::ofTensor()));
-    in.require("[");
-    while (!in.accept("]")) {
-      if (!list.empty()) in.require(",");
-      c10::IValue element;
-      parse_field(in, element);
-      list.push_back(element);
-    }
-    value = list;
+    parse_list(c10::impl::GenericList(next == 't' ? c10::TypePtr(c10::TensorType::get())
+                                                  : c10::TypePtr(c10::OptionalType::ofTensor())));
+  } else if (in.accept("(")) {
+    std::vector<c10::IValue> elements;
+    parse_all(elements, ")");
+    value = c10::ivalue::Tuple::create(std::move(elements));
   } else {
     std::string text = in.number();
     value = text.find_first_of(".enf") == std::string::npos ? c10::IValue(parsed<int64_t>(in, text))

@@ -34,9 +34,26 @@ class TextReader {
   char peek();
   [[noreturn]] void fail(const std::string& what) const;
 
+  /// Lives while the parts of a value are read, which may have parts themselves: a text that nests without end fails
+  /// before the stack does.
+  class Level {
+   public:
+    explicit Level(TextReader& in) : depth_(in.depth_) {
+      if (depth_ == kDeepest) in.fail("lists are nested too deeply");
+      ++depth_;
+    }
+    ~Level() { --depth_; }
+    Level(const Level&) = delete;
+
+   private:
+    static constexpr int kDeepest = 100;
+    int& depth_;
+  };
+
  private:
   std::string_view text_;
   size_t position_ = 0;
+  int depth_ = 0;
 };
 
 void print_field(std::string& out, bool value);

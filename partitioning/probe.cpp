@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "core/plain_value.h"
+
 namespace torchweld {
 
 namespace jit = torch::jit;
@@ -36,11 +38,6 @@ std::string plain_class_name(const std::string& qualified) {
     start = end + 1;
   }
   return name;
-}
-
-bool is_plain(const c10::IValue& value) {
-  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
-         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList();
 }
 
 class Observer final : public ImportObserver {
@@ -82,13 +79,14 @@ class Observer final : public ImportObserver {
 
   void learn(const jit::Value* value) {
     const c10::IValue* held = interpreter_->find(value);
-    if (!held) {
+    if (held && held->isTensor()) {
       if (result_.plain_values.count(value)) varying_.insert(value);
-    } else if (held->isTensor()) {
       learn_type(value, held->toTensor());
-    } else if (is_plain(*held)) {
+    } else if (held && is_plain(*held)) {
       auto [known, is_new] = result_.plain_values.emplace(value, held->deepcopy());  // lists go on changing
-      if (!is_new && known->second != *held) varying_.insert(value);
+      if (result_.types.count(value) || !is_same(known->second, *held)) varying_.insert(value);
+    } else {
+      varying_.insert(value);
     }
   }
 
@@ -110,7 +108,7 @@ class Observer final : public ImportObserver {
   const Options& options_;
   const Writes& writes_;
   const bool likely_;
-  std::unordered_set<const jit::Value*> varying_;  // in a loop, from one iteration to the next
+  std::unordered_set<const jit::Value*> varying_;  // not known, or in a loop not the same in each iteration
   const Interpreter* interpreter_ = nullptr;
 };
 

@@ -19,7 +19,8 @@ struct Probe {
   /// Types of tensors where they are known for sure; a value computed several times (in a loop) has one
   /// when it is always the same.
   std::unordered_map<const torch::jit::Value*, TensorType> types;
-  /// The same for values that are numbers, strings, devices, None, or lists of numbers, as they were when computed.
+  /// The same for plain values (see core/plain_value.h). Lists are as they were when computed, arguments as the graph
+  /// leaves them.
   std::unordered_map<const torch::jit::Value*, c10::IValue> plain_values;
   std::unordered_set<const torch::jit::Value*> symbolic;  ///< Tensors whose elements are known only at run time.
   /// Known tensors on another device than the engines': a segment can neither take one nor give it.

@@ -1,7 +1,8 @@
 #include "partitioning/reads.h"
 
-#include <algorithm>
 #include <functional>
+
+#include "core/plain_value.h"
 
 namespace torchweld {
 
@@ -10,25 +11,9 @@ namespace jit = torch::jit;
 namespace {
 
 bool is_takable(const c10::Type& type) {
-  switch (type.kind()) {
-    case c10::TypeKind::TensorType:
-    case c10::TypeKind::IntType:
-    case c10::TypeKind::FloatType:
-    case c10::TypeKind::BoolType:
-    case c10::TypeKind::StringType:
-    case c10::TypeKind::DeviceObjType:
-    case c10::TypeKind::NoneType:
-      return true;
-    case c10::TypeKind::OptionalType:
-      return is_takable(*type.castRaw<c10::OptionalType>()->getElementType());
-    case c10::TypeKind::ListType:
-    case c10::TypeKind::TupleType:
-      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(), [](const c10::TypePtr& element) {
-        return element->kind() != c10::TypeKind::TensorType && is_takable(*element);
-      });
-    default:
-      return false;
-  }
+  const auto* optional = type.castRaw<c10::OptionalType>();
+  const c10::Type& given = optional ? *optional->getElementType() : type;
+  return given.kind() == c10::TypeKind::TensorType || is_plain(given);
 }
 
 }  // namespace

@@ -1,20 +1,10 @@
 #include "runtime/call_signature.h"
 
 #include <algorithm>
-#include <bit>
+
+#include "core/plain_value.h"
 
 namespace torchweld {
-
-static bool is_same(const c10::IValue& a, const c10::IValue& b) {
-  if (a.isDouble() && b.isDouble()) {
-    return std::bit_cast<uint64_t>(a.toDouble()) == std::bit_cast<uint64_t>(b.toDouble());
-  }
-  if (!a.isDoubleList() || !b.isDoubleList()) return a == b;
-  c10::List<double> left = a.toDoubleList();
-  c10::List<double> right = b.toDoubleList();
-  return std::equal(left.begin(), left.end(), right.begin(), right.end(),
-                    [](double x, double y) { return is_same(x, y); });
-}
 
 void print_field(std::string& out, const Range& range) { out += print_fields(range); }
 void parse_field(TextReader& in, Range& range) { range = parse_fields<Range>(in); }
@@ -25,14 +15,23 @@ CallSignature CallSignature::of(c10::ArrayRef<c10::IValue> arguments) {
   CallSignature signature;
   for (const c10::IValue& argument : arguments) {
     if (argument.isTensor()) {
-      signature.tensors.push_back(type_of(argument.toTensor()));
+      signature.add(type_of(argument.toTensor()));
     } else {
-      signature.scalars.push_back(argument.deepcopy());  // a list goes on changing at the caller's
+      signature.add(argument);
     }
-    signature.kinds += argument.isTensor() ? 't' : 's';
   }
-  if (signature.scalars.empty()) signature.kinds.clear();
   return signature;
+}
+
+void CallSignature::add(const TensorType& tensor) {
+  if (!scalars.empty()) kinds += 't';
+  tensors.push_back(tensor);
+}
+
+void CallSignature::add(const c10::IValue& scalar) {
+  if (scalars.empty()) kinds.assign(tensors.size(), 't');
+  kinds += 's';
+  scalars.push_back(scalar.deepcopy());  // a list goes on changing at the caller's
 }
 
 bool CallSignature::has_scalars_of(const CallSignature& other) const {

@@ -13,7 +13,7 @@ namespace torchweld {
 
 /// Sizes that calls may have, for one argument of an engine; nothing is known of plain ones.
 struct Range {
-  bool is_known = false;
+  bool is_known = true;
   Dims min;
   Dims max;
   void fields(auto&& f) {
@@ -33,6 +33,9 @@ struct CallSignature {
   std::string kinds;
   /// Takes the arguments of torchweld::run apart.
   static CallSignature of(c10::ArrayRef<c10::IValue> arguments);
+  /// The next argument.
+  void add(const TensorType& tensor);
+  void add(const c10::IValue& scalar);
   bool matches(c10::ArrayRef<c10::IValue> arguments) const;
   /// Whether the arguments that are no tensors are the same.
   bool has_scalars_of(const CallSignature& other) const;
@@ -47,7 +50,6 @@ struct CallSignature {
       }
     }
   }
-  /// Numbers are the same when their bits are: 0 and -0 have plans of their own, and NaN has one.
   bool operator==(const CallSignature& other) const;
   void fields(auto&& f) {
     f("tensors", tensors);

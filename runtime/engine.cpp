@@ -30,7 +30,7 @@ at::Tensor presentable(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense() ? tensor.clone() : tensor.contiguous();
 }
 
-bool is_plain(const at::Tensor& tensor) {
+bool is_readable(const at::Tensor& tensor) {
   return tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized() && !tensor.is_meta() &&
          !tensor.is_complex() && !tensor.is_neg();
 }
@@ -56,7 +56,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (!arguments[i].isTensor()) continue;
     const at::Tensor& given = arguments[i].toTensor();
-    if (!is_plain(given)) return run_in_torch(segment, arguments);
+    if (!is_readable(given)) return run_in_torch(segment, arguments);
     if (is_presentable(given)) continue;
     if (adapted.empty()) adapted = arguments.vec();
     adapted[i] = presentable(given);
@@ -229,7 +229,12 @@ bool Engine::is_remembered(const CallSignature& signature) const {
 
 bool Engine::is_worth_a_plan(const CallSignature& signature) {
   auto has_its_scalars = [&](const CallSignature& known) { return known.has_scalars_of(signature); };
-  if (std::any_of(state_.signatures.begin(), state_.signatures.end(), has_its_scalars)) return true;
+  auto is_for_them = [&](const auto& entry) { return has_its_scalars(entry->signature); };
+  std::shared_ptr<const Table> table = table_.load();
+  const auto& remembered = state_.signatures;  // none where sizes depend on data
+  if (std::any_of(remembered.begin(), remembered.end(), has_its_scalars) ||
+      (!remembered.empty() && std::any_of(table->begin(), table->end(), is_for_them)))
+    return true;
   std::lock_guard lock(seen_mutex_);
   auto known = std::find(seen_.begin(), seen_.end(), signature);
   if (known != seen_.end()) {

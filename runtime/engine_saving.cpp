@@ -65,8 +65,11 @@ c10::intrusive_ptr<Engine> Engine::load(Saved saved) {
   }
   try {
     TextReader in(text);
-    auto engine = c10::make_intrusive<Engine>(parse_fields<EngineState>(in));
-    check_options(engine->state_.options);
+    auto state = parse_fields<EngineState>(in);
+    check_options(state.options);
+    // Of format 1, ranges are those of tensors alone; where there were others, it has no signatures.
+    if (version == 1 && state.signatures.empty()) state.ranges.clear();
+    auto engine = c10::make_intrusive<Engine>(std::move(state));
 #ifdef TORCHWELD_WITH_CUDA
     std::vector<std::pair<std::string, std::string>> cubins;
     for (size_t i = 0; i < std::min(names.size(), blobs.size()); ++i) {

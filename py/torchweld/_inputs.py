@@ -153,7 +153,7 @@ def parse_input(text):
         if not (part.startswith("(") and part.endswith(")")):
             raise ValueError(
                 f"input {text!r}: {part!r} is not a shape; write (1,3,224,224)@f32, or "
-                "[(min);(opt);(max)]@f32 for a range; arguments that are no tensors can be given in Python only"
+                "[(min);(opt);(max)]@f32 for a range; arguments that are no tensors cannot be given on the command line"
             )
         try:
             shapes.append(tuple(int(size) for size in part[1:-1].split(",") if size.strip()))

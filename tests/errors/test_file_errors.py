@@ -89,19 +89,55 @@ def test_altered_content_with_right_checksums_never_crashes(saved, tmp_path):
     assert errors > 10
 
 
-def test_newer_format_is_no_damage(saved, tmp_path):
-    """The message of an engine that this version cannot read asks for an update."""
-    path = tmp_path / "newer.ts"
+def with_engine_state(saved, path, version, change=lambda text: text):
+    """Copies a file whose one engine has another format version and text."""
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("/data.pkl"):
                 # The engine's state is a tuple that begins with the format version and a text: BININT1 2, BINUNICODE.
-                at = content.index(b"K\x02X")
-                content = content[:at] + b"K\x63X" + content[at + 3 :]
+                start = content.index(b"K\x02X") + 3
+                end = start + 4 + int.from_bytes(content[start : start + 4], "little")
+                text = change(content[start + 4 : end])
+                length = len(text).to_bytes(4, "little")
+                content = content[: start - 3] + b"K" + bytes([version]) + b"X" + length + text + content[end:]
             new.writestr(name, content)
+
+
+def test_newer_format_is_no_damage(saved, tmp_path):
+    """The message of an engine that this version cannot read asks for an update."""
+    path = tmp_path / "newer.ts"
+    with_engine_state(saved, path, version=99)
     with pytest.raises(ValueError, match="saved by a newer Torchweld .engine format 99"):
         torchweld.load(path)
+
+
+@pytest.mark.parametrize("opening", [b"o[", b"("])
+def test_endless_nesting_is_damage(saved, tmp_path, opening):
+    def change(text):
+        assert b"scalars=[" in text
+        return text.replace(b"scalars=[", b"scalars=[" + opening * 1_000_000)
+
+    path = tmp_path / "deep.ts"
+    with_engine_state(saved, path, version=2, change=change)
+    with pytest.raises(ValueError, match="the engine in this file is damaged .*nested too deeply"):
+        torchweld.load(path)
+
+
+def test_format_1_keeps_its_ranges(tmp_path):
+    net, compiled = compiled_with("error")
+    torch.jit.save(compiled, str(tmp_path / "new.ts"))
+
+    def change(text):
+        older = text.replace(b"is_known=true, ", b"").replace(b', kinds=""', b"")
+        assert len(older) < len(text)
+        return older
+
+    with_engine_state(tmp_path / "new.ts", tmp_path / "old.ts", version=1, change=change)
+    loaded = torchweld.load(tmp_path / "old.ts")
+    assert torch.equal(loaded(X), net(X))
+    with pytest.raises(RuntimeError, match=r"has shape \[9, 4\], outside the range \[1, 4\] to \[3, 4\]"):
+        loaded(torch.randn(9, 4))
 
 
 def test_file_objects_are_verified_too(saved):
@@ -157,6 +193,24 @@ def test_outside_range_of_tensors_that_may_be_missing():
     with pytest.raises(RuntimeError, match=r"Input [12] of segment_0 has shape \[1, 3\], outside the range"):
         with_one(x, 2.0, mask[:1])
     assert torch.equal(without(x, 2.0, mask[:1]), net(x, 2.0, mask[:1])), "no size was given"
+
+
+def test_sizes_that_follow_from_numbers_have_no_range():
+    class Repeats(torch.nn.Module):
+        def forward(self, x, times: int):
+            y = torch.sort(torch.relu(x).repeat(times, 1), 0)[0]
+            print("between two segments")
+            return torch.sigmoid(y) * 2.0 + 1.0
+
+    net, x = Repeats().eval(), torch.randn(2, 3)
+    compiled = torchweld.compile(
+        torch.jit.script(net), [x, 2], outside_range="error", min_block_size=1, torch_executed_ops=["aten::sort"]
+    )
+    assert len(torchweld.explain(compiled).engines) == 2
+    for times in (2, 3, 3):
+        torch.testing.assert_close(compiled(x, times), net(x, times))
+    with pytest.raises(RuntimeError, match="Input 0 of segment_0 has shape .1, 3., outside the range"):
+        compiled(x[:1], 2)
 
 
 def test_outside_range_is_built():

@@ -61,6 +61,27 @@ void for_each_tensor(const c10::IValue& value, const std::function<void(const at
   }
 }
 
+c10::IValue with_tensors(const c10::IValue& value, const std::function<c10::IValue(const at::Tensor&)>& give) {
+  if (value.isTensor()) return give(value.toTensor());
+  if (value.isList()) {
+    c10::impl::GenericList list(value.toList().elementType());
+    for (const c10::IValue& element : value.toListRef()) list.push_back(with_tensors(element, give));
+    return list;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) elements.push_back(with_tensors(element, give));
+    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
+  }
+  if (value.isGenericDict()) {
+    auto dict = value.toGenericDict();
+    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
+    for (const auto& entry : dict) copy.insert(entry.key(), with_tensors(entry.value(), give));
+    return copy;
+  }
+  return value;
+}
+
 bool shares_memory(const c10::IValue& value, const at::Tensor& tensor) {
   bool found = false;
   for_each_tensor(value, [&](const at::Tensor& held) { found = found || held.is_alias_of(tensor); });

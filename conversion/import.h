@@ -58,6 +58,9 @@ std::string op_name(const torch::jit::Node* node);
 std::string op_name(const c10::FunctionSchema& schema);
 /// Calls `visit` for every tensor that `value` is or holds at any depth.
 void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit);
+/// A copy of `value` with lists, tuples and dicts of its own, in which what `give` makes of each tensor, defined or
+/// not, is in its place; depth first.
+c10::IValue with_tensors(const c10::IValue& value, const std::function<c10::IValue(const at::Tensor&)>& give);
 /// True when `value` is or holds a tensor in the memory of `tensor`.
 bool shares_memory(const c10::IValue& value, const at::Tensor& tensor);
 

@@ -38,29 +38,12 @@ bool ends_in_exception(const jit::Block* block) {
 }  // namespace
 
 c10::IValue Interpreter::make_unknown(const c10::IValue& value) {
-  if (value.isTensor()) {
-    if (!value.toTensor().defined()) return value;
-    TensorType type = type_of(value.toTensor());
+  return with_tensors(value, [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return tensor;
+    TensorType type = type_of(tensor);
     type.device = device_;
     return add_input(type);
-  }
-  if (value.isList()) {
-    c10::impl::GenericList list(value.toList().elementType());
-    for (const c10::IValue& element : value.toListRef()) list.push_back(make_unknown(element));
-    return list;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) elements.push_back(make_unknown(element));
-    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
-  }
-  if (value.isGenericDict()) {
-    auto dict = value.toGenericDict();
-    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
-    for (const auto& entry : dict) copy.insert(entry.key(), make_unknown(entry.value()));
-    return copy;
-  }
-  return value;
+  });
 }
 
 void Interpreter::assume_results(const jit::Node* node) {

@@ -318,7 +318,7 @@ class BlockPartitioner {
         out.dead.push_back(node);
       }
       if (auto reason = reasons_.find(node); reason != reasons_.end()) result_.fallbacks.push_back(reason->second);
-      if (live_.count(node) || !is_reached(node)) report_unreached(node);
+      if (live_.count(node) || !is_reached(node)) list_unreached(node);
     }
     std::vector<jit::Node*> staying;
     for (jit::Node* node : nodes_) {
@@ -350,13 +350,11 @@ class BlockPartitioner {
 
   bool is_reached(const jit::Node* node) const { return probe_.outcomes.count(node) > 0; }
 
-  /// What LibTorch computes in and under the node when other arguments than those of the probe take its branch.
-  void report_unreached(const jit::Node* node) {
+  void list_unreached(const jit::Node* node) {
     bool computes = !node->kind().is_prim() && std::any_of(node->outputs().begin(), node->outputs().end(), is_tensor);
-    if (computes && !is_reached(node))
-      result_.fallbacks.push_back({node, "it is in a branch that the inputs given to compile do not take"});
+    if (computes && !is_reached(node)) result_.unreached.push_back(node);
     for (const jit::Block* block : node->blocks()) {
-      for (const jit::Node* inner : block->nodes()) report_unreached(inner);
+      for (const jit::Node* inner : block->nodes()) list_unreached(inner);
     }
   }
 

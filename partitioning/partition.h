@@ -51,6 +51,8 @@ struct Partition {
     int64_t segment_size = 0;
   };
   std::vector<Reason> fallbacks;  ///< Operations that stay in LibTorch, block by block in program order.
+  /// Operations that LibTorch runs where a call reaches them, as the probe did not.
+  std::vector<const torch::jit::Node*> unreached;
   /// Two segments of one block, of which the second needs what LibTorch makes of the first one's results.
   struct Separation {
     size_t first = 0;  ///< Their numbers.

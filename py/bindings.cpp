@@ -235,6 +235,7 @@ void bind_report(py::module_& m) {
   py::class_<Report>(m, "Report")
       .def_readonly("engines", &Report::engines)
       .def_readonly("fallbacks", &Report::fallbacks)
+      .def_readonly("unreached", &Report::unreached)
       .def_readonly("operations", &Report::operations)
       .def_readonly("operations_in_engines", &Report::operations_in_engines)
       .def_readonly("flops", &Report::flops)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "conversion/import.h"
 #include "conversion/source_line.h"
 #include "core/environment.h"
 #include "core/error.h"
@@ -88,11 +89,10 @@ void finish_counting(Report& report) { report.flops_in_engines /= report.flops >
 void report_analysis(const Analysis& analysis, size_t first, Report& report) {
   const Partition& parts = analysis.partition;
   auto place = static_cast<int64_t>(report.fallbacks.size());
-  for (const Partition::Reason& fallback : analysis.partition.fallbacks) {
-    const jit::Operator* op = fallback.node->maybeOperator();
-    report.fallbacks.push_back({op ? toString(op->schema().operator_name()) : fallback.node->kind().toQualString(),
-                                fallback.reason, source_line(fallback.node)});
-  }
+  for (const Partition::Reason& fallback : parts.fallbacks)
+    report.fallbacks.push_back({op_name(fallback.node), fallback.reason, source_line(fallback.node)});
+  for (const jit::Node* node : parts.unreached)
+    report.unreached.push_back({op_name(node), "the inputs given to compile do not reach it", source_line(node)});
   report.flops += analysis.probes.front().flops;
   report.operations += static_cast<int64_t>(parts.fallbacks.size());
   for (const Segment* segment : parts.segments()) {
@@ -136,15 +136,29 @@ void require_no_fallback(const Report& report) {
               "\nChange the model there, or leave require_full_compilation off.");
 }
 
-/// Sizes that an argument of a segment has over the range that was asked for.
-Range range_of(const torch::jit::Value* argument, const std::vector<Probe>& probes) {
-  Range range;
-  for (const Probe& probe : probes) {
+bool holds_numbers(const c10::Type& type) {
+  if (type.kind() == c10::TypeKind::ClassType) return false;  // the module
+  auto parts = type.containedTypes();
+  return type.kind() == c10::TypeKind::IntType || type.kind() == c10::TypeKind::FloatType ||
+         type.kind() == c10::TypeKind::BoolType ||
+         std::any_of(parts.begin(), parts.end(), [](const c10::TypePtr& part) { return holds_numbers(*part); });
+}
+
+/// Sizes that an argument of a segment has over the range that was asked for. Nothing is known of what is computed
+/// from numbers that the caller gives, since other numbers may make other sizes.
+Range range_of(const jit::Value* argument, const Analysis& analysis) {
+  const Range unknown{false, {}, {}};
+  auto given = analysis.graph->inputs();
+  const bool is_computed = std::find(given.begin(), given.end(), argument) == given.end();
+  auto is_number = [](const jit::Value* input) { return holds_numbers(*input->type()); };
+  if (is_computed && std::any_of(given.begin(), given.end(), is_number)) return unknown;
+  Range range = unknown;
+  for (const Probe& probe : analysis.probes) {
     auto type = probe.types.find(argument);
-    if (type == probe.types.end()) return {};
+    if (type == probe.types.end()) return unknown;
     const Dims& shape = type->second.shape;
     if (!range.is_known) range = {true, shape, shape};
-    if (range.min.size() != shape.size()) return {};
+    if (range.min.size() != shape.size()) return unknown;
     for (size_t d = 0; d < shape.size(); ++d) {
       range.min[d] = std::min(range.min[d], shape[d]);
       range.max[d] = std::max(range.max[d], shape[d]);
@@ -160,28 +174,25 @@ std::optional<CallSignature> signature_of(const SegmentModule& segment, const Pr
   for (const jit::Value* input : segment.inputs) {
     if (auto type = probe.types.find(input); type != probe.types.end()) {
       const TensorType& given = type->second;
-      signature.tensors.push_back(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
-      signature.kinds += 't';
+      signature.add(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
     } else if (auto value = probe.plain_values.find(input); value != probe.plain_values.end()) {
-      signature.scalars.push_back(value->second);
-      signature.kinds += 's';
+      signature.add(value->second);
     } else {
       return std::nullopt;
     }
   }
-  if (signature.scalars.empty()) signature.kinds.clear();
   return signature.tensors.empty() ? std::nullopt : std::optional(signature);
 }
 
 constexpr const char* kSlower = "slower than LibTorch: ";
 
 /// Gives the segment an engine. Returns why LibTorch runs the segment all the same; empty when the engine does.
-std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
+std::string attach_engine(SegmentModule& segment, const Analysis& analysis, const Options& options,
                           TimingCache& timings, const std::function<void(size_t, size_t)>& progress) {
   EngineState state;
   state.name = segment.name;
   state.options = options;
-  for (const jit::Value* input : segment.inputs) state.ranges.push_back(range_of(input, probes));
+  for (const jit::Value* input : segment.inputs) state.ranges.push_back(range_of(input, analysis));
   auto engine = c10::make_intrusive<Engine>(state);
   engine->timings().merge(timings.text());
   const c10::IValue attribute(engine);
@@ -190,7 +201,7 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
   } else {
     segment.module.register_attribute("engine", c10::getCustomClassType<c10::intrusive_ptr<Engine>>(), attribute);
   }
-  auto signature = signature_of(segment, probes.front());
+  auto signature = signature_of(segment, analysis.probes.front());
   if (!signature) return "";
   try {
     engine->build(segment.module._ivalue(), *signature, progress);
@@ -213,13 +224,13 @@ std::string attach_engine(SegmentModule& segment, const std::vector<Probe>& prob
 
 /// The same; where LibTorch is faster than an engine in reduced precision, as it may be on a CPU without instructions
 /// for it, an engine in the module's own is tried.
-std::string attach_fastest_engine(SegmentModule& segment, const std::vector<Probe>& probes, const Options& options,
+std::string attach_fastest_engine(SegmentModule& segment, const Analysis& analysis, const Options& options,
                                   TimingCache& timings, const std::function<void(size_t, size_t)>& progress) {
-  std::string reason = attach_engine(segment, probes, options, timings, progress);
+  std::string reason = attach_engine(segment, analysis, options, timings, progress);
   Options own = options;
   own.enabled_precisions = {c10::kFloat};
   if (!reason.starts_with(kSlower) || own.enabled_precisions == options.enabled_precisions) return reason;
-  return attach_engine(segment, probes, own, timings, progress).empty() ? "" : reason;
+  return attach_engine(segment, analysis, own, timings, progress).empty() ? "" : reason;
 }
 
 /// The module is worth more than its timings: where these cannot be written now, that is a warning.
@@ -305,7 +316,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
         tell("building " + segments[i].name + ", step " + std::to_string(done + 1) + " of " + std::to_string(total),
              share);
       };
-      std::string left = attach_fastest_engine(segments[i], analysis.probes, options, timings, step);
+      std::string left = attach_fastest_engine(segments[i], analysis, options, timings, step);
       if (!left.empty()) {
         report.fallbacks.push_back({segments[i].name, left, ""});
         count_in_engines(report, -parts[i]->operations, -parts[i]->flops);
@@ -378,14 +389,11 @@ void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
   // At a new shape the first call begins a plan (where sizes depend on data, the second). Two calls that begin none are
   // run by plans: the second of them records the CUDA graph. The limit is for other threads that plan all the time.
   constexpr int kMostCalls = 64;
-  c10::IValue::HashIdentityIValueMap tensors;  // that stay what they are in copies
-  for (const c10::IValue& argument : arguments)
-    for_each_tensor(argument, [&](const at::Tensor& tensor) { tensors[tensor] = tensor; });
+  auto same = [](const at::Tensor& tensor) { return tensor; };
   int64_t plans = Background::get().finish();
   for (int calls = 0, quiet = 0; calls < kMostCalls && (calls < 4 || quiet < 2); ++calls) {
-    c10::IValue::HashIdentityIValueMap copies = tensors;
-    std::vector<c10::IValue> given;  // with lists of its own, which the module may change
-    for (const c10::IValue& argument : arguments) given.push_back(argument.deepcopy(copies));
+    std::vector<c10::IValue> given;  // with lists of their own, which the module may change
+    for (const c10::IValue& argument : arguments) given.push_back(with_tensors(argument, same));
     compiled.forward(std::move(given));
     int64_t now = Background::get().finish();
     quiet = now == plans ? quiet + 1 : 0;

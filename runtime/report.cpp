@@ -52,15 +52,22 @@ std::string counted(int64_t count, const std::string& noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
-/// "segment_0 and segment_1 are apart because of aten::sin (net.py:7); ..."
-std::string separation_text(const Report& report, const Separation& separation) {
+/// "aten::sin (net.py:7), aten::cos (net.py:8), aten::tan (net.py:9) and 4 more"
+std::string short_list(const std::vector<Fallback>& fallbacks) {
   constexpr size_t kNamed = 3;
-  std::string out = separation.first + " and " + separation.second + " are apart because of ";
-  for (size_t i = 0; i < separation.because.size() && i < kNamed; ++i) {
-    const Fallback& fallback = report.fallbacks.at(separation.because[i]);
+  std::string out;
+  for (size_t i = 0; i < fallbacks.size() && i < kNamed; ++i) {
+    const Fallback& fallback = fallbacks[i];
     out += (i ? ", " : "") + fallback.op + (fallback.source.empty() ? "" : " (" + fallback.source + ")");
   }
-  if (separation.because.size() > kNamed) out += " and " + std::to_string(separation.because.size() - kNamed) + " more";
+  return fallbacks.size() > kNamed ? out + " and " + std::to_string(fallbacks.size() - kNamed) + " more" : out;
+}
+
+/// "segment_0 and segment_1 are apart because of aten::sin (net.py:7); ..."
+std::string separation_text(const Report& report, const Separation& separation) {
+  std::vector<Fallback> because;
+  for (int64_t place : separation.because) because.push_back(report.fallbacks.at(place));
+  std::string out = separation.first + " and " + separation.second + " are apart because of " + short_list(because);
   if (separation.settings.empty()) return out;
   out += "; ";
   for (size_t i = 0; i < separation.settings.size(); ++i) out += (i ? ", " : "") + separation.settings[i];
@@ -145,6 +152,10 @@ std::string Report::text() const {
   for (const Fallback& f : fallbacks) {
     out += "  " + f.op + (f.source.empty() ? "" : "  " + f.source) + ": " + f.reason + "\n";
   }
+  if (!unreached.empty()) {
+    out += "\nLibTorch also runs " + counted(unreached.size(), "operation") +
+           " where a call reaches them, as the inputs given to compile do not: " + short_list(unreached) + "\n";
+  }
   if (!separations.empty() || !smaller_blocks.empty()) out += "\nsegments and settings:\n";
   for (const Separation& separation : separations) out += "  " + separation_text(*this, separation) + "\n";
   for (const SmallerBlocks& blocks : smaller_blocks) out += "  " + smaller_blocks_text(*this, blocks) + "\n";
@@ -180,7 +191,7 @@ std::string Report::json() const {
            ", \"operations\": " + std::to_string(b.operations) + ", \"left\": " + std::to_string(b.left) + "}";
   };
   return "{\"engines\": " + json_list(engines, engine) + ", \"fallbacks\": " + json_list(fallbacks, fallback) +
-         ", \"operations\": " + std::to_string(operations) +
+         ", \"unreached\": " + json_list(unreached, fallback) + ", \"operations\": " + std::to_string(operations) +
          ", \"operations_in_engines\": " + std::to_string(operations_in_engines) + ", \"flops\": " + number(flops, 0) +
          ", \"flops_in_engines\": " + number(flops_in_engines, 6) +
          ", \"separations\": " + json_list(separations, separation) +

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "conversion/import.h"
 #include "core/error.h"
 #include "runtime/unit_lock.h"
 
@@ -116,37 +117,15 @@ at::Tensor meta_tensor(const Input& input, const Dims& shape, c10::ScalarType ot
   return at::empty_strided(shape, strides, at::TensorOptions(input.dtype.value_or(otherwise)).device(c10::kMeta));
 }
 
-/// `value` with the next of `tensors` in the place of each tensor, depth first.
-c10::IValue fill(const c10::IValue& value, const std::vector<at::Tensor>& tensors, size_t& next) {
-  if (value.isTensor()) {
-    if (next == tensors.size())
-      throw Error("there are more tensors in the arguments than Inputs; describe each tensor");
-    return tensors[next++];
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) elements.push_back(fill(element, tensors, next));
-    return c10::ivalue::Tuple::createNamed(std::move(elements), value.type()->expect<c10::TupleType>());
-  }
-  if (value.isList()) {
-    c10::impl::GenericList list(value.toList().elementType());
-    for (const c10::IValue& element : value.toListRef()) list.push_back(fill(element, tensors, next));
-    return list;
-  }
-  if (value.isGenericDict()) {
-    auto dict = value.toGenericDict();
-    c10::impl::GenericDict copy(dict.keyType(), dict.valueType());
-    for (const auto& entry : dict) copy.insert(entry.key(), fill(entry.value(), tensors, next));
-    return copy;
-  }
-  return value;
-}
-
 std::vector<c10::IValue> arguments_at(const c10::FunctionSchema& schema, const Signature& signature,
                                       const std::vector<at::Tensor>& tensors) {
-  size_t next = 0;
+  auto next = tensors.begin();
+  auto give_next = [&](const at::Tensor&) {
+    if (next == tensors.end()) throw Error("there are more tensors in the arguments than Inputs; describe each tensor");
+    return *next++;
+  };
   std::vector<c10::IValue> arguments;
-  for (const c10::IValue& value : signature.arguments) arguments.push_back(fill(value, tensors, next));
+  for (const c10::IValue& value : signature.arguments) arguments.push_back(with_tensors(value, give_next));
   size_t expected = schema.arguments().size() - 1;  // without self
   if (arguments.size() > expected) {
     throw Error(schema.name() + "() takes " + std::to_string(expected) + " argument" + (expected == 1 ? "" : "s") +

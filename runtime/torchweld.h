@@ -65,7 +65,7 @@ struct EngineReport {
   double flops = 0;          ///< Floating-point operations of one run.
 };
 
-/// A node that stays in LibTorch.
+/// A node that stays in LibTorch, or a segment that was found to be slower than LibTorch, by its name.
 struct Fallback {
   std::string op;
   std::string reason;
@@ -112,7 +112,10 @@ struct SmallerBlocks {
 /// runs; floating-point operations are those of one run at the opt shapes.
 struct Report {
   std::vector<EngineReport> engines;
-  std::vector<Fallback> fallbacks;  ///< Segments that were found to be slower than LibTorch among them, by their names.
+  std::vector<Fallback> fallbacks;
+  /// Operations that the inputs given to compile do not reach, in untaken branches say: LibTorch runs them where a call
+  /// does. None of the counts has them.
+  std::vector<Fallback> unreached;
   int64_t operations = 0;
   int64_t operations_in_engines = 0;
   double flops = 0;
@@ -126,6 +129,7 @@ struct Report {
   /// What is kept with a compiled module: all but the engines.
   void fields(auto&& f) {
     f("fallbacks", fallbacks);
+    f("unreached", unreached);
     f("operations", operations);
     f("operations_in_engines", operations_in_engines);
     f("flops", flops);

@@ -406,6 +406,17 @@ def test_warm_up_leaves_lists_as_they_are():
     assert sizes == [2] and torch.equal(compiled(x, [2]), net(x, [2]))
 
 
+def test_warm_up_takes_all_that_calls_take():
+    class Turned(torch.nn.Module):
+        def forward(self, x, by: complex, table: Dict[str, List[complex]]):
+            return torch.relu(x * abs(by) + abs(table["a"][0])) + 1.0
+
+    net, arguments = Turned().eval(), [torch.randn(2, 3), 1 + 2j, {"a": [3j]}]
+    compiled = torchweld.compile(torch.jit.script(net), arguments, min_block_size=1)
+    torchweld.warm_up(compiled, arguments)
+    assert torch.equal(compiled(*arguments), net(*arguments))
+
+
 def test_warm_up(small_net, device):
     compiled = torchweld.compile(torch.jit.script(small_net), [IMAGE])
     x = images(device, 5, 3, 16, 16)

@@ -107,10 +107,12 @@ def test_slower_segment_is_left_to_libtorch(monkeypatch, tmp_path, side, level, 
 @pytest.mark.parametrize("side", ["engine", "LibTorch"])
 def test_segment_with_plain_arguments_is_timed(monkeypatch, tmp_path, side):
     monkeypatch.setenv("TORCHWELD_DISABLE", "")
-    call, other = (2.0, [8], torch.ones(8)), (-2.0, [4, 2], None)
+    call, other = (2.0, [-1], torch.ones(1)), (-2.0, [-1, 2], None)
+    x, taller = torch.randn(2, 4), torch.randn(5, 4)
     with slow_operator(side) as (ops, sides):
-        net, x = Shifted(ops.slow).eval(), torch.randn(2, 4)
-        compiled = torchweld.compile(torch.jit.script(net), [torchweld.Input((2, 4)), *call])
+        net = Shifted(ops.slow).eval()
+        rows = torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
+        compiled = torchweld.compile(torch.jit.script(net), [rows, *call])
         report = torchweld.explain(compiled)
         left = [f.reason for f in report.fallbacks if f.reason.startswith("slower than LibTorch: ")]
         assert len(left) == len(report.fallbacks) == (side == "engine"), report.text
@@ -120,11 +122,12 @@ def test_segment_with_plain_arguments_is_timed(monkeypatch, tmp_path, side):
         torch.jit.save(compiled, path)
         faster = "LibTorch" if left else "engine"
         for module in (compiled, torchweld.load(path)):
-            for arguments, runs_in in ((call, faster), (other, "LibTorch"), (other, faster), (call, faster)):
+            calls = [(x, call, faster), (x, other, "LibTorch"), (x, other, faster), (x, call, faster)]
+            for given, values, runs_in in (*calls, (taller, call, faster), (taller, other, faster)):
                 sides.clear()
-                ours = module(x, *arguments)
+                ours = module(given, *values)
                 assert sides == [runs_in]
-                same(ours, net(x, *arguments))
+                same(ours, net(given, *values))
 
 
 @pytest.mark.parametrize("side", ["engine", "LibTorch"])

@@ -84,22 +84,30 @@ def test_plain_values(flag, text):
 
 
 class Divided(nn.Module):
-    def forward(self, x, by: float, each: List[float]):
-        return torch.relu(x) / by + torch.sigmoid(x) / each[0]
+    def forward(self, x, by: float, each: List[float], pair: Tuple[float, str], some: List[Optional[float]]):
+        first = some[0]
+        assert first is not None
+        x = x + 0.5
+        return torch.stack([torch.relu(x) / by, torch.sigmoid(x) / each[0], torch.exp(x) / pair[0], x * x / first])
 
 
 @pytest.mark.parametrize("first", [0.0, -0.0, 1e-310, float("inf"), float("nan")])
 def test_numbers_that_are_equal_and_not_the_same(first, tmp_path):
+    def arguments(by, of_lists):
+        return x, by, [of_lists], (of_lists, "by"), [of_lists, None]
+
     x, net = torch.tensor([2.0, -1.0]), Divided().eval()
-    compiled = compiled_of(net, [x, first, [first]])
+    compiled = compiled_of(net, list(arguments(first, first)))
     path = str(tmp_path / "net.ts")
     torch.jit.save(compiled, path)
     for module in (compiled, torchweld.load(path)):
-        assert [len(engine.steps) for engine in torchweld.explain(module).engines] == [1], "planned at compile"
+        (engine,) = torchweld.explain(module).engines
+        assert engine.steps, "planned at compile"
         for by in (0.0, -0.0, float("nan")):
-            for each in ([0.0], [-0.0]):
+            for of_lists in (0.0, -0.0):
+                call = arguments(by, of_lists)
                 for _ in range(3):
-                    assert module(x, by, each).tolist() == pytest.approx(net(x, by, each).tolist(), nan_ok=True)
+                    torch.testing.assert_close(module(*call), net(*call), equal_nan=True)
 
 
 class Remembers(nn.Module):
@@ -123,6 +131,29 @@ def test_a_state_that_may_be_left_out():
     check(Remembers(), (x, state), (x,))
 
 
+class MayLack(nn.Module):
+    """A list and a tuple of tensors that may be missing: no plain values."""
+
+    def forward(self, x, more: List[Optional[torch.Tensor]], pair: Tuple[Optional[torch.Tensor], int]):
+        y = torch.relu(x) + 1.0
+        scale, shift = more[0], pair[0]
+        if scale is not None:
+            y = y * scale
+        if shift is not None:
+            y = y + shift
+        return torch.sigmoid(y) * 2.0
+
+
+@pytest.mark.parametrize("has_scale", [True, False])
+def test_lists_of_tensors_that_may_be_missing(has_scale):
+    def t():
+        return torch.randn(2, 3)
+
+    check(
+        MayLack(), (t(), [t() if has_scale else None], (None, 1)), (t(), [t()], (t(), 2)), (t(), [None, t()], (None, 3))
+    )
+
+
 def test_branches_that_are_not_taken_are_reported():
     class Masked(nn.Module):
         def forward(self, x, sizes: List[int], mask: Optional[torch.Tensor] = None):
@@ -137,12 +168,12 @@ def test_branches_that_are_not_taken_are_reported():
     for mask in (None, torch.randn(3)):
         same(compiled(x, [3, 2], mask), net(x, [3, 2], mask))
     assert "aten::atan" in str(compiled.graph)
-    left = {f.op: f.reason for f in torchweld.explain(compiled).fallbacks}
-    assert (
-        left["aten::atan"]
-        == left["aten::add.Tensor"]
-        == "it is in a branch that the inputs given to compile do not take"
-    )
+    report = torchweld.explain(compiled)
+    assert [f.op for f in report.unreached] == ["aten::add.Tensor", "aten::atan"]
+    assert "aten::atan (test_structure.py:" in report.text and "aten::atan" in report.to_json()
+    assert report.operations == 6 + 1, "reshape stays"
+    full = compiled_of(Remembers(), [torch.randn(3, 2, 4)], require_full_compilation=True)
+    assert torchweld.explain(full).unreached
 
 
 def test_keywords_in_any_order_and_defaults():

@@ -105,6 +105,7 @@ NodeOutcome Interpreter::run_operator(const jit::Node* node) {
   bool symbolic = false;
   for (const jit::Value* input : node->inputs()) symbolic = symbolic || mentions_symbolic(get(input));
   if (!symbolic) return run_concrete(node);
+  expect(schema.name() != "aten::storage_offset", "asks where in its memory a tensor begins");
 
   // Answers for the value, not for the meta tensor that stands for it.
   if (node->kind() == prim::device) {

@@ -1,6 +1,7 @@
 #include "lowering/lower.h"
 
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/passes/autocast.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -114,6 +115,18 @@ void remove_idle_dropout(jit::Block* block) {
   }
 }
 
+/// `with torch.autocast(...)` has become casts; LibTorch's own executors do nothing else at its ends.
+void remove_autocast_ends(jit::Block* block) {
+  for (auto it = block->nodes().begin(); it != block->nodes().end(); ++it) {
+    for (jit::Block* inner : it->blocks()) remove_autocast_ends(inner);
+    if (it->kind() != c10::prim::Enter && it->kind() != c10::prim::Exit) continue;
+    auto type = it->input()->type()->cast<c10::ClassType>();
+    if (!type || !type->name() || !type->name()->qualifiedName().ends_with(".autocast_mode.autocast")) continue;
+    if (it->kind() == c10::prim::Enter) it->output()->replaceAllUsesWith(it->input());
+    if (!it->output()->hasUses()) it.destroyCurrent();
+  }
+}
+
 }  // namespace
 
 void add_written_attributes(const jit::Block* block, WrittenAttributes& written) {
@@ -144,6 +157,8 @@ std::shared_ptr<jit::Graph> lower(const jit::Module& module, const std::string& 
                                   const WrittenAttributes& written) {
   std::shared_ptr<jit::Graph> graph = jit::toGraphFunction(module.get_method(method).function()).graph()->copy();
   jit::Inline(*graph);
+  jit::Autocast(graph);
+  remove_autocast_ends(graph->block());
   Objects objects{{graph->inputs()[0], module._ivalue()}};
   WrittenAttributes unknown = written;
   unknown.merge(Memory(*graph).written_attributes(module));

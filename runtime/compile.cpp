@@ -1,3 +1,4 @@
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -281,6 +282,7 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
 
 jit::Module compile(const jit::Module& module, const Signature& signature, const Options& options,
                     const Progress& progress) {
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   double told = 0;
   auto tell = [&](const std::string& what, double share) {
     told = std::max(told, share);
@@ -338,6 +340,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
 }
 
 Report dry_run(const jit::Module& module, const Signature& signature, const Options& options) {
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   check_options(options);
   jit::Module copy = clone_for_inference(module);
   warn_of_idle_rules(copy, options);
@@ -385,6 +388,7 @@ bool has_cuda() {
 }
 
 void warm_up(jit::Module& compiled, std::vector<c10::IValue> arguments) {
+  require_compiled_part(compiled);
   c10::NoGradGuard no_grad;
   // At a new shape the first call begins a plan (where sizes depend on data, the second). Two calls that begin none are
   // run by plans: the second of them records the CUDA graph. The limit is for other threads that plan all the time.

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/ScopeExit.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -30,9 +31,21 @@ at::Tensor presentable(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense() ? tensor.clone() : tensor.contiguous();
 }
 
+/// True for tensors whose numbers lie in memory as their sizes and strides say: not for sparse or quantized ones, nor
+/// for those of a subclass in Python, of torch.func and the like.
 bool is_readable(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized() && !tensor.is_meta() &&
-         !tensor.is_complex() && !tensor.is_neg();
+  constexpr c10::DispatchKeySet ordinary =
+      c10::DispatchKeySet(c10::DispatchKey::CPU) | c10::DispatchKeySet(c10::DispatchKey::CUDA) |
+      c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset;
+  return tensor.defined() && (tensor.key_set() | ordinary) == ordinary && !tensor.is_complex();
+}
+
+/// Whether a program asks for strides, or makes tensors by them.
+bool reads_strides(const torch::jit::Block* block) {
+  return std::any_of(block->nodes().begin(), block->nodes().end(), [](const torch::jit::Node* node) {
+    return node->kind() == c10::aten::stride || node->kind() == c10::aten::as_strided ||
+           std::any_of(node->blocks().begin(), node->blocks().end(), reads_strides);
+  });
 }
 
 bool is_being_captured() {
@@ -51,6 +64,7 @@ Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_s
 
 std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (state_.left_to_torch) return run_in_torch(segment, arguments);
   std::vector<c10::IValue> adapted;  // all arguments, where one has to be another tensor
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -58,6 +72,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     const at::Tensor& given = arguments[i].toTensor();
     if (!is_readable(given)) return run_in_torch(segment, arguments);
     if (is_presentable(given)) continue;
+    if (needs_strides(segment)) return run_in_torch(segment, arguments);
     if (adapted.empty()) adapted = arguments.vec();
     adapted[i] = presentable(given);
   }
@@ -173,7 +188,16 @@ void Engine::leave_to_torch() {
   table_.store(std::make_shared<const Table>());
 }
 
+bool Engine::needs_strides(const c10::IValue& segment) {
+  std::call_once(looked_for_strides_, [&] {
+    const torch::jit::Function& forward = segment.toObjectRef().type()->getMethod("forward");
+    needs_strides_ = reads_strides(torch::jit::toGraphFunction(forward).graph()->block());
+  });
+  return needs_strides_;
+}
+
 void Engine::build_remembered(const c10::IValue& segment) {
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   for (const CallSignature& signature : std::vector(state_.signatures)) {
     if (!executor_for(signature)) plan_at_call(segment, signature);
   }

@@ -115,6 +115,8 @@ class Engine : public torch::CustomClassHolder {
   void put(Table& table, std::shared_ptr<const Entry> entry);
   void remove(const std::shared_ptr<const Entry>& entry);
   std::string outside_range(const CallSignature& signature) const;
+  /// Whether results may follow from how the caller's tensors lie in memory, beside their numbers.
+  bool needs_strides(const c10::IValue& segment);
   /// False for a signature that comes for the first time and may never come again, see run().
   bool is_worth_a_plan(const CallSignature& signature);
   /// Times calls of the engine beside LibTorch's run of `segment`, for about `budget_ms`. Throws what they throw.
@@ -134,6 +136,8 @@ class Engine : public torch::CustomClassHolder {
   mutable std::atomic<int64_t> clock_{0};
   std::mutex seen_mutex_;
   std::deque<CallSignature> seen_;  // once so far, of those that are planned at the second time
+  std::once_flag looked_for_strides_;
+  bool needs_strides_ = false;
   std::mutex warn_mutex_;
   std::vector<std::string> warned_;
 };

@@ -29,8 +29,13 @@ bool surely_gives_views(const c10::FunctionSchema& schema) {
 }
 
 bool gives_views_where_it_can(const c10::FunctionSchema& schema) {
-  static const std::unordered_set<std::string> names{"aten::contiguous", "aten::flatten", "aten::reshape",
-                                                     "aten::reshape_as", "aten::to"};
+  static const std::unordered_set<std::string> names{"aten::contiguous",
+                                                     "aten::flatten",
+                                                     "aten::reshape",
+                                                     "aten::reshape_as",
+                                                     "aten::to",
+                                                     "aten::_autocast_to_reduced_precision",
+                                                     "aten::_autocast_to_full_precision"};
   return names.count(schema.name()) > 0;
 }
 

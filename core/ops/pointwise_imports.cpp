@@ -319,6 +319,17 @@ Value* import_to(ImportArgs& a) {
 
 Value* import_type_as(ImportArgs& a) { return a.cast(a.value("self"), a.raw("other").toTensor().scalar_type()); }
 
+/// What LibTorch makes of `with torch.autocast(...)`: where that is enabled for the device, f32 is cast to the dtype of
+/// the block ahead of products, or f16 and bf16 to f32 ahead of what needs it.
+Value* import_autocast(ImportArgs& a) {
+  Value* x = a.value("self");
+  const bool on_cuda = x->type.device.is_cuda();
+  if (!a.boolean(on_cuda ? "cuda_enabled" : "cpu_enabled")) return x;
+  if (!a.has("cuda_dtype"))
+    return x->type.dtype == c10::kHalf || x->type.dtype == c10::kBFloat16 ? a.cast(x, c10::kFloat) : x;
+  return x->type.dtype == c10::kFloat ? a.cast(x, *a.dtype(on_cuda ? "cuda_dtype" : "cpu_dtype")) : x;
+}
+
 Value* import_dropout(ImportArgs& a) {
   expect(!a.boolean("train") || a.real("p") == 0, "dropout in training mode draws random numbers");
   return a.value("input");
@@ -426,6 +437,8 @@ void define_cast_imports(OpSet::Builder<Cast>& cast) {
     cast.import(std::string("aten::to.") + overload, import_to);
   }
   cast.import("aten::type_as", import_type_as);
+  cast.import("aten::_autocast_to_reduced_precision", import_autocast);
+  cast.import("aten::_autocast_to_full_precision", import_autocast);
 }
 
 }  // namespace torchweld

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchweld
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from checking import RANGE, compiled_of, same, two_layers
@@ -122,8 +123,69 @@ def test_compile_inside_inference_mode_and_use_outside():
         same(compiled(torch.ones(2, 4)), net(torch.ones(2, 4)))
     x = torch.randn(3, 4)
     same(compiled(x).detach(), net(x).detach())
+
+
+class Mixed(nn.Module):
+    """Layers with autocast, without and with it around them, and a part that has its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+        self.part = Casting()
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = torch.relu(self.second(x))
+            with torch.autocast("cpu", enabled=False):
+                z = self.third(y.float())
+        return x, y, z, self.part(z)
+
+
+class Casting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return torch.softmax(self.layer(x), 1)
+
+
+def test_autocast_in_a_module():
+    net, x = Mixed().eval(), torch.randn(3, 4)
+    script = torch.jit.script(net)
+    compiled = compiled_of(script, [x], require_full_compilation=True)
+    with torch.no_grad():
+        for module in (compiled, script):
+            results = module(x)
+            assert [result.dtype for result in results] == [result.dtype for result in net(x)]
+            for result, wanted in zip(results, net(x), strict=True):
+                torch.testing.assert_close(result, wanted, rtol=0.02, atol=0.02)
+
+
+def test_autocast_around_compile_and_calls_changes_nothing():
+    net = two_layers()
+    script = torch.jit.script(net)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert compiled(x).shape == (3, 3)
+        compiled = compiled_of(script, [torchweld.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(3, 4))])
+    for around in (torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad()):
+        for rows in (2, 3, 5, 5):  # the last two outside the range
+            x = torch.randn(rows, 4)
+            with around:
+                result = compiled(x)
+            same(result.detach(), net(x).detach())
+
+
+def test_tensors_without_memory_of_their_own():
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Sigmoid()).eval()
+    compiled = compiled_of(net, [RANGE])
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert compiled(mode.from_tensor(torch.randn(3, 4))).shape == (3, 8)
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        result, tangent = torch.func.jvp(compiled, (x,), (torch.ones(3, 4),))
+    same(result, net(x).detach())
 
 
 def test_to_another_dtype_and_back():

@@ -409,6 +409,26 @@ def test_exceptions_keep_raising():
     same(compiled(torch.ones(3), 1), torch.tensor(2.5))
 
 
+class Windows(nn.Module):
+    """What follows from where numbers lie in memory."""
+
+    def forward(self, x):
+        x = torch.relu(x)
+        return torch.as_strided(x, [2, 2], [1, 2]) * 2.0
+
+
+class Strides(nn.Module):
+    def forward(self, x):
+        return torch.relu(x) * x.stride(0) + x.storage_offset()
+
+
+@pytest.mark.parametrize("net", [Windows(), Strides()])
+def test_tensors_that_are_parts_of_others(net):
+    base = torch.randn(8, 8)
+    parts = (base[:4, :4], base[4:, 4:], base[::2, ::2], base[:4], base[4:], base[:4, :4].t(), base[:4, :4].clone())
+    check(net, *((part,) for part in parts), outside_range="build")
+
+
 def test_module_that_only_raises():
     class Refuses(nn.Module):
         def forward(self, x):

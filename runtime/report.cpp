@@ -106,10 +106,22 @@ void store_report(torch::jit::Module& module, const Report& report) {
   module.register_attribute(kAttribute, c10::StringType::get(), print_fields(report));
 }
 
+void require_compiled_part(const torch::jit::Module& module) {
+  for (const auto& part : module.modules()) {
+    if (part.hasattr(kAttribute)) return;
+  }
+  throw Error(
+      "this module was not compiled by Torchweld; pass the result of torchweld.compile or a file saved from it");
+}
+
 Report stored_report(const torch::jit::Module& module) {
+  require_compiled_part(module);
   if (!module.hasattr(kAttribute)) {
-    throw Error(
-        "this module was not compiled by Torchweld; pass the result of torchweld.compile or a file saved from it");
+    std::string parts;
+    for (const auto& part : module.named_modules()) {
+      if (part.value.hasattr(kAttribute)) parts += (parts.empty() ? "" : ", ") + part.name;
+    }
+    throw Error("parts of this module were compiled by Torchweld, not the whole; pass one of these: " + parts);
   }
   const std::string text = module.attr(kAttribute).toStringRef();
   TextReader in(text);

@@ -34,6 +34,10 @@ void check_input(const Input& input, size_t index) {
     throw Error(name + ": min_shape " + to_string(input.min_shape) + ", opt_shape " + to_string(input.opt_shape) +
                 " and max_shape " + to_string(input.max_shape) + " must have the same number of dimensions");
   }
+  constexpr double kMostElements = 0x1p56;
+  double elements = 1;
+  for (int64_t size : input.max_shape) elements *= static_cast<double>(size);
+  if (elements > kMostElements) throw Error(name + ": no memory holds max_shape " + to_string(input.max_shape));
   for (size_t d = 0; d < rank; ++d) {
     std::string where = name + ", dimension " + std::to_string(d) + ": ";
     int64_t low = input.min_shape[d];
@@ -228,6 +232,11 @@ Specification specify(const jit::Module& module, const std::string& method, cons
 }
 
 jit::Module clone_for_inference(const jit::Module& module) {
+  if (!module.type()->getForwardPreHooks().empty() || !module.type()->getForwardHooks().empty()) {
+    throw Error(
+        "the module has forward hooks, which would be lost: they are no part of its forward(); script a module "
+        "that calls this one, and compile that");
+  }
   // Ordinary tensors without a history, whatever mode the caller is in: a history would keep the originals alive.
   c10::NoGradGuard no_grad;
   c10::InferenceMode ordinary(false);

@@ -19,7 +19,7 @@ Specification specify(const torch::jit::Module& module, const std::string& metho
                       const Options& options);
 
 /// A copy that can be rewritten, with weights of its own: what shares memory in `module` does so in the copy. A module
-/// in training mode is copied in eval mode, with a warning.
+/// in training mode is copied in eval mode, with a warning. Throws Error for a module with forward hooks of its own.
 torch::jit::Module clone_for_inference(const torch::jit::Module& module);
 
 }  // namespace torchweld

@@ -1,5 +1,7 @@
 #include "kernels/cpu/linear.h"
 
+#include <limits>
+
 #include "core/error.h"
 #include "core/ops/constant.h"
 #include "core/ops/matmul.h"
@@ -67,6 +69,7 @@ void propose_linear(const Node& node, const KernelContext&, Offers& offers) {
   expect(onednn_takes(x.dtype), "oneDNN does not compute in " + dtype_name(x.dtype) + " on this processor");
   expect(x.numel() > 0 && node.output()->type.numel() > 0, "empty tensors");
   expect(x.rank() >= 2, "x has less than two dimensions");
+  expect(x.numel() / x.shape.back() <= std::numeric_limits<int32_t>::max(), "more rows than oneDNN takes");
   for (size_t i = 1; i < parts.inputs.size(); ++i) {
     expect(parts.input(i)->from<Constant>() != nullptr, "weight or bias is not constant");
     expect(parts.input(i)->type.dtype == x.dtype, "operands of several dtypes");

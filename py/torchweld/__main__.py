@@ -8,6 +8,7 @@ import torch
 
 import torchweld
 from torchweld import _C, _figures, _inputs, bench
+from torchweld._compile import _device_text
 
 
 def _parser():
@@ -124,6 +125,8 @@ def _env(_):
 def main(argv=None):
     args = _parser().parse_args(argv)
     try:
+        if getattr(args, "device", None):
+            args.device = _device_text(args.device)
         return args.action(args)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         if os.environ.get("TORCHWELD_LOG", "1") >= "2":

@@ -14,8 +14,8 @@ from ._inputs import bind_call
 @dataclasses.dataclass
 class OutputError:
     """One tensor of the result. Errors are the largest absolute difference from the float64 run; infinite for a result
-    of another shape than the original's, and where it is no number or infinite and the original is not. `shapes` says
-    which shapes differ."""
+    of another shape or dtype than the original's, and where it is no number or infinite and the original is not.
+    `difference` says which shapes or dtypes differ."""
 
     name: str
     error: float
@@ -23,7 +23,7 @@ class OutputError:
     allowed: float
     index: tuple
     passes: bool
-    shapes: str = ""
+    difference: str = ""
 
     @property
     def ratio(self):
@@ -54,8 +54,8 @@ class Comparison:
         for o in self.outputs:
             verdict = "" if o.passes else "   TOO FAR"
             lines.append(f"{o.name:<24} {o.error:>11.3g} {o.eager_error:>11.3g} {o.allowed:>11.3g}  {o.index}{verdict}")
-            if o.shapes:
-                lines.append(f"  {o.shapes}")
+            if o.difference:
+                lines.append(f"  {o.difference}")
         lines.append(
             f"errors against {self.reference}; smallest tolerance against the original: {self.smallest_tolerance:.3g}"
         )
@@ -100,8 +100,11 @@ def compare(module, compiled, inputs, *, precision=None):
         raise ValueError(
             f"the modules return different structures: {[n for n, _ in plain]} and {[n for n, _ in actual]}"
         )
-    rows = zip(actual, eager, exact, strict=True)
-    outputs = [_judge(name, a, e, x, precision, tf32) for (name, a), (_, e), (_, x) in rows]
+    rows = zip(actual, plain, eager, exact, strict=True)
+    outputs = [
+        _judge(name, a, e, x, precision, tf32) if a.dtype == p.dtype else _of_another_dtype(name, a, p)
+        for (name, a), (_, p), (_, e), (_, x) in rows
+    ]
     tolerance = max((_distance(a, p)[0] for (_, a), (_, p) in zip(actual, plain, strict=False)), default=0.0)
     return Comparison(outputs, tolerance, reference)
 
@@ -227,13 +230,18 @@ def _distance(a, b):
     return float(gap.flatten()[flat]), tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), gap.shape))
 
 
+def _of_another_dtype(name, actual, plain):
+    difference = f"the compiled module gives {actual.dtype} and the original {plain.dtype}"
+    return OutputError(name, float("inf"), 0.0, 0.0, (), False, difference)
+
+
 def _judge(name, actual, eager, exact, precision, tf32):
     if actual.shape != eager.shape:
-        shapes = f"the compiled module gives {_shape(actual)} and the original {_shape(eager)}"
-        return OutputError(name, float("inf"), 0.0, 0.0, (), False, shapes)
-    shapes = ""
+        difference = f"the compiled module gives {_shape(actual)} and the original {_shape(eager)}"
+        return OutputError(name, float("inf"), 0.0, 0.0, (), False, difference)
+    difference = ""
     if exact.shape != eager.shape:
-        shapes = f"float64 gives {_shape(exact)} and the original {_shape(eager)}, which is the reference here"
+        difference = f"float64 gives {_shape(exact)} and the original {_shape(eager)}, which is the reference here"
         exact = eager
     actual, eager, exact = (t.detach().cpu() for t in (actual, eager, exact))
     finite = eager.isfinite() & exact.isfinite()
@@ -246,7 +254,7 @@ def _judge(name, actual, eager, exact, precision, tf32):
         size = float(exact[finite].double().abs().max()) if finite.any() else 0.0
         unit = 2.0**-10 if tf32 and dtype == torch.float32 else torch.finfo(dtype).eps
         allowed += 2 * unit * size
-    return OutputError(name, error, eager_error, allowed, index, error <= allowed, shapes)
+    return OutputError(name, error, eager_error, allowed, index, error <= allowed, difference)
 
 
 def _shape(tensor):

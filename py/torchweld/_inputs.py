@@ -1,6 +1,7 @@
 """What callers say about the inputs of a module, and its translation for the compiler."""
 
 import collections.abc
+import operator
 
 import torch
 
@@ -95,10 +96,12 @@ class Input:
     def _to_shape(self, key, value):
         if isinstance(value, int) or not isinstance(value, collections.abc.Iterable):
             raise TypeError(f"{self._label()}: {key} is {value!r}; give a tuple of sizes such as (1, 3, 224, 224)")
-        sizes = list(value)
-        for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, int):
+        sizes = []
+        for size in value:
+            if isinstance(size, bool) or not hasattr(size, "__index__"):
                 raise TypeError(f"{self._label()}: {key} holds {size!r}; sizes are integers")
+            sizes.append(operator.index(size))
+        for size in sizes:
             if size < 1:
                 raise ValueError(
                     f"{self._label()}: {key} {tuple(sizes)} has a dimension of size {size}; every size must "

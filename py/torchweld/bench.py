@@ -25,7 +25,7 @@ import torch
 
 from . import _C, __version__, _floors, _inputs, _models
 from ._compare import compare
-from ._compile import _device_text, compile, explain
+from ._compile import compile, explain
 from ._inputs import Input
 
 PEERS = ("eager", "frozen_graph", "inductor")
@@ -69,7 +69,6 @@ def _count(text):
 
 def _check(args):
     """Raises ValueError or RuntimeError for arguments that cannot be right, and OSError for files, before any work."""
-    args.device = _device_text(args.device)
     for precision in args.precision:
         _inputs.to_dtype(precision, "--precision")
     for model in filter(_models.is_file, args.models):

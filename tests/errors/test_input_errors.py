@@ -1,5 +1,8 @@
 """Every mistake in describing inputs has a message that says what is wrong and what to change."""
 
+from typing import Tuple
+
+import numpy
 import pytest
 import torch
 import torchweld
@@ -132,3 +135,29 @@ def test_shape_that_the_module_does_not_take():
 def test_module_with_an_engine_is_no_warning(recwarn):
     torchweld.compile(script(), [torchweld.Input((1, 4))])
     assert not [w for w in recwarn if "no engine was made" in str(w.message)]
+
+
+def test_sizes_of_other_libraries():
+    assert torchweld.Input(numpy.array([1, 3])).max_shape == (1, 3)
+    with pytest.raises(TypeError, match="holds 1.5; sizes are integers"):
+        torchweld.Input((1.5, 3))
+
+
+def test_more_elements_than_memory_holds():
+    rows = torchweld.Input(min_shape=(1, 8), opt_shape=(2, 8), max_shape=(2**62, 8), name="rows")
+    with pytest.raises(ValueError, match=r"input 0 \(rows\): no memory holds max_shape \[4611686018427387904, 8\]"):
+        torchweld.compile(torch.jit.script(torch.nn.Linear(8, 8).eval()), [rows])
+
+
+def test_forward_hooks_are_not_lost():
+    net = torch.nn.Linear(4, 4).eval()
+    net.register_forward_hook(doubled)
+    with pytest.raises(ValueError, match="has forward hooks, which would be lost.*script a module that calls this one"):
+        torchweld.compile(torch.jit.script(net), [torch.ones(2, 4)])
+    around = torch.jit.script(torch.nn.Sequential(net))
+    compiled = torchweld.compile(around, [torch.ones(2, 4)], min_block_size=1)
+    assert torch.allclose(compiled(torch.ones(2, 4)), around(torch.ones(2, 4)))
+
+
+def doubled(self, x: Tuple[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+    return y * 2

@@ -95,6 +95,12 @@ def test_explain_and_warm_up_want_a_compiled_module():
         torchweld.explain(torch.nn.Linear(1, 1))
     with pytest.raises(TypeError, match="warm_up got a Linear"):
         torchweld.warm_up(torch.nn.Linear(1, 1), X)
+    with pytest.raises(ValueError, match="this module was not compiled by Torchweld"):
+        torchweld.warm_up(script(), X)
+    around = torch.jit.script(torch.nn.Sequential(torchweld.compile(script(), [X])))
+    with pytest.raises(ValueError, match="not the whole; pass one of these: 0$"):
+        torchweld.explain(around)
+    torchweld.warm_up(around, X)
 
 
 def test_full_compilation_names_what_stays():

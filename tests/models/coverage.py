@@ -205,9 +205,9 @@ def measure(library, name, device):
     # A scripted net may return more than the net does.
     found = torchweld.compare(script if row["form"] == "scripted" else net, compiled, inputs)
     row["reference"] = found.reference
-    of_other_shapes = [output for output in found.outputs if output.shapes]
+    of_other_shapes = [output for output in found.outputs if output.difference]
     if of_other_shapes:
-        row["shapes"] = f"{of_other_shapes[0].name}: {of_other_shapes[0].shapes}"
+        row["shapes"] = f"{of_other_shapes[0].name}: {of_other_shapes[0].difference}"
     ratios = [output.ratio for output in found.outputs if math.isfinite(output.ratio)]
     row["error_ratio"] = round(max(ratios, default=0.0), 4)
     row["passes"] = found.passes

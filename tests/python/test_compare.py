@@ -110,10 +110,22 @@ def test_a_result_of_another_shape():
     x = torch.tensor([1.0, 2e-9, 2.0])  # in float32 the second is not kept
     found = compared(Kept(), torch.jit.script(Kept()), x)
     (output,) = found.outputs
-    assert found.passes and "float64 gives [3] and the original [2]" in output.shapes and output.ratio == 0, found.text
+    assert found.passes and "float64 gives [3] and the original [2]" in output.difference and output.ratio == 0, (
+        found.text
+    )
     assert not compared(Kept(), torch.jit.script(Kept(error=0.1)), x).passes
     other = compared(Kept(), torch.jit.script(Kept(1)), x)
     assert not other.passes and "gives [1] and the original [2]" in other.text
+
+
+class InDouble(torch.nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+def test_a_result_of_another_dtype():
+    found = compared(torch.nn.Identity(), torch.jit.script(InDouble()), torch.ones(3))
+    assert not found.passes and "gives torch.float64 and the original torch.float32" in found.text
 
 
 class Overflowing(torch.nn.Module):

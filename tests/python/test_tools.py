@@ -51,6 +51,8 @@ def test_dry_run_writes_nothing(original, tmp_path):
 def test_mistakes_are_one_line(original, capsys):
     assert cli.main(["compile", original, "-o", "x.ts", "--input", "1,3,16,16"]) == 2
     assert capsys.readouterr().err.startswith("error: input '1,3,16,16'")
+    assert cli.main(["compile", original, "-o", "x.ts", "--input", "(1,3,16,16)", "--device", "cuda:99"]) == 2
+    assert 'device is "cuda:99" but torch finds' in capsys.readouterr().err
     assert cli.main(["explain", "nowhere.ts"]) == 2
     assert "nowhere.ts does not exist" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/plain_value.h"
 #include "lowering/functional_forms.h"
 #include "lowering/local_objects.h"
 #include "lowering/memory.h"
@@ -27,12 +28,6 @@ bool is_plain_dict(const c10::Dict<c10::IValue, c10::IValue>& dict) {
   });
 }
 
-bool is_plain_value(const c10::IValue& value) {
-  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
-         value.isDevice() || value.isIntList() || value.isDoubleList() || value.isBoolList() ||
-         (value.isGenericDict() && is_plain_dict(value.toGenericDict()));
-}
-
 using Objects = std::unordered_map<const jit::Value*, c10::IValue>;
 
 void fold_attributes(jit::Block* block, const WrittenAttributes& written, Objects& objects) {
@@ -47,10 +42,10 @@ void fold_attributes(jit::Block* block, const WrittenAttributes& written, Object
     c10::IValue value = object.getAttr(name);
     if (value.isObject()) {
       objects[node->output()] = value;
-    } else if (is_plain_value(value)) {
+    } else if (is_plain(value) || (value.isGenericDict() && is_plain_dict(value.toGenericDict()))) {
       jit::WithInsertPoint before(node);
-      jit::Value* constant = node->owningGraph()->insertConstant(value);
-      node->output()->replaceAllUsesWith(constant);
+      if (auto constant = jit::tryInsertConstant(*node->owningGraph(), value))
+        node->output()->replaceAllUsesWith(*constant);
     }
   }
 }

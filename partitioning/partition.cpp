@@ -114,12 +114,12 @@ class BlockPartitioner {
       if (!group.stays) undivided_.push_back(nodes);
       chains_.push_back(nodes);
     }
-    // Whatever LibTorch does to memory, attributes or the outside world keeps its order.
+    // Whatever LibTorch does to memory, attributes, random generators or the outside world keeps its order.
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : nodes_) {
       bool is_attribute = node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::SetAttr;
-      bool has_order =
-          is_attribute || node->hasSideEffects() || touches_written(node, memory_) || !node->blocks().empty();
+      bool has_order = is_attribute || node->hasSideEffects() || node->isNondeterministic() ||
+                       touches_written(node, memory_) || !node->blocks().empty();
       if (has_order && role(node) == Role::kTorch) ordered.push_back(node);
     }
     chains_.push_back(std::move(ordered));

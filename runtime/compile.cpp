@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "conversion/import.h"
 #include "conversion/source_line.h"
@@ -33,16 +34,37 @@ constexpr double kContestMilliseconds = 100;
 /// A method with everything that is known about it before anything is built.
 struct Analysis {
   std::shared_ptr<jit::Graph> graph;
-  std::vector<Probe> probes;  // at the opt shapes, then (when they differ) at min and max
+  std::unordered_set<const jit::Value*> given;  // by the caller: arguments and what they hold
+  std::vector<Probe> probes;                    // at the opt shapes, then (when they differ) at min and max
   Partition partition;
   Advice advice;
 };
+
+void add_given(const jit::Block* block, std::unordered_set<const jit::Value*>& given) {
+  for (const jit::Node* node : block->nodes()) {
+    for (const jit::Block* inner : node->blocks()) add_given(inner, given);
+    switch (node->kind()) {
+      case c10::prim::TupleUnpack:
+      case c10::prim::TupleIndex:
+      case c10::prim::ListUnpack:
+      case c10::prim::unchecked_cast:
+      case c10::prim::unchecked_unwrap_optional:
+      case c10::aten::__getitem__:
+        if (given.count(node->input(0))) given.insert(node->outputs().begin(), node->outputs().end());
+        break;
+      default:
+        break;
+    }
+  }
+}
 
 Analysis analyse(const jit::Module& module, const std::string& method, const Specification& specification,
                  const Options& options) {
   Analysis result;
   WrittenAttributes written = written_attributes(module);
   result.graph = lower(module, method, written);
+  result.given = {result.graph->inputs().begin(), result.graph->inputs().end()};
+  add_given(result.graph->block(), result.given);
   add_written_attributes(result.graph->block(), written);
   const WrittenAttributes replaced = written;  // and lists and dicts
   Memory memory(*result.graph);
@@ -137,22 +159,11 @@ void require_no_fallback(const Report& report) {
               "\nChange the model there, or leave require_full_compilation off.");
 }
 
-bool holds_numbers(const c10::Type& type) {
-  if (type.kind() == c10::TypeKind::ClassType) return false;  // the module
-  auto parts = type.containedTypes();
-  return type.kind() == c10::TypeKind::IntType || type.kind() == c10::TypeKind::FloatType ||
-         type.kind() == c10::TypeKind::BoolType ||
-         std::any_of(parts.begin(), parts.end(), [](const c10::TypePtr& part) { return holds_numbers(*part); });
-}
-
-/// Sizes that an argument of a segment has over the range that was asked for. Nothing is known of what is computed
-/// from numbers that the caller gives, since other numbers may make other sizes.
+/// Sizes that an argument of a segment has over the range that was asked for. They are known of what the caller gives:
+/// what is computed may be larger in the midst of the range than at its ends.
 Range range_of(const jit::Value* argument, const Analysis& analysis) {
   const Range unknown{false, {}, {}};
-  auto given = analysis.graph->inputs();
-  const bool is_computed = std::find(given.begin(), given.end(), argument) == given.end();
-  auto is_number = [](const jit::Value* input) { return holds_numbers(*input->type()); };
-  if (is_computed && std::any_of(given.begin(), given.end(), is_number)) return unknown;
+  if (!analysis.given.count(argument)) return unknown;
   Range range = unknown;
   for (const Probe& probe : analysis.probes) {
     auto type = probe.types.find(argument);

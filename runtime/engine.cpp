@@ -27,10 +27,6 @@ bool is_presentable(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
 }
 
-at::Tensor presentable(const at::Tensor& tensor) {
-  return tensor.is_non_overlapping_and_dense() ? tensor.clone() : tensor.contiguous();
-}
-
 /// True for tensors whose numbers lie in memory as their sizes and strides say: not for sparse or quantized ones, nor
 /// for those of a subclass in Python, of torch.func and the like.
 bool is_readable(const at::Tensor& tensor) {
@@ -40,10 +36,10 @@ bool is_readable(const at::Tensor& tensor) {
   return tensor.defined() && (tensor.key_set() | ordinary) == ordinary && !tensor.is_complex();
 }
 
-/// Whether a program asks for strides, or makes tensors by them.
+/// Whether a program asks for strides.
 bool reads_strides(const torch::jit::Block* block) {
   return std::any_of(block->nodes().begin(), block->nodes().end(), [](const torch::jit::Node* node) {
-    return node->kind() == c10::aten::stride || node->kind() == c10::aten::as_strided ||
+    return node->kind() == c10::aten::stride ||
            std::any_of(node->blocks().begin(), node->blocks().end(), reads_strides);
   });
 }
@@ -74,7 +70,7 @@ std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c1
     if (is_presentable(given)) continue;
     if (needs_strides(segment)) return run_in_torch(segment, arguments);
     if (adapted.empty()) adapted = arguments.vec();
-    adapted[i] = presentable(given);
+    adapted[i] = given.clone();  // dense, dimensions in the same order
   }
   const c10::ArrayRef<c10::IValue> operands = adapted.empty() ? arguments : c10::ArrayRef<c10::IValue>(adapted);
   std::shared_ptr<const Entry> entry = find(operands);

@@ -184,6 +184,8 @@ std::string why_not_generic(const std::string& op) {
   if (handle->hasTag(at::Tag::dynamic_output_shape) || handle->hasTag(at::Tag::data_dependent_output)) {
     return "sizes of its results depend on data";
   }
+  if (name.rfind("aten::as_strided", 0) == 0 || name.rfind("aten::_reshape_alias", 0) == 0)
+    return "it reads memory by strides, and engines choose their own";
   if (is_known_exception(name)) return "sizes of its results depend on data, or it draws random numbers";
   return "";
 }

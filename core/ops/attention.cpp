@@ -1,7 +1,7 @@
 #include "core/ops/attention.h"
 
 #include <ATen/ops/add.h>
-#include <ATen/ops/clamp_min.h>
+#include <ATen/ops/clamp.h>
 #include <ATen/ops/eq.h>
 #include <ATen/ops/logical_not.h>
 #include <ATen/ops/matmul.h>
@@ -60,12 +60,13 @@ TensorType infer_attention(const Attention& a, Types in) {
   return {q.dtype, std::move(shape), std::move(strides), q.device};
 }
 
-/// f32 rounded to `dtype` without becoming infinite.
+/// f32 rounded to `dtype` without becoming infinite, as its lowest number would in both f16 and bf16.
 at::Tensor rounded_mask(const at::Tensor& mask, c10::ScalarType dtype) {
   if (mask.scalar_type() == c10::kBool || mask.scalar_type() == dtype) return mask;
-  if (dtype != c10::kHalf) return mask.to(dtype);
+  if (dtype != c10::kHalf && dtype != c10::kBFloat16) return mask.to(dtype);
+  const double largest = dtype == c10::kHalf ? 65504.0 : static_cast<double>(std::numeric_limits<c10::BFloat16>::max());
   at::Tensor dead = at::eq(mask, -kInfinity);
-  return at::clamp_min(mask, -65504.0).to(dtype).masked_fill(dead, -kInfinity);
+  return at::clamp(mask, -largest, largest).to(dtype).masked_fill(dead, -kInfinity);
 }
 
 /// softmax(scale * q k^T + mask) v step by step.

@@ -15,7 +15,7 @@ from ._inputs import bind_call
 class OutputError:
     """One tensor of the result. Errors are the largest absolute difference from the float64 run; infinite for a result
     of another shape or dtype than the original's, and where it is no number or infinite and the original is not.
-    `difference` says which shapes or dtypes differ."""
+    `difference` says which shapes or dtypes differ, and how many elements are not finite and should be."""
 
     name: str
     error: float
@@ -244,6 +244,8 @@ def _judge(name, actual, eager, exact, precision, tf32):
         difference = f"float64 gives {_shape(exact)} and the original {_shape(eager)}, which is the reference here"
         exact = eager
     actual, eager, exact = (t.detach().cpu() for t in (actual, eager, exact))
+    if lost := int((exact.isfinite() & ~actual.isfinite()).sum()):
+        difference = f"{lost} elements are no finite numbers and those of float64 are"
     finite = eager.isfinite() & exact.isfinite()
     judged = finite | ~((eager == actual) | (eager.isnan() & actual.isnan()))
     error, index = _distance(actual.where(judged, 0), exact.where(judged, 0))

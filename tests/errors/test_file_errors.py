@@ -213,6 +213,27 @@ def test_sizes_that_follow_from_numbers_have_no_range():
         compiled(x[:1], 2)
 
 
+def test_sizes_between_those_of_the_ends():
+    class Padded(torch.nn.Module):
+        """Squares whose side is larger the further the input is from 4 rows."""
+
+        def forward(self, x):
+            side = abs(x.size(0) - 4) + 1
+            y = torch.sort(torch.relu(x[:1, :1]).expand(side, side), 0)[0]
+            return torch.sigmoid(y) * 2.0 + 1.0
+
+    net = torch.jit.script(Padded().eval())
+    rows = torchweld.Input(min_shape=(1, 4), opt_shape=(4, 4), max_shape=(6, 4))
+    compiled = torchweld.compile(
+        net, [rows], outside_range="error", min_block_size=1, torch_executed_ops=["aten::sort"]
+    )
+    for height in range(1, 7):
+        x = torch.randn(height, 4)
+        torch.testing.assert_close(compiled(x), net(x))
+    with pytest.raises(RuntimeError, match="outside the range"):
+        compiled(torch.randn(7, 4))
+
+
 def test_outside_range_is_built():
     net, compiled = compiled_with("build")
     big = torch.randn(9, 4)

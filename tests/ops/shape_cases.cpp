@@ -132,7 +132,7 @@ const std::vector<Case>& shape_cases() {
       {"unfold", "x.unfold(1, 3, 2)", matrix, kFloat, "", "", true},
       {"ravel", "torch.ravel(x)", image},
       {"atleast_2d", "torch.atleast_2d(x)", {{{4}}}},
-      {"as_strided", "torch.as_strided(x.contiguous(), [2, 3], [6, 1], 1) + 1", matrix},
+      {"as_strided", "torch.as_strided(x.contiguous(), [2, 3], [6, 1], 1) + 1", matrix, kSingle, "", "by strides"},
       {"narrow_copy", "torch.narrow_copy(x, 1, 2, 3)", matrix},
       {"block_diag", "torch.block_diag([x, x])", matrix, kSingle},
       {"stack_known_number", "torch.stack([x, torch.tensor(2.0, dtype=x.dtype, device=x.device)])", {{{}}}},

@@ -394,6 +394,28 @@ def test_fallback_has_reason_and_source(device):
     assert found and found[0].reason and "test_compile.py" in found[0].source
 
 
+class Masked(torch.nn.Module):
+    """Attention written out, in which the lowest number of float32 hides what is not attended to."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(16, 48)
+
+    def forward(self, x, attended):
+        q, k, v = self.project(x).view(1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = torch.where(attended[:, None, None, :], 0.0, torch.finfo(torch.float32).min)
+        return torch.softmax(q @ k.transpose(-1, -2) * 0.5 + mask, -1) @ v
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_lowest_number_hides_in_bfloat16_too(device, count):
+    x, attended = torch.randn(1, 6, 16, device=device), torch.arange(6, device=device)[None] < count
+    net = Masked().eval().to(device)
+    trace = torch.jit.trace(net, (x, attended))
+    compiled = torchweld.compile(trace, [x, attended], enabled_precisions={torch.float32, torch.bfloat16})
+    torch.testing.assert_close(compiled(x, attended), net(x, attended), rtol=0.02, atol=0.02)
+
+
 def test_warm_up_leaves_lists_as_they_are():
     class Grows(torch.nn.Module):
         def forward(self, x, sizes: List[int]):

@@ -412,9 +412,14 @@ def test_exceptions_keep_raising():
 class Windows(nn.Module):
     """What follows from where numbers lie in memory."""
 
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
     def forward(self, x):
+        y = torch.relu(self.layer(x.transpose(0, 1)[:4, :4]))
         x = torch.relu(x)
-        return torch.as_strided(x, [2, 2], [1, 2]) * 2.0
+        return torch.as_strided(x, [2, 2], [1, 2]) * torch.as_strided(y, [2, 2], [2, 1])
 
 
 class Strides(nn.Module):
@@ -427,6 +432,31 @@ def test_tensors_that_are_parts_of_others(net):
     base = torch.randn(8, 8)
     parts = (base[:4, :4], base[4:, 4:], base[::2, ::2], base[:4], base[4:], base[:4, :4].t(), base[:4, :4].clone())
     check(net, *((part,) for part in parts), outside_range="build")
+
+
+class Draws(nn.Module):
+    """Random numbers, of which some need an engine's result and some none."""
+
+    def __init__(self, seeds: bool):
+        super().__init__()
+        self.seeds = seeds
+
+    def forward(self, x):
+        if self.seeds:
+            torch.manual_seed(x.size(0))
+        y = torch.bernoulli(torch.sigmoid(x * 2.0 + 1.0))
+        return y + torch.rand(3), torch.relu(torch.rand(3) * 2.0 - 1.0) + y
+
+
+@pytest.mark.parametrize("seeds", [True, False])
+def test_random_numbers_come_in_their_order(seeds):
+    x, net = torch.randn(2, 3), Draws(seeds).eval()
+    compiled = compiled_of(net, [x])
+    for _ in range(3):
+        torch.manual_seed(1)
+        wanted = net(x)
+        torch.manual_seed(7 if seeds else 1)
+        same(compiled(x), wanted)
 
 
 def test_module_that_only_raises():

@@ -9,6 +9,7 @@
 #include "conversion/source_line.h"
 #include "core/environment.h"
 #include "core/error.h"
+#include "core/ops/layout.h"
 #include "lowering/lower.h"
 #include "lowering/memory.h"
 #include "partitioning/advice.h"
@@ -185,8 +186,9 @@ std::optional<CallSignature> signature_of(const SegmentModule& segment, const Pr
   CallSignature signature;
   for (const jit::Value* input : segment.inputs) {
     if (auto type = probe.types.find(input); type != probe.types.end()) {
-      const TensorType& given = type->second;
-      signature.add(is_dense(given) ? given : contiguous_type(given.dtype, given.shape, given.device));
+      TensorType given = type->second;
+      if (!is_dense(given)) given.strides = dense_strides_like(given.shape, given.strides);
+      signature.add(given);
     } else if (auto value = probe.plain_values.find(input); value != probe.plain_values.end()) {
       signature.add(value->second);
     } else {

@@ -431,7 +431,19 @@ class Strides(nn.Module):
 def test_tensors_that_are_parts_of_others(net):
     base = torch.randn(8, 8)
     parts = (base[:4, :4], base[4:, 4:], base[::2, ::2], base[:4], base[4:], base[:4, :4].t(), base[:4, :4].clone())
-    check(net, *((part,) for part in parts), outside_range="build")
+    for part in parts:
+        check(net, (part,), *((other,) for other in parts), outside_range="build")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_plans_of_compile_are_for_parts_of_tensors_too(turned):
+    base = torch.randn(8, 8)
+    part = base[:4, ::2].t() if turned else base[:4, ::2]
+    net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+    compiled = compiled_of(net.eval(), [torchweld.Input.from_tensor(part)])
+    (engine,) = torchweld.explain(compiled).engines
+    assert engine.inputs == ["f32[4,4]{1,4}" if turned else "f32[4,4]"], "as part.clone() is"
+    same(compiled(part), net(part))
 
 
 class Draws(nn.Module):

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/error.h"
 #include "core/plain_value.h"
 #include "lowering/functional_forms.h"
 #include "lowering/local_objects.h"
@@ -110,7 +111,13 @@ void remove_idle_dropout(jit::Block* block) {
   }
 }
 
-/// `with torch.autocast(...)` has become casts; LibTorch's own executors do nothing else at its ends.
+/// Makes `with torch.autocast(...)` casts, as LibTorch does before it runs a graph.
+void make_casts(std::shared_ptr<jit::Graph>& graph) try { jit::Autocast(graph); } catch (const c10::Error& error) {
+  throw Error(std::string("torch.autocast in the module: ") + error.what_without_backtrace() +
+              " (LibTorch's own words, as at the first call of the module)");
+}
+
+/// The casts are all there is to it: nothing happens at the ends.
 void remove_autocast_ends(jit::Block* block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end(); ++it) {
     for (jit::Block* inner : it->blocks()) remove_autocast_ends(inner);
@@ -152,7 +159,7 @@ std::shared_ptr<jit::Graph> lower(const jit::Module& module, const std::string& 
                                   const WrittenAttributes& written) {
   std::shared_ptr<jit::Graph> graph = jit::toGraphFunction(module.get_method(method).function()).graph()->copy();
   jit::Inline(*graph);
-  jit::Autocast(graph);
+  make_casts(graph);
   remove_autocast_ends(graph->block());
   Objects objects{{graph->inputs()[0], module._ivalue()}};
   WrittenAttributes unknown = written;

@@ -65,8 +65,8 @@ class ChannelsLast {
     if (wanted) set_channels_last(node->output());
   }
 
-  /// True where kernels take pixels from any layout, if need be whole lines of them in shared memory: they spare the copy
-  /// of a picture, which takes 3 to 4 % of a MobileNetV2.
+  /// True where kernels take pixels from any layout, if need be whole lines of them in shared memory: they spare the
+  /// copy of a picture, which takes 3 to 4 % of a MobileNetV2.
   bool reads_any_layout(const Node& node) const {
     constexpr int64_t kMostWindow = 11, kMostPixels = 1 << 14;
     const TensorType& x = node.input(0)->type;

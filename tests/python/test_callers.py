@@ -164,6 +164,15 @@ def test_autocast_in_a_module():
                 torch.testing.assert_close(result, wanted, rtol=0.02, atol=0.02)
 
 
+def test_autocast_that_is_not_constant():
+    def mixed(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(x.size(0) > 2)):
+            return torch.mm(x, x)
+
+    with pytest.raises(ValueError, match="torch.autocast in the module: .*must be a constant"):
+        torchweld.compile(torch.jit.script(mixed), [torch.ones(3, 3)])
+
+
 def test_autocast_around_compile_and_calls_changes_nothing():
     net = two_layers()
     script = torch.jit.script(net)

@@ -1,13 +1,11 @@
-"""compile() and what it returns: results, nesting, keyword arguments, ranges, options, reports."""
+"""compile() and what it returns: results, ranges, options, reports."""
 
 import copy
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import pytest
 import torch
 import torchweld
-from torchweld._compare import flatten
 
 IMAGE = torchweld.Input(min_shape=(1, 3, 16, 16), opt_shape=(2, 3, 16, 16), max_shape=(8, 3, 32, 32))
 
@@ -89,60 +87,6 @@ def test_script_function(device):
     compiled = torchweld.compile(fused, [x, y])
     torch.testing.assert_close(compiled(x, y), fused(x, y))
     assert len(torchweld.explain(compiled).engines) == 1
-
-
-class Pair(NamedTuple):
-    left: torch.Tensor
-    right: torch.Tensor
-
-
-class Nested(torch.nn.Module):
-    def forward(
-        self,
-        pair: Pair,
-        table: Dict[str, torch.Tensor],
-        items: List[torch.Tensor],
-        extra: Optional[torch.Tensor] = None,
-        factor: float = 2.0,
-        flag: bool = True,
-    ) -> Tuple[Dict[str, torch.Tensor], List[torch.Tensor], Pair]:
-        total = torch.relu(pair.left + pair.right * factor) + table["a"]
-        for item in items:
-            total = total + torch.sigmoid(item)
-        if extra is not None:
-            total = total - extra
-        if flag:
-            total = total * 2.0
-        return {"total": total, "half": total * 0.5}, [total + 1.0, torch.tanh(total)], Pair(total.exp(), total.neg())
-
-
-def nested_arguments(device):
-    def t():
-        return torch.randn(3, 4, device=device)
-
-    return [Pair(t(), t()), {"a": t(), "b": t()}, [t(), t()]]
-
-
-@pytest.mark.parametrize("with_extra", [False, True])
-def test_nested_inputs_and_outputs(device, with_extra):
-    module = torch.jit.script(Nested().eval())
-    arguments = nested_arguments(device) + ([torch.randn(3, 4, device=device)] if with_extra else [])
-    compiled = torchweld.compile(module, arguments)
-    expected, actual = flatten(module(*arguments)), flatten(compiled(*arguments))
-    assert [name for name, _ in expected] == [name for name, _ in actual]
-    for (_, a), (_, b) in zip(expected, actual, strict=False):
-        torch.testing.assert_close(a, b)
-
-
-def test_keyword_arguments_and_defaults(device):
-    module = torch.jit.script(Nested().eval())
-    pair, table, items = nested_arguments(device)
-    compiled = torchweld.compile(module, {"pair": pair, "table": table, "items": items})
-    for extra in (dict(), dict(factor=3.0), dict(flag=False)):
-        expected = flatten(module(pair=pair, table=table, items=items, **extra))
-        actual = flatten(compiled(pair=pair, table=table, items=items, **extra))
-        for (name, a), (_, b) in zip(expected, actual, strict=False):
-            torch.testing.assert_close(a, b, msg=lambda m, name=name, extra=extra: f"{name} with {extra}: {m}")
 
 
 class Stateful(torch.nn.Module):
@@ -414,29 +358,6 @@ def test_the_lowest_number_hides_in_bfloat16_too(device, count):
     trace = torch.jit.trace(net, (x, attended))
     compiled = torchweld.compile(trace, [x, attended], enabled_precisions={torch.float32, torch.bfloat16})
     torch.testing.assert_close(compiled(x, attended), net(x, attended), rtol=0.02, atol=0.02)
-
-
-def test_warm_up_leaves_lists_as_they_are():
-    class Grows(torch.nn.Module):
-        def forward(self, x, sizes: List[int]):
-            sizes.append(6)
-            return torch.tanh(torch.relu(x).reshape(sizes)) + 1.0
-
-    net, x, sizes = Grows().eval(), torch.randn(2, 2, 3), [2]
-    compiled = torchweld.compile(torch.jit.script(net), [x, sizes], min_block_size=1)
-    torchweld.warm_up(compiled, [x, sizes])
-    assert sizes == [2] and torch.equal(compiled(x, [2]), net(x, [2]))
-
-
-def test_warm_up_takes_all_that_calls_take():
-    class Turned(torch.nn.Module):
-        def forward(self, x, by: complex, table: Dict[str, List[complex]]):
-            return torch.relu(x * abs(by) + abs(table["a"][0])) + 1.0
-
-    net, arguments = Turned().eval(), [torch.randn(2, 3), 1 + 2j, {"a": [3j]}]
-    compiled = torchweld.compile(torch.jit.script(net), arguments, min_block_size=1)
-    torchweld.warm_up(compiled, arguments)
-    assert torch.equal(compiled(*arguments), net(*arguments))
 
 
 def test_warm_up(small_net, device):

@@ -8,12 +8,18 @@
 
 namespace torchweld {
 
+/// While alive, autocast is off in this thread, for ATen calls and for the TorchScript that it runs or lowers.
+class NoAutocast {
+ private:
+  c10::impl::ExcludeDispatchKeyGuard excluded_{c10::autocast_dispatch_keyset};
+};
+
 /// While alive, ATen calls of this thread record no gradients and take no part in autocast.
 class PlainAten {
  private:
   c10::AutoGradMode no_grad_{false};
   at::AutoDispatchBelowADInplaceOrView below_autograd_;
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+  NoAutocast no_autocast_;
 };
 
 }  // namespace torchweld

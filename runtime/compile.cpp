@@ -1,4 +1,3 @@
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -10,6 +9,7 @@
 #include "core/environment.h"
 #include "core/error.h"
 #include "core/ops/layout.h"
+#include "core/plain_aten.h"
 #include "lowering/lower.h"
 #include "lowering/memory.h"
 #include "partitioning/advice.h"
@@ -295,7 +295,7 @@ void replace_method(jit::Module& module, const std::string& name, std::shared_pt
 
 jit::Module compile(const jit::Module& module, const Signature& signature, const Options& options,
                     const Progress& progress) {
-  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  NoAutocast no_autocast;
   double told = 0;
   auto tell = [&](const std::string& what, double share) {
     told = std::max(told, share);
@@ -353,7 +353,7 @@ jit::Module compile(const jit::Module& module, const Signature& signature, const
 }
 
 Report dry_run(const jit::Module& module, const Signature& signature, const Options& options) {
-  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  NoAutocast no_autocast;
   check_options(options);
   jit::Module copy = clone_for_inference(module);
   warn_of_idle_rules(copy, options);
@@ -369,9 +369,7 @@ Report dry_run(const jit::Module& module, const Signature& signature, const Opti
       engine.name = segment_name(first + segment->number);
       engine.flops = segment->flops;
       for (const jit::Node* node : segment->nodes) {
-        if (const jit::Operator* op = node->maybeOperator()) {
-          engine.steps.push_back({toString(op->schema().operator_name()), "", source_line(node), 0});
-        }
+        if (node->maybeOperator()) engine.steps.push_back({op_name(node), "", source_line(node), 0});
       }
       report.engines.push_back(std::move(engine));
     }

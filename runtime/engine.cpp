@@ -1,7 +1,6 @@
 #include "runtime/engine.h"
 
 #include <c10/core/GradMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/ScopeExit.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -13,6 +12,7 @@
 #include "conversion/device.h"
 #include "core/environment.h"
 #include "core/error.h"
+#include "core/plain_aten.h"
 #include "runtime/rehearsal.h"
 
 #ifdef TORCHWELD_WITH_CUDA
@@ -60,7 +60,7 @@ Engine::Engine(EngineState state) : state_(std::move(state)), table_(std::make_s
 
 std::vector<at::Tensor> Engine::run(const c10::IValue& segment, c10::ArrayRef<c10::IValue> arguments) {
   c10::NoGradGuard no_grad;
-  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  NoAutocast no_autocast;
   if (state_.left_to_torch) return run_in_torch(segment, arguments);
   std::vector<c10::IValue> adapted;  // all arguments, where one has to be another tensor
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -193,7 +193,7 @@ bool Engine::needs_strides(const c10::IValue& segment) {
 }
 
 void Engine::build_remembered(const c10::IValue& segment) {
-  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  NoAutocast no_autocast;
   for (const CallSignature& signature : std::vector(state_.signatures)) {
     if (!executor_for(signature)) plan_at_call(segment, signature);
   }

@@ -101,10 +101,7 @@ def compare(module, compiled, inputs, *, precision=None):
             f"the modules return different structures: {[n for n, _ in plain]} and {[n for n, _ in actual]}"
         )
     rows = zip(actual, plain, eager, exact, strict=True)
-    outputs = [
-        _judge(name, a, e, x, precision, tf32) if a.dtype == p.dtype else _of_another_dtype(name, a, p)
-        for (name, a), (_, p), (_, e), (_, x) in rows
-    ]
+    outputs = [_judge(name, a, p.dtype, e, x, precision, tf32) for (name, a), (_, p), (_, e), (_, x) in rows]
     tolerance = max((_distance(a, p)[0] for (_, a), (_, p) in zip(actual, plain, strict=False)), default=0.0)
     return Comparison(outputs, tolerance, reference)
 
@@ -230,15 +227,11 @@ def _distance(a, b):
     return float(gap.flatten()[flat]), tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), gap.shape))
 
 
-def _of_another_dtype(name, actual, plain):
-    difference = f"the compiled module gives {actual.dtype} and the original {plain.dtype}"
-    return OutputError(name, float("inf"), 0.0, 0.0, (), False, difference)
-
-
-def _judge(name, actual, eager, exact, precision, tf32):
-    if actual.shape != eager.shape:
-        difference = f"the compiled module gives {_shape(actual)} and the original {_shape(eager)}"
-        return OutputError(name, float("inf"), 0.0, 0.0, (), False, difference)
+def _judge(name, actual, plain_dtype, eager, exact, precision, tf32):
+    for ours, theirs in ((actual.dtype, plain_dtype), (_shape(actual), _shape(eager))):
+        if ours != theirs:
+            difference = f"the compiled module gives {ours} and the original {theirs}"
+            return OutputError(name, float("inf"), 0.0, 0.0, (), False, difference)
     difference = ""
     if exact.shape != eager.shape:
         difference = f"float64 gives {_shape(exact)} and the original {_shape(eager)}, which is the reference here"
